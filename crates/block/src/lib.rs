@@ -1,0 +1,20 @@
+//! The words that everybody shares: ranges, alignments, mappings, extents, permissions, priorities and
+//! the one error of the data path.
+//!
+//! Invariants: nothing here does I/O, waits or knows a driver; every type is plain data.
+
+mod alignment;
+mod error;
+mod extent;
+mod mapping;
+mod permissions;
+mod priority;
+mod range;
+
+pub use alignment::Alignment;
+pub use error::{BlockError, Culprit, Errno, ErrorKind, Result};
+pub use extent::{Extent, ExtentState, push_extent};
+pub use mapping::{ChildIndex, Mapping, Place};
+pub use permissions::Permissions;
+pub use priority::Priority;
+pub use range::{ByteRange, RangeSet};

@@ -1,0 +1,1 @@
+//! One file, one driver: protocols, formats, filters, and the registry that lists them.

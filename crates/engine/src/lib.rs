@@ -1,0 +1,1 @@
+//! The typed verbs over graph, drivers, exports and objects; the event sink.

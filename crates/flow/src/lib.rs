@@ -1,0 +1,1 @@
+//! The contract of the data path and what moves bytes.

@@ -1,0 +1,1 @@
+//! Node names, typed edges, the permission table, and edits as all-or-nothing data.

@@ -1,0 +1,2 @@
+//! Block storage for virtual machines: command lines and wiring.
+fn main() {}

@@ -1,0 +1,1 @@
+//! Named handles: secrets, I/O threads, throttle groups.
