@@ -1,0 +1,1 @@
+//! The machine: system calls, tokio and io_uring.
