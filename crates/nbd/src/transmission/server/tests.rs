@@ -1,0 +1,126 @@
+//! The table of grants and refusals, and block status as QEMU's server sends it.
+
+use block::ByteRange;
+
+use super::*;
+use crate::codec::{CommandFlags, PAYLOAD_MAX};
+
+const MIB: u64 = 1 << 20;
+
+/// What QEMU offers for a writable export with structured replies.
+const WRITABLE: Limits = Limits {
+    size: MIB,
+    flags: TransmissionFlags::from_bits(0xded),
+    payload_max: PAYLOAD_MAX,
+    block_status: true,
+};
+
+fn header(code: u16, offset: u64, len: u32, flags: CommandFlags) -> RequestHeader {
+    RequestHeader { flags, code, cookie: Cookie(1), offset, len }
+}
+
+fn outcome(limits: &Limits, command: Command, offset: u64, len: u32, flags: CommandFlags) -> Option<Errno> {
+    validate(&header(command.code(), offset, len, flags), limits).err().map(|refusal| refusal.errno)
+}
+
+#[test]
+fn bounds_are_those_of_the_export() {
+    use Command::*;
+    let plain = CommandFlags::NONE;
+    for command in [Read, Trim, Cache, BlockStatus, Flush] {
+        assert_eq!(outcome(&WRITABLE, command, MIB - 1, 1, plain), None);
+        assert_eq!(outcome(&WRITABLE, command, MIB - 1, 2, plain), Some(Errno::INVAL));
+        assert_eq!(outcome(&WRITABLE, command, u64::MAX, 512, plain), Some(Errno::INVAL));
+    }
+    for command in [Write, WriteZeroes] {
+        assert_eq!(outcome(&WRITABLE, command, MIB, 0, plain), None);
+        assert_eq!(outcome(&WRITABLE, command, MIB, 1, plain), Some(Errno::NOSPC));
+    }
+    assert_eq!(outcome(&WRITABLE, Disconnect, u64::MAX, 7, CommandFlags::from_bits(0xffff)), None);
+}
+
+#[test]
+fn payloads_are_bounded_and_effects_are_not() {
+    use Command::*;
+    let large = Limits { size: 1 << 40, ..WRITABLE };
+    for command in [Read, Write, Cache] {
+        assert_eq!(outcome(&large, command, 0, PAYLOAD_MAX, CommandFlags::NONE), None);
+        assert_eq!(outcome(&large, command, 0, PAYLOAD_MAX + 1, CommandFlags::NONE), Some(Errno::INVAL));
+    }
+    for command in [Trim, WriteZeroes, BlockStatus] {
+        assert_eq!(outcome(&large, command, 0, u32::MAX, CommandFlags::NONE), None);
+    }
+    assert_eq!(outcome(&large, BlockStatus, 0, 0, CommandFlags::NONE), Some(Errno::INVAL));
+}
+
+#[test]
+fn read_only_exports_refuse_what_writes() {
+    let limits = Limits { flags: TransmissionFlags::from_bits(0x58f), ..WRITABLE };
+    for command in Command::ALL {
+        let expected = rule(*command).writes.then_some(Errno::PERM);
+        assert_eq!(outcome(&limits, *command, 0, 512, CommandFlags::NONE), expected, "{command:?}");
+    }
+}
+
+#[test]
+fn each_flag_belongs_to_its_commands() {
+    use Command::*;
+    let cases: [(CommandFlags, &[Command]); 6] = [
+        (CommandFlags::FUA, &[Read, Write, Flush, Trim, Cache, WriteZeroes, BlockStatus]),
+        (CommandFlags::NO_HOLE, &[WriteZeroes]),
+        (CommandFlags::DF, &[Read]),
+        (CommandFlags::REQ_ONE, &[BlockStatus]),
+        (CommandFlags::FAST_ZERO, &[WriteZeroes]),
+        (CommandFlags::PAYLOAD_LEN, &[]),
+    ];
+    for (flag, commands) in cases {
+        for command in Command::ALL.iter().filter(|c| **c != Disconnect) {
+            let granted = outcome(&WRITABLE, *command, 0, 512, flag).is_none();
+            assert_eq!(granted, commands.contains(command), "{flag:?} {command:?}");
+        }
+    }
+}
+
+#[test]
+fn what_was_not_offered_is_not_granted() {
+    use Command::*;
+    let bare = Limits { flags: TransmissionFlags::HAS_FLAGS, block_status: false, ..WRITABLE };
+    for command in [Trim, WriteZeroes, Flush, BlockStatus] {
+        assert_eq!(outcome(&bare, command, 0, 512, CommandFlags::NONE), Some(Errno::INVAL), "{command:?}");
+    }
+    for command in [Read, Write, Cache] {
+        assert_eq!(outcome(&bare, command, 0, 512, CommandFlags::NONE), None);
+        assert_eq!(outcome(&bare, command, 0, 512, CommandFlags::FUA), Some(Errno::INVAL));
+    }
+    let refusal = validate(&header(8, 0, 0, CommandFlags::NONE), &bare).unwrap_err();
+    assert_eq!((refusal.errno, refusal.message), (Errno::INVAL, "invalid request type received"));
+}
+
+fn extent(start: u64, len: u64, state: ExtentState) -> Extent {
+    Extent { range: ByteRange::new(start, len), state }
+}
+
+#[test]
+fn block_status_is_what_qemu_sends() {
+    let extents = [extent(0, 0x20000, ExtentState::Hole), extent(0x20000, 0x1000, ExtentState::Data)];
+    let mut out = [0xaa; 64];
+    let len = put_block_status(&mut out, Cookie(0x1122_3344_5566_7788), true, 0, &extents).unwrap();
+    let seen = b"\x66\x8e\x33\xef\0\x01\0\x05\x11\x22\x33\x44\x55\x66\x77\x88\0\0\0\x14\0\0\0\0\
+        \0\x02\0\0\0\0\0\x03\0\0\x10\0\0\0\0\0";
+    assert_eq!(&out[..len], seen);
+    assert_eq!(len, block_status_len(2));
+}
+
+#[test]
+fn block_status_is_cut_to_the_room_and_to_32_bits() {
+    let many = [extent(0, 512, ExtentState::Data), extent(512, 512, ExtentState::AllocatedZero)];
+    let mut out = [0; 39];
+    assert_eq!(put_block_status(&mut out, Cookie(0), true, 0, &many), Some(32));
+    assert_eq!(out[19], 12);
+    assert_eq!(put_block_status(&mut out[..31], Cookie(0), true, 0, &many), None);
+    assert_eq!(put_block_status(&mut out, Cookie(0), true, 0, &[]), None);
+    let huge = [extent(0, 1 << 33, ExtentState::Hole), extent(1 << 33, 512, ExtentState::Data)];
+    let mut out = [0; 64];
+    assert_eq!(put_block_status(&mut out, Cookie(0), true, 0, &huge), Some(32));
+    assert_eq!(out[24..32], [0xff, 0xff, 0, 0, 0, 0, 0, 3]);
+}
