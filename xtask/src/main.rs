@@ -1,2 +1,47 @@
-//! The project's own commands.
-fn main() {}
+//! The project's own commands: `cargo xtask tidy | test`.
+//!
+//! Invariant: nothing here is part of the product; a command prints what it did and exits non-zero when
+//! anything was wrong.
+
+mod test;
+mod tidy;
+
+use clap::Parser;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+/// The project's own commands.
+#[derive(Parser)]
+#[command(bin_name = "cargo xtask")]
+enum Xtask {
+    /// Checks the rules of the house that a compiler does not know.
+    Tidy {
+        /// Lets the ratchet take in what has shrunk.
+        #[arg(long)]
+        bless: bool,
+    },
+    /// Runs every check and test, after installing the peers that are missing.
+    Test(test::Options),
+}
+
+fn main() -> ExitCode {
+    let root = root();
+    let outcome = match Xtask::parse() {
+        Xtask::Tidy { bless } => tidy::run(&root, bless),
+        Xtask::Test(options) => test::run(&root, &options),
+    };
+    match outcome {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(message) => {
+            eprintln!("xtask: {message}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// The repository.
+fn root() -> PathBuf {
+    let xtask = Path::new(env!("CARGO_MANIFEST_DIR"));
+    xtask.parent().unwrap_or(xtask).to_owned()
+}

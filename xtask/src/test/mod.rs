@@ -1,0 +1,55 @@
+//! `cargo xtask test`: the one test command. Peers first, then each check in turn, then a summary.
+//!
+//! Invariants: a step that fails stops no other step; the last lines printed are the test runner's own summary.
+
+mod apt;
+mod peers;
+mod report;
+mod step;
+
+use report::Report;
+use std::path::Path;
+use std::time::Instant;
+use step::Output;
+
+/// Options of `cargo xtask test`.
+#[derive(clap::Args)]
+pub(crate) struct Options {
+    /// Runs more seeds (`MILLPOND_TEST_FULL=1` for the tests).
+    #[arg(long)]
+    full: bool,
+    /// Installs no missing peers; their tests skip.
+    #[arg(long)]
+    no_install: bool,
+}
+
+/// Where a test that skips itself for want of a peer says so, one line each.
+const SKIP_LOG: &str = "target/skipped-tests.txt";
+
+/// Runs everything in the repository at `root`; returns whether all of it passed.
+pub(crate) fn run(root: &Path, options: &Options) -> Result<bool, String> {
+    let skip_log = root.join(SKIP_LOG);
+    // Absent on a fresh clone, which is as good as emptied.
+    let _ = std::fs::remove_file(&skip_log);
+    let mut report = Report::default();
+    let mut timed = |name: &'static str, step: &mut dyn FnMut() -> Result<Output, String>| {
+        println!("\n==> {name}");
+        let start = Instant::now();
+        let outcome = step();
+        report.add(name, start.elapsed(), outcome);
+    };
+    timed("peers", &mut || Ok(peers::prepare(!options.no_install)));
+    timed("tidy", &mut || crate::tidy::run(root, false).map(Output::of));
+    let cargo = |arguments: &str| {
+        let full = if options.full { "1" } else { "" };
+        let env = [("MILLPOND_TEST_FULL", full), ("MILLPOND_SKIP_LOG", &skip_log.to_string_lossy())];
+        step::cargo(root, arguments, &env)
+    };
+    timed("format", &mut || cargo("fmt --all --check"));
+    timed("clippy", &mut || cargo("clippy --workspace --all-targets -- -D warnings"));
+    let runner = if step::has_nextest(root) { "nextest run" } else { "test --all-targets --no-fail-fast" };
+    timed("tests", &mut || cargo(&format!("{runner} --workspace")));
+    timed("doc tests", &mut || cargo("test --workspace --doc"));
+    report.print(&peers::missing(), &std::fs::read_to_string(&skip_log).unwrap_or_default());
+    Ok(report.passed())
+}
