@@ -5,4 +5,10 @@
 //! the modules state. Specification: the NBD project's `doc/proto.md`, cited by section name.
 
 pub mod codec;
+pub mod handshake;
+#[allow(dead_code, reason = "the client's end uses the rest")]
+mod intake;
 pub mod transmission;
+
+#[cfg(test)]
+mod transcript;
