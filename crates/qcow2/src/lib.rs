@@ -1,1 +1,57 @@
 //! The qcow2 format as pure bytes and structs: lookups answer a mapping or name the table they need.
+//!
+//! What a driver does with it, in order:
+//!
+//! 1. [`Header::parse`] on the first cluster of the file ([`Header::needed`] says how much that is),
+//!    then [`Geometry::new`].
+//! 2. Read the range of [`Geometry::l1_range`] and make an [`L1Table`] of it. It stays in memory.
+//! 3. For each range of guest bytes: [`Geometry::locate`] answers that nothing is there, or which
+//!    slice of which L2 table to look into. Slices are read, parsed ([`L2Slice::parse`]) and cached as
+//!    the driver likes; [`Geometry::map`] answers from a slice without allocating.
+//! 4. Where the answer is [`block::Place::Special`], [`Geometry::compressed`] says which bytes of the
+//!    file to read and [`Decompressor`] makes a cluster of them.
+//!
+//! Invariants: no I/O, no clock, no state that a lookup changes. Everything that a file states is checked
+//! before it is used: no input panics, allocates more than 32 MiB, or maps bytes outside the file.
+//! `docs/formats/qcow2.md` has the byte diagrams.
+
+mod big_endian;
+mod compressed;
+mod decompress;
+mod extension;
+mod feature;
+mod geometry;
+mod header;
+mod json_quotes;
+mod l1_table;
+mod l2_entry;
+mod l2_slice;
+mod lookup;
+mod name;
+mod offset;
+mod options;
+
+pub use compressed::CompressedCluster;
+pub use decompress::{Compression, Decompressor};
+pub use extension::{BitmapsExtension, UnknownExtension};
+pub use feature::Features;
+pub use geometry::{DATA_FILE_CHILD, FILE_CHILD, Geometry};
+pub use header::{Backing, DataFile, Header, RefcountTable, SnapshotTable, Version};
+pub use l1_table::L1Table;
+pub use l2_slice::{L2Slice, SliceAddress};
+pub use lookup::Located;
+pub use name::{Target, resolve};
+pub use offset::HostOffset;
+pub use options::Options;
+
+use block::{BlockError, ErrorKind};
+
+/// An image file that contradicts itself.
+fn corrupt(context: impl Into<String>) -> BlockError {
+    BlockError::new(ErrorKind::Corrupt, context)
+}
+
+/// An image file that needs what we do not do.
+fn unsupported(context: impl Into<String>) -> BlockError {
+    BlockError::new(ErrorKind::Unsupported, context)
+}

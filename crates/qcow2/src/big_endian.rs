@@ -1,0 +1,16 @@
+//! Big-endian numbers in byte slices, as every number in the format is stored.
+
+/// The 32-bit number at byte `at`, or `None` where `bytes` ends before its end.
+pub(crate) fn be32(bytes: &[u8], at: usize) -> Option<u32> {
+    bytes.get(at..)?.first_chunk().map(|b| u32::from_be_bytes(*b))
+}
+
+/// The 64-bit number at byte `at`, or `None` where `bytes` ends before its end.
+pub(crate) fn be64(bytes: &[u8], at: usize) -> Option<u64> {
+    bytes.get(at..)?.first_chunk().map(|b| u64::from_be_bytes(*b))
+}
+
+/// All whole 64-bit numbers of `bytes`.
+pub(crate) fn be64_all(bytes: &[u8]) -> impl Iterator<Item = u64> + '_ {
+    bytes.as_chunks().0.iter().map(|b| u64::from_be_bytes(*b))
+}

@@ -1,0 +1,121 @@
+//! Feature bits: which ones we know, and the names of those that we do not.
+
+use block::BlockError;
+
+use crate::extension::{self, RawExtensions};
+use crate::unsupported;
+
+/// Incompatible bit 0: refcounts may be wrong.
+const DIRTY: u64 = 1 << 0;
+/// Incompatible bit 1: any table may be wrong.
+const CORRUPT: u64 = 1 << 1;
+/// Incompatible bit 2: guest data lies in another file.
+const DATA_FILE: u64 = 1 << 2;
+/// Incompatible bit 3: compressed clusters are not deflate.
+const COMPRESSION_TYPE: u64 = 1 << 3;
+/// Incompatible bit 4: L2 entries of 128 bits, with subclusters.
+const EXTENDED_L2: u64 = 1 << 4;
+/// All incompatible bits that we know.
+const KNOWN_INCOMPATIBLE: u64 = DIRTY | CORRUPT | DATA_FILE | COMPRESSION_TYPE | EXTENDED_L2;
+/// Compatible bit 0: refcounts may be written late while the dirty bit is set.
+const LAZY_REFCOUNTS: u64 = 1 << 0;
+/// Autoclear bit 0: the bitmaps extension can be believed.
+const BITMAPS: u64 = 1 << 0;
+/// Autoclear bit 1: the data file reads as a raw image by itself.
+const DATA_FILE_RAW: u64 = 1 << 1;
+/// All autoclear bits that we know.
+const KNOWN_AUTOCLEAR: u64 = BITMAPS | DATA_FILE_RAW;
+
+/// Bytes of an entry of the feature name table: type, bit, 46 bytes of name.
+const NAME_ENTRY: usize = 48;
+
+/// The three bit masks of a version 3 header; all zero in version 2.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Features {
+    /// Bits that a reader must know, or refuse the image.
+    pub incompatible: u64,
+    /// Bits that anybody may ignore.
+    pub compatible: u64,
+    /// Bits that a writer must clear unless it knows them.
+    pub autoclear: u64,
+}
+
+impl Features {
+    /// Whether refcounts may be wrong (harmless for reading).
+    pub const fn dirty(self) -> bool {
+        self.incompatible & DIRTY != 0
+    }
+
+    /// Whether a writer found contradictions before; the image must not be written.
+    pub const fn corrupt(self) -> bool {
+        self.incompatible & CORRUPT != 0
+    }
+
+    /// Whether guest data lies in an external data file.
+    pub const fn data_file(self) -> bool {
+        self.incompatible & DATA_FILE != 0
+    }
+
+    /// Whether the header names a compression type other than deflate.
+    pub const fn compression_type(self) -> bool {
+        self.incompatible & COMPRESSION_TYPE != 0
+    }
+
+    /// Whether L2 entries are extended ones, with subclusters.
+    pub const fn extended_l2(self) -> bool {
+        self.incompatible & EXTENDED_L2 != 0
+    }
+
+    /// Whether writers may delay refcount updates.
+    pub const fn lazy_refcounts(self) -> bool {
+        self.compatible & LAZY_REFCOUNTS != 0
+    }
+
+    /// Whether the bitmaps extension is consistent with the data.
+    pub const fn bitmaps(self) -> bool {
+        self.autoclear & BITMAPS != 0
+    }
+
+    /// Whether the external data file is a raw image of the disk by itself.
+    pub const fn data_file_raw(self) -> bool {
+        self.autoclear & DATA_FILE_RAW != 0
+    }
+
+    /// The autoclear bits that a writer which knows what we know must clear first.
+    pub const fn unknown_autoclear(self) -> u64 {
+        self.autoclear & !KNOWN_AUTOCLEAR
+    }
+
+    /// Refuses the image by name when it has an incompatible bit that we do not know. The names come
+    /// from the feature name table among the extensions, which start at byte `extensions` of `first`.
+    pub(crate) fn refuse_unknown(self, first: &[u8], extensions: usize) -> Result<(), BlockError> {
+        let unknown = self.incompatible & !KNOWN_INCOMPATIBLE;
+        if unknown == 0 {
+            return Ok(());
+        }
+        let table = name_table(first, extensions);
+        let names: Vec<_> = (0..64u8)
+            .filter(|bit| unknown & (1 << bit) != 0)
+            .map(|bit| match name_of(table, bit) {
+                Some(name) => format!("'{}' (bit {bit})", name.escape_debug()),
+                None => format!("bit {bit}, which it does not name"),
+            })
+            .collect();
+        Err(unsupported(format!("the image needs qcow2 features unknown here: {}", names.join(", "))))
+    }
+}
+
+/// The feature name table, empty when there is none; errors behind it do not matter here.
+fn name_table(first: &[u8], extensions: usize) -> &[u8] {
+    RawExtensions::new(first, extensions, first.len())
+        .map_while(Result::ok)
+        .find(|(kind, _)| *kind == extension::FEATURE_NAMES)
+        .map_or(&[], |(_, data)| data)
+}
+
+/// The name that `table` gives to an incompatible bit.
+fn name_of(table: &[u8], bit: u8) -> Option<String> {
+    let entry = table.chunks_exact(NAME_ENTRY).find(|entry| entry[0] == 0 && entry[1] == bit)?;
+    let name = entry[2..].split(|b| *b == 0).next()?;
+    (!name.is_empty()).then(|| String::from_utf8_lossy(name).into_owned())
+}

@@ -1,0 +1,47 @@
+//! Slices of L2 tables: what a driver reads and caches at a time.
+
+use block::{BlockError, ErrorKind};
+
+use crate::big_endian::be64_all;
+use crate::{Geometry, HostOffset};
+
+/// Which bytes of the image file a slice is, and which guest bytes it maps.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub struct SliceAddress {
+    /// Where it starts in the image file: a key for a cache.
+    pub host: HostOffset,
+    /// The first guest byte that it maps, a multiple of [`Geometry::slice_span`].
+    pub first_guest: u64,
+}
+
+/// A slice in memory. Two tables may share their bytes (`first_guest` tells them apart only to name a guest
+/// offset in errors), so a cache may use [`SliceAddress::host`] alone as its key only within one L1 table.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct L2Slice {
+    pub(crate) address: SliceAddress,
+    /// Entries in the machine's byte order: one word each, or entry and bitmap with extended L2 entries.
+    pub(crate) words: Box<[u64]>,
+}
+
+impl L2Slice {
+    /// The slice from its bytes as stored: [`Geometry::slice_bytes`] from `address.host`. `Invalid` for any
+    /// other number of bytes. Entries are checked when they are used.
+    pub fn parse(geometry: &Geometry, address: SliceAddress, bytes: &[u8]) -> Result<Self, BlockError> {
+        if bytes.len() != geometry.slice_bytes() {
+            let context =
+                format!("an L2 slice of {} bytes was asked of {} bytes", geometry.slice_bytes(), bytes.len());
+            return Err(BlockError::new(ErrorKind::Invalid, context));
+        }
+        Ok(Self { address, words: be64_all(bytes).collect() })
+    }
+
+    /// Where it is.
+    pub fn address(&self) -> SliceAddress {
+        self.address
+    }
+
+    /// Bytes of memory that it takes.
+    pub fn memory(&self) -> usize {
+        size_of::<Self>() + size_of_val(&*self.words)
+    }
+}
