@@ -58,6 +58,11 @@ impl Lease {
         Self { bytes, cargo: Vec::new() }
     }
 
+    /// A buffer of no bytes, without memory: for requests that carry no data.
+    pub fn empty() -> Self {
+        Self { bytes: BytesMut::new(), cargo: Vec::new() }
+    }
+
     /// A buffer of `len` zero bytes.
     pub fn zeroed(len: usize) -> Self {
         let mut lease = Self::new(len);

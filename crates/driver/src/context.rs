@@ -1,0 +1,94 @@
+//! What a driver gets when it is opened, and what it answers.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use block::{BlockError, ErrorKind, Result};
+use flow::{Body, Role, View};
+use io::World;
+use object::Objects;
+use serde::de::DeserializeOwned;
+use serde_json::{Map, Value};
+
+/// What a driver gets when it is opened.
+pub struct OpenContext {
+    /// Its node-name, for messages.
+    pub node_name: Arc<str>,
+    /// Its own options: what is left of `blockdev-add`'s arguments when the options that every driver has
+    /// (`driver`, `node-name`, `read-only`, `cache`, `discard`, `detect-zeroes`...) and its children are taken out.
+    pub options: Map<String, Value>,
+    /// Open for reading only.
+    pub read_only: bool,
+    /// Bypass the page cache (`cache.direct`).
+    pub direct: bool,
+    /// Take flushes for granted (`cache.no-flush`).
+    pub no_flush: bool,
+    /// Pass discards on (`discard=unmap`).
+    pub unmap: bool,
+    /// The children that the options named, in role order.
+    pub children: Vec<(Role, Arc<View>)>,
+    /// Whether the options said that there is no backing child (`backing: null`).
+    pub no_backing: bool,
+    /// File name of the `file` child, against which relative names inside the image are resolved.
+    pub base: Option<PathBuf>,
+    /// The outside.
+    pub world: Arc<dyn World>,
+    /// Named handles.
+    pub objects: Arc<Objects>,
+}
+
+impl OpenContext {
+    /// The driver's own options as its struct; unknown and ill-typed ones are named.
+    pub fn parse<T: DeserializeOwned>(&mut self) -> Result<T> {
+        let options = Value::Object(std::mem::take(&mut self.options));
+        serde_json::from_value(options)
+            .map_err(|e| BlockError::new(ErrorKind::Invalid, format!("node '{}': {e}", self.node_name)))
+    }
+
+    /// The child with `role`.
+    pub fn child(&self, role: Role) -> Result<&Arc<View>> {
+        let found = self.children.iter().find(|(r, _)| *r == role).map(|(_, view)| view);
+        found.ok_or_else(|| {
+            let context = format!("node '{}' needs the option '{}'", self.node_name, role.name());
+            BlockError::new(ErrorKind::Invalid, context)
+        })
+    }
+}
+
+/// What opening a driver answers.
+pub struct Opened {
+    /// The body of the node.
+    pub body: Body,
+    /// Children that it needs besides those that the options named.
+    pub wants: Vec<Wanted>,
+}
+
+impl Opened {
+    /// A body that needs no more children.
+    pub fn new(body: Body) -> Self {
+        Self { body, wants: Vec::new() }
+    }
+}
+
+/// A child that a driver learnt of while it was opened.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Wanted {
+    /// What it is to the node.
+    pub role: Role,
+    /// How to find it. Opened only where the configuration allows it.
+    pub reference: Reference,
+}
+
+/// How an image names another.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Reference {
+    /// A file, already resolved against the image's directory, and its format where the image says so.
+    File {
+        /// Path.
+        path: PathBuf,
+        /// Driver name of its format.
+        format: Option<String>,
+    },
+    /// Full options, as of `blockdev-add`.
+    Options(Map<String, Value>),
+}

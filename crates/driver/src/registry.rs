@@ -1,0 +1,38 @@
+//! The only list of drivers: one line each.
+
+use block::Result;
+use flow::Role;
+use io::LocalFut;
+
+use crate::context::{OpenContext, Opened};
+
+/// What a driver does with requests.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Kind {
+    /// It is the end of a chain: it talks to the world.
+    Protocol,
+    /// It maps guest bytes to bytes of its children.
+    Format,
+    /// It passes requests to its one child.
+    Filter,
+}
+
+/// A driver.
+pub struct Driver {
+    /// Its name in options.
+    pub name: &'static str,
+    /// What it does with requests.
+    pub kind: Kind,
+    /// Children that its options may name; the first is required.
+    pub children: &'static [Role],
+    /// Opens a node.
+    pub open: fn(OpenContext) -> LocalFut<'static, Result<Opened>>,
+}
+
+/// All drivers, by name.
+pub const DRIVERS: &[Driver] = &[];
+
+/// The driver called `name`.
+pub fn find(name: &str) -> Option<&'static Driver> {
+    DRIVERS.iter().find(|driver| driver.name == name)
+}

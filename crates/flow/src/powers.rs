@@ -1,0 +1,80 @@
+//! Optional powers of nodes: separate traits, asked for by name.
+
+use block::{ByteRange, Permissions, Result};
+use io::LocalFut;
+
+use crate::contract::Next;
+
+/// What a node can do beyond moving bytes.
+#[derive(Clone, Copy, Default)]
+pub struct Powers<'a> {
+    /// It can change its size.
+    pub resize: Option<&'a dyn Resize>,
+    /// It can check itself.
+    pub check: Option<&'a dyn Check>,
+    /// It has internal snapshots.
+    pub snapshots: Option<&'a dyn Snapshots>,
+    /// It stores dirty bitmaps.
+    pub bitmaps: Option<&'a dyn Bitmaps>,
+    /// It bounds what it holds.
+    pub quota: Option<&'a dyn Quota>,
+    /// It keeps other processes from what our users exclude.
+    pub permit: Option<&'a dyn Permit>,
+}
+
+/// Being told what all users of a node together do with it.
+pub trait Permit: Sync {
+    /// From now on our users do `uses` and let others do `shares`. On an error (another process is in the way)
+    /// nothing has changed.
+    fn permit(&self, uses: Permissions, shares: Permissions) -> Result<()>;
+}
+
+/// Changing the size.
+pub trait Resize: Sync {
+    /// Makes the node `size` bytes long; new bytes read as zeros.
+    fn resize<'a>(&'a self, size: u64, next: Next<'a>) -> LocalFut<'a, Result<()>>;
+}
+
+/// What a check has found.
+#[derive(Clone, Debug, PartialEq, Eq, Default)]
+pub struct CheckReport {
+    /// Units of allocation in use.
+    pub allocated: u64,
+    /// Units that are taken and reachable from nowhere: harmless.
+    pub leaks: u64,
+    /// What is wrong, one line each; at most some hundred lines.
+    pub corruptions: Vec<String>,
+}
+
+/// Checking a node's own tables.
+pub trait Check: Sync {
+    /// Checks all tables.
+    fn check<'a>(&'a self, next: Next<'a>) -> LocalFut<'a, Result<CheckReport>>;
+}
+
+/// Internal snapshots.
+pub trait Snapshots: Sync {
+    /// Names of the snapshots, oldest first.
+    fn list(&self) -> Vec<String>;
+}
+
+/// Stored dirty bitmaps.
+pub trait Bitmaps: Sync {
+    /// Names of the bitmaps.
+    fn list(&self) -> Vec<String>;
+    /// The dirty parts of `range` in the bitmap `name`.
+    fn dirty<'a>(
+        &'a self,
+        name: &'a str,
+        range: ByteRange,
+        next: Next<'a>,
+    ) -> LocalFut<'a, Result<Vec<ByteRange>>>;
+}
+
+/// A bound on what a node holds.
+pub trait Quota: Sync {
+    /// Most bytes of guest data that it will hold.
+    fn limit(&self) -> u64;
+    /// Bytes that it holds.
+    fn used(&self) -> u64;
+}

@@ -1,0 +1,246 @@
+//! Remembered mappings: where a long chain's bytes were found last time, per thread, within a byte budget.
+//!
+//! An entry answers for a whole 2 MiB region or for one 64 KiB granule of it, whichever was one extent. It is
+//! used only while the view is the same and the generation of every layer on its path that can change is what
+//! it was before that layer was asked. Layers that cannot change cost nothing.
+
+use std::cell::RefCell;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use block::{ByteRange, Result};
+
+use crate::contract::Format;
+use crate::node::Body;
+use crate::sabotage::{self, Rule};
+use crate::view::{View, ViewIndex};
+use crate::walk::{self, Step, Target};
+
+/// Chains of fewer formats are walked each time: that is as fast.
+pub(crate) const WORTH_FORMATS: usize = 8;
+
+/// Regions share a generation, and are the longest extent that is remembered.
+const REGION: u64 = 2 << 20;
+const GRANULE: u64 = 64 << 10;
+const WAYS: usize = 4;
+/// Layers on the path that can change: usually the top one. Paths with more are walked.
+const CHANGING_MAX: usize = 2;
+
+static BUDGET: AtomicUsize = AtomicUsize::new(8 << 20);
+
+/// Sets the memory that each thread may use for remembered mappings, in bytes; for threads that have not used
+/// theirs yet. An entry takes less than 128 bytes and covers 64 KiB to 2 MiB.
+pub fn set_budget(bytes: usize) {
+    BUDGET.store(bytes, Ordering::Relaxed);
+}
+
+/// Bytes that this thread has set aside, and the budget.
+pub fn usage() -> (usize, usize) {
+    let used = TABLE.with_borrow(|table| table.entries.len() * size_of::<Entry>());
+    (used, BUDGET.load(Ordering::Relaxed))
+}
+
+thread_local! {
+    static TABLE: RefCell<Table> = const { RefCell::new(Table { entries: Vec::new(), turn: 0 }) };
+}
+
+struct Table {
+    entries: Vec<Entry>,
+    turn: usize,
+}
+
+#[derive(Clone, Copy, Default)]
+struct Entry {
+    /// 0: empty.
+    version: u64,
+    index: u32,
+    /// Start of the region or granule; its length says which.
+    start: u64,
+    len: u64,
+    found: Found,
+    noted: [Note; CHANGING_MAX],
+}
+
+#[derive(Clone, Copy, Default)]
+enum Found {
+    #[default]
+    Zero,
+    Execute {
+        index: u32,
+        offset: u64,
+    },
+}
+
+/// A layer that can change, where it was asked, and its generation then.
+#[derive(Clone, Copy, Default, PartialEq, Eq, Debug)]
+struct Note {
+    /// Position of the layer plus one; 0: none.
+    layer: u32,
+    generation: u32,
+    offset: u64,
+}
+
+/// The layers that can change on one path.
+pub(crate) struct Trail {
+    notes: [Note; CHANGING_MAX],
+    len: usize,
+    mode: Mode,
+}
+
+#[derive(PartialEq, Eq)]
+enum Mode {
+    Ignoring,
+    Noting,
+    /// More layers, or other regions, than an entry has room for.
+    Lost,
+}
+
+impl Trail {
+    /// For walks that nobody remembers.
+    pub(crate) fn ignoring() -> Self {
+        Self { notes: Default::default(), len: 0, mode: Mode::Ignoring }
+    }
+
+    fn noting() -> Self {
+        Self { mode: Mode::Noting, ..Self::ignoring() }
+    }
+
+    /// Notes a layer before it is asked for the first bytes of `range`.
+    #[inline]
+    pub(crate) fn note(&mut self, index: ViewIndex, format: &dyn Format, range: ByteRange) {
+        if self.mode != Mode::Noting {
+            return;
+        }
+        let Some(generation) = format.changes().and_then(|c| c.generation(range.start())) else { return };
+        let one_region = range.start() / REGION == (range.end() - 1) / REGION;
+        if self.len == CHANGING_MAX || !one_region {
+            self.mode = Mode::Lost;
+            return;
+        }
+        let generation = generation.load(Ordering::Acquire);
+        self.notes[self.len] = Note { layer: index.0 + 1, generation, offset: range.start() };
+        self.len += 1;
+    }
+}
+
+/// As [`walk::resolve`], from memory where it can.
+pub(crate) fn resolve(view: &View, index: ViewIndex, range: ByteRange) -> Result<Step> {
+    TABLE.with_borrow_mut(|table| {
+        for (start, len) in spans(range.start()) {
+            if let Some(step) = table.recall(view, index, ByteRange::new(start, len), range) {
+                return Ok(step);
+            }
+        }
+        for (start, len) in spans(range.start()) {
+            if let Some(step) = table.learn(view, index, ByteRange::new(start, len), range)? {
+                return Ok(step);
+            }
+        }
+        walk::resolve(view, index, range)
+    })
+}
+
+fn spans(at: u64) -> [(u64, u64); 2] {
+    [(at - at % REGION, REGION), (at - at % GRANULE, GRANULE)]
+}
+
+impl Table {
+    fn recall(&mut self, view: &View, index: ViewIndex, span: ByteRange, range: ByteRange) -> Option<Step> {
+        if self.entries.is_empty() {
+            return None;
+        }
+        let set = self.set(view, index, span);
+        let entry = self.entries[set..set + WAYS].iter().find(|e| e.is_for(view, index, span))?;
+        entry.is_current(view).then(|| entry.step(range))
+    }
+
+    /// Walks the whole span; remembers it when it is one extent.
+    fn learn(
+        &mut self,
+        view: &View,
+        index: ViewIndex,
+        span: ByteRange,
+        range: ByteRange,
+    ) -> Result<Option<Step>> {
+        let inside = span.intersection(ByteRange::between(0, view.size_of(index)));
+        let mut trail = Trail::noting();
+        let step = walk::resolve_noting(view, index, inside, &mut trail)?;
+        let Step::Found(target, len) = step else { return Ok(None) };
+        if trail.mode == Mode::Lost || len < inside.len() || !inside.contains(range.head(1)) {
+            return Ok(None);
+        }
+        let found = match target {
+            Target::Zero => Found::Zero,
+            Target::Execute { index, offset } => Found::Execute { index: index.0, offset },
+            Target::Special { .. } => return Ok(None),
+        };
+        let entry = Entry {
+            version: view.version(),
+            index: index.0,
+            start: span.start(),
+            len: span.len(),
+            found,
+            noted: trail.notes,
+        };
+        self.keep(view, index, span, entry);
+        Ok(Some(entry.step(range.intersection(inside))))
+    }
+
+    fn keep(&mut self, view: &View, index: ViewIndex, span: ByteRange, entry: Entry) {
+        if self.entries.is_empty() {
+            let sets = BUDGET.load(Ordering::Relaxed) / (size_of::<Entry>() * WAYS);
+            self.entries = vec![Entry::default(); sets * WAYS];
+        }
+        if self.entries.is_empty() {
+            return;
+        }
+        let set = self.set(view, index, span);
+        let ways = &self.entries[set..set + WAYS];
+        let same = ways.iter().position(|e| e.is_for(view, index, span));
+        let stale = ways.iter().position(|e| e.version != view.version());
+        self.turn = (self.turn + 1) % WAYS;
+        self.entries[set + same.or(stale).unwrap_or(self.turn)] = entry;
+    }
+
+    fn set(&self, view: &View, index: ViewIndex, span: ByteRange) -> usize {
+        let key = (span.start() | (span.len() >> 17)) ^ (view.version() << 40) ^ (u64::from(index.0) << 56);
+        let hash = key.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 20;
+        (hash as usize % (self.entries.len() / WAYS)) * WAYS
+    }
+}
+
+impl Entry {
+    fn is_for(&self, view: &View, index: ViewIndex, span: ByteRange) -> bool {
+        self.version == view.version()
+            && self.index == index.0
+            && self.start == span.start()
+            && self.len == span.len()
+    }
+
+    fn is_current(&self, view: &View) -> bool {
+        sabotage::broken(Rule::Generations) || self.noted.iter().all(|note| note.is_current(view))
+    }
+
+    /// The answer for `range`, which begins inside.
+    fn step(&self, range: ByteRange) -> Step {
+        let skip = range.start() - self.start;
+        let len = range.len().min(self.len - skip);
+        let target = match self.found {
+            Found::Zero => Target::Zero,
+            Found::Execute { index, offset } => {
+                Target::Execute { index: ViewIndex(index), offset: offset + skip }
+            }
+        };
+        Step::Found(target, len)
+    }
+}
+
+impl Note {
+    fn is_current(&self, view: &View) -> bool {
+        if self.layer == 0 {
+            return true;
+        }
+        let Body::Maps(format) = view.node(ViewIndex(self.layer - 1)).body() else { return false };
+        let generation = format.changes().and_then(|c| c.generation(self.offset));
+        generation.is_some_and(|g| g.load(Ordering::Acquire) == self.generation)
+    }
+}

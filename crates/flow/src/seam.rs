@@ -1,0 +1,129 @@
+//! The seam: where clients' requests enter the graph. Bounds, read-only and detect-zeroes are checked here,
+//! once, for every driver below.
+
+use block::{BlockError, ByteRange, ErrorKind, Extent, Result};
+use io::Lease;
+
+use crate::request::{Flags, Now, Op, Request, Window};
+use crate::root::Turn;
+use crate::view::{DetectZeroes, View, ViewIndex};
+use crate::walk;
+
+/// Carries out as much of `rq` as needs no wait. On [`Now::Wait`] the caller goes on with [`execute`] on the
+/// view of this turn; the first `rq.done` bytes of the window are done. A lent read is all or nothing.
+pub fn try_now(turn: &Turn<'_>, rq: &mut Request, mut window: Window<'_>) -> Result<Now> {
+    let view = turn.view();
+    check(view, rq)?;
+    if rq.range.is_empty() && rq.op != Op::Flush {
+        return Ok(Now::Done);
+    }
+    if rq.flags.has(Flags::FUA) || converts(view, rq, &window) {
+        return Ok(Now::Wait);
+    }
+    let lent = match &window {
+        Window::Lend(pieces) => Some(pieces.len()),
+        _ => None,
+    };
+    let answer = walk::try_now(view, ViewIndex::ROOT, rq, window.part(0, rq.range.len() as usize))?;
+    if let (Now::Wait, Some(before), Window::Lend(pieces)) = (answer, lent, window) {
+        pieces.truncate(before);
+        rq.done = 0;
+    }
+    Ok(answer)
+}
+
+/// Carries out the rest of `rq`; may wait. The lease is as long as the range for reads and writes (its first
+/// `rq.done` bytes are done), empty otherwise, and comes back whole.
+pub async fn execute(view: &View, rq: Request, lease: Lease) -> (Result<()>, Lease) {
+    if let Err(error) = check(view, &rq) {
+        return (Err(error), lease);
+    }
+    if rq.range.is_empty() && rq.op != Op::Flush {
+        return (Ok(()), lease);
+    }
+    let mut sub = rq;
+    sub.flags = rq.flags.without(Flags::FUA);
+    let (result, lease) = match converted(view, sub, &lease) {
+        Some(zeroing) => {
+            let (result, _) = walk::execute(view, ViewIndex::ROOT, zeroing, Lease::empty()).await;
+            (result, lease)
+        }
+        None => walk::execute(view, ViewIndex::ROOT, sub, lease).await,
+    };
+    if result.is_err() || !rq.flags.has(Flags::FUA) {
+        return (result, lease);
+    }
+    let (flushed, _) = walk::execute(view, ViewIndex::ROOT, Request::flush(), Lease::empty()).await;
+    (flushed, lease)
+}
+
+/// Which parts of `range` are data, zeros or holes: in order, without gaps, from its first byte. May end before
+/// the range does.
+pub async fn extents(view: &View, range: ByteRange) -> Result<Vec<Extent>> {
+    check(view, &Request::new(Op::Read, range))?;
+    if range.is_empty() {
+        return Ok(Vec::new());
+    }
+    walk::extents(view, ViewIndex::ROOT, range).await
+}
+
+/// Reads `range` into a lease of its own.
+pub async fn read(view: &View, range: ByteRange) -> Result<Lease> {
+    let (result, lease) =
+        execute(view, Request::new(Op::Read, range), Lease::new(range.len() as usize)).await;
+    result.map(|()| lease)
+}
+
+/// Writes `bytes` at `start`.
+pub async fn write(view: &View, start: u64, bytes: &[u8]) -> Result<()> {
+    let range = ByteRange::new(start, bytes.len() as u64);
+    execute(view, Request::new(Op::Write, range), Lease::copy_of(bytes)).await.0
+}
+
+fn check(view: &View, rq: &Request) -> Result<()> {
+    let size = view.size();
+    if rq.range.end() > size {
+        return Err(beyond(rq, size));
+    }
+    if rq.op.changes() && !rq.flags.has(Flags::UNCHANGED) && view.root().is_read_only() {
+        let context = format!("node '{}' is read-only", view.root().name());
+        return Err(BlockError::new(ErrorKind::ReadOnly, context));
+    }
+    Ok(())
+}
+
+#[cold]
+fn beyond(rq: &Request, size: u64) -> BlockError {
+    let context = format!("{:?} of {} reaches beyond the end at {size}", rq.op, rq.range);
+    // A write beyond the end has no room; a read there is a mistake.
+    let kind = if rq.op.changes() { ErrorKind::NoSpace } else { ErrorKind::OutOfRange };
+    BlockError::new(kind, context)
+}
+
+fn converts(view: &View, rq: &Request, window: &Window<'_>) -> bool {
+    match (view.detect_zeroes(), window) {
+        (DetectZeroes::Off, _) => false,
+        (_, Window::Out(bytes)) => rq.op == Op::Write && is_zero(bytes),
+        _ => false,
+    }
+}
+
+fn converted(view: &View, mut rq: Request, lease: &Lease) -> Option<Request> {
+    let flags = match view.detect_zeroes() {
+        DetectZeroes::Off => return None,
+        DetectZeroes::On => Flags::NONE,
+        DetectZeroes::Unmap => Flags::MAY_UNMAP,
+    };
+    if rq.op != Op::Write || !is_zero(lease) {
+        return None;
+    }
+    rq.op = Op::WriteZeroes;
+    rq.flags = rq.flags | flags;
+    Some(rq)
+}
+
+/// Whether all bytes are zero.
+pub fn is_zero(bytes: &[u8]) -> bool {
+    // Blocks keep the loop free of branches, so that it is done many bytes at a time.
+    bytes.chunks(256).all(|block| block.iter().fold(0, |seen, byte| seen | byte) == 0)
+}

@@ -1,0 +1,306 @@
+//! Snapshots of the graph as one root sees it, compiled for the walk.
+//!
+//! Invariants: a view never changes; its nodes are in no cycle (the builder refuses one); index 0 is the root;
+//! dropping the last reference to a view is what "drained" means for the edit that replaced it.
+
+use std::sync::Arc;
+use std::sync::Mutex;
+use std::sync::PoisonError;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use block::{BlockError, ChildIndex, ErrorKind, Result};
+use io::sync::oneshot;
+
+use crate::node::{Body, Limits, Node, NodeId, Role};
+
+/// Position of a node in its view.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Hash)]
+pub struct ViewIndex(pub(crate) u32);
+
+impl ViewIndex {
+    /// The root.
+    pub const ROOT: Self = Self(0);
+}
+
+/// What becomes of writes that are all zeros.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum DetectZeroes {
+    /// They are written.
+    #[default]
+    Off,
+    /// They become a zeroing.
+    On,
+    /// They become a zeroing that may unmap.
+    Unmap,
+}
+
+struct ViewNode {
+    node: Arc<Node>,
+    children: Box<[(Role, ViewIndex)]>,
+    backing: Option<u8>,
+    /// The node whose size this one has: itself, or the first below filters that has one.
+    sized: ViewIndex,
+    slot: u64,
+    limits: Limits,
+    /// It is where a format that allocates keeps its clusters.
+    stores_clusters: bool,
+}
+
+/// The graph below one root, at one moment.
+pub struct View {
+    version: u64,
+    nodes: Box<[ViewNode]>,
+    /// Formats that can change, anywhere below: a request that waits takes a guard on each.
+    changing: Box<[ViewIndex]>,
+    formats: usize,
+    detect_zeroes: DetectZeroes,
+    retired: Mutex<Option<oneshot::Sender<()>>>,
+}
+
+impl View {
+    /// Unique among all views of the process.
+    pub fn version(&self) -> u64 {
+        self.version
+    }
+
+    /// A node of the view.
+    pub fn node(&self, index: ViewIndex) -> &Node {
+        &self.at(index).node
+    }
+
+    /// The root node.
+    pub fn root(&self) -> &Node {
+        self.node(ViewIndex::ROOT)
+    }
+
+    /// Size of the root in bytes.
+    pub fn size(&self) -> u64 {
+        self.size_of(ViewIndex::ROOT)
+    }
+
+    /// Limits of the root.
+    pub fn limits(&self) -> Limits {
+        *self.limits_of(ViewIndex::ROOT)
+    }
+
+    pub(crate) fn limits_of(&self, index: ViewIndex) -> &Limits {
+        &self.at(index).limits
+    }
+
+    /// Nodes of the view, the root first.
+    pub fn nodes(&self) -> impl Iterator<Item = &Arc<Node>> {
+        self.nodes.iter().map(|n| &n.node)
+    }
+
+    /// Strictest alignment of any node, in bytes.
+    pub fn alignment(&self) -> u64 {
+        self.nodes.iter().map(|n| n.limits.alignment.bytes()).max().unwrap_or(1)
+    }
+
+    pub(crate) fn detect_zeroes(&self) -> DetectZeroes {
+        self.detect_zeroes
+    }
+
+    pub(crate) fn formats(&self) -> usize {
+        self.formats
+    }
+
+    pub(crate) fn changing(&self) -> &[ViewIndex] {
+        &self.changing
+    }
+
+    pub(crate) fn size_of(&self, index: ViewIndex) -> u64 {
+        let sized = self.at(index).sized;
+        self.at(sized).node.own_size().unwrap_or(0)
+    }
+
+    pub(crate) fn children(&self, index: ViewIndex) -> &[(Role, ViewIndex)] {
+        &self.at(index).children
+    }
+
+    pub(crate) fn child(&self, index: ViewIndex, child: ChildIndex) -> Result<ViewIndex> {
+        match self.children(index).get(usize::from(child.0)) {
+            Some((_, at)) => Ok(*at),
+            None => Err(self.no_child(index, child)),
+        }
+    }
+
+    #[cold]
+    fn no_child(&self, index: ViewIndex, child: ChildIndex) -> BlockError {
+        let context = format!("node {:?} has no child number {}", self.node(index), child.0);
+        BlockError::new(ErrorKind::Invalid, context)
+    }
+
+    pub(crate) fn backing_child(&self, index: ViewIndex) -> Option<ChildIndex> {
+        self.at(index).backing.map(ChildIndex)
+    }
+
+    pub(crate) fn backing(&self, index: ViewIndex) -> Option<ViewIndex> {
+        let node = self.at(index);
+        node.backing.map(|at| node.children[usize::from(at)].1)
+    }
+
+    pub(crate) fn slot(&self, index: ViewIndex) -> u64 {
+        self.at(index).slot
+    }
+
+    pub(crate) fn stores_clusters(&self, index: ViewIndex) -> bool {
+        self.at(index).stores_clusters
+    }
+
+    fn at(&self, index: ViewIndex) -> &ViewNode {
+        &self.nodes[index.0 as usize]
+    }
+
+    pub(crate) fn on_retired(&self) -> oneshot::Receiver<()> {
+        let (sender, receiver) = oneshot::channel();
+        *self.retired.lock().unwrap_or_else(PoisonError::into_inner) = Some(sender);
+        receiver
+    }
+}
+
+impl Drop for View {
+    fn drop(&mut self) {
+        if let Some(sender) = self.retired.get_mut().unwrap_or_else(PoisonError::into_inner).take() {
+            // Nobody may be waiting for it any more.
+            let _ = sender.send(());
+        }
+    }
+}
+
+/// A node and its children, in the driver's order.
+type Entry = (Arc<Node>, Vec<(Role, NodeId)>);
+
+/// Builds a view from the root down.
+#[derive(Default)]
+pub struct ViewBuilder {
+    nodes: Vec<Entry>,
+    detect_zeroes: DetectZeroes,
+}
+
+impl ViewBuilder {
+    /// An empty builder.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Adds a node with its children in the driver's order; the root comes first.
+    #[must_use]
+    pub fn node(mut self, node: Arc<Node>, children: Vec<(Role, NodeId)>) -> Self {
+        self.nodes.push((node, children));
+        self
+    }
+
+    /// What becomes of writes of zeros at this root.
+    #[must_use]
+    pub fn detect_zeroes(mut self, mode: DetectZeroes) -> Self {
+        self.detect_zeroes = mode;
+        self
+    }
+
+    /// Compiles the view. Fails on a child that was not added, on a cycle, and on a filter without a child.
+    pub fn build(self) -> Result<View> {
+        static VERSION: AtomicU64 = AtomicU64::new(1);
+        let edges = self.edges()?;
+        let order = topological(&edges)?;
+        let mut sized = vec![ViewIndex::ROOT; edges.len()];
+        for &at in &order {
+            let (node, _) = &self.nodes[at];
+            sized[at] = match (node.own_size(), edges[at].first()) {
+                (Some(_), _) => ViewIndex(at as u32),
+                (None, Some((_, child))) => sized[child.0 as usize],
+                (None, None) => return Err(malformed(format!("filter '{}' has no child", node.name()))),
+            };
+        }
+        let stores: Vec<bool> = (0..edges.len()).map(|at| self.stores_clusters(&edges, at)).collect();
+        let mut slots = 0;
+        let nodes: Box<[ViewNode]> = self
+            .nodes
+            .into_iter()
+            .zip(edges)
+            .enumerate()
+            .map(|(at, ((node, _), children))| {
+                Ok(ViewNode {
+                    slot: next_slot(&node, &mut slots)?,
+                    backing: children.iter().position(|(role, _)| *role == Role::Backing).map(|i| i as u8),
+                    sized: sized[at],
+                    children: children.into(),
+                    limits: node.limits(),
+                    stores_clusters: stores[at],
+                    node,
+                })
+            })
+            .collect::<Result<_>>()?;
+        let maps = |n: &ViewNode| matches!(n.node.body(), Body::Maps(_));
+        let changes = |n: &ViewNode| matches!(n.node.body(), Body::Maps(f) if f.changes().is_some());
+        let changing =
+            (0..nodes.len()).filter(|i| changes(&nodes[*i])).map(|i| ViewIndex(i as u32)).collect();
+        Ok(View {
+            version: VERSION.fetch_add(1, Ordering::Relaxed),
+            formats: nodes.iter().filter(|n| maps(n)).count(),
+            changing,
+            nodes,
+            detect_zeroes: self.detect_zeroes,
+            retired: Mutex::new(None),
+        })
+    }
+
+    fn stores_clusters(&self, edges: &[Vec<(Role, ViewIndex)>], at: usize) -> bool {
+        let keeps = |(role, child): &(Role, ViewIndex)| child.0 as usize == at && *role != Role::Backing;
+        let allocates = |parent: &usize| self.nodes[*parent].0.limits().granule > 1;
+        (0..edges.len()).filter(allocates).any(|parent| edges[parent].iter().any(keeps))
+    }
+
+    fn edges(&self) -> Result<Vec<Vec<(Role, ViewIndex)>>> {
+        let index = |id: NodeId| self.nodes.iter().position(|(n, _)| n.id() == id);
+        let edge = |(role, id): &(Role, NodeId)| match index(*id) {
+            Some(at) => Ok((*role, ViewIndex(at as u32))),
+            None => Err(malformed(format!("a child ({id:?}) is missing from the view"))),
+        };
+        if self.nodes.is_empty() {
+            return Err(malformed("a view needs a root".to_owned()));
+        }
+        self.nodes.iter().map(|(_, children)| children.iter().map(edge).collect()).collect()
+    }
+}
+
+/// Filters get a bit each of [`crate::Request::acted`].
+fn next_slot(node: &Node, slots: &mut u32) -> Result<u64> {
+    let filter = matches!(node.body(), Body::Executes(node) if node.size().is_none());
+    if !filter {
+        return Ok(0);
+    }
+    let slot = 1u64.checked_shl(*slots);
+    *slots += 1;
+    slot.ok_or_else(|| malformed(format!("more than 64 filters below one root (at '{}')", node.name())))
+}
+
+/// Children before parents; fails on a cycle.
+fn topological(edges: &[Vec<(Role, ViewIndex)>]) -> Result<Vec<usize>> {
+    let mut order = Vec::with_capacity(edges.len());
+    let mut waiting: Vec<usize> = edges.iter().map(Vec::len).collect();
+    let mut ready: Vec<usize> = (0..edges.len()).filter(|at| waiting[*at] == 0).collect();
+    let mut parents = vec![Vec::new(); edges.len()];
+    for (at, children) in edges.iter().enumerate() {
+        for (_, child) in children {
+            parents[child.0 as usize].push(at);
+        }
+    }
+    while let Some(at) = ready.pop() {
+        order.push(at);
+        for &parent in &parents[at] {
+            waiting[parent] -= 1;
+            if waiting[parent] == 0 {
+                ready.push(parent);
+            }
+        }
+    }
+    if order.len() < edges.len() {
+        return Err(malformed("the graph has a cycle".to_owned()));
+    }
+    Ok(order)
+}
+
+fn malformed(context: String) -> BlockError {
+    BlockError::new(ErrorKind::Invalid, context)
+}

@@ -1,0 +1,242 @@
+//! Writes that may wait: in place where the format allows it, else prepare, move, commit.
+
+use std::sync::Arc;
+
+use block::{Alignment, BlockError, ByteRange, ErrorKind, Place, Result};
+use io::Lease;
+
+use super::joins::{Join, Outcome, Writer};
+use super::read::joined;
+use crate::contract::{Changes, Next};
+use crate::node::Body;
+use crate::request::{Flags, Op, Request};
+use crate::view::{View, ViewIndex};
+
+/// Writes at a format node.
+pub(super) async fn write(
+    view: &View,
+    index: ViewIndex,
+    mut rq: Request,
+    mut lease: Lease,
+) -> (Result<()>, Lease) {
+    let Some(target) = Target::new(view, index) else {
+        let context = format!("node '{}' cannot be written", view.node(index).name());
+        return (Err(BlockError::new(ErrorKind::ReadOnly, context)), lease);
+    };
+    let mut head = lease.split_to(rq.done as usize);
+    while !rq.rest().is_empty() {
+        let step = match target.next_step(&rq).await {
+            Ok(step) => step,
+            Err(error) => return (Err(error), joined(head, lease)),
+        };
+        let (result, part) = match step {
+            How::Skip(len) => (Ok(()), lease.split_to(len as usize)),
+            How::InPlace { child, at, guard } => {
+                let mut part = lease.split_to(at.len() as usize);
+                // An abandoned write holds the cluster until it has landed.
+                part.carry(Box::new(guard));
+                let (result, mut part) = super::execute(view, child, rq.on(at), part).await;
+                part.unload();
+                (result, part)
+            }
+            How::Allocate => target.allocate(&rq, &mut lease).await,
+        };
+        rq.done += part.len() as u32;
+        rq.acted = 0;
+        head.join(part);
+        if let Err(error) = result {
+            return (Err(error), joined(head, lease));
+        }
+    }
+    (Ok(()), joined(head, lease))
+}
+
+/// How the first bytes of what is left get written.
+enum How {
+    /// Not at all: they are held already and must stay unchanged.
+    Skip(u64),
+    /// Where they are.
+    InPlace { child: ViewIndex, at: ByteRange, guard: crate::guard::OwnedGuard },
+    /// To new room.
+    Allocate,
+}
+
+/// A format node that is written.
+#[derive(Clone, Copy)]
+struct Target<'a> {
+    view: &'a View,
+    index: ViewIndex,
+    changes: &'a dyn Changes,
+}
+
+impl<'a> Target<'a> {
+    fn new(view: &'a View, index: ViewIndex) -> Option<Self> {
+        let Body::Maps(format) = view.node(index).body() else { return None };
+        Some(Self { view, index, changes: format.changes()? })
+    }
+
+    fn next(&self) -> Next<'a> {
+        Next::new(self.view, self.index)
+    }
+
+    async fn next_step(&self, rq: &Request) -> Result<How> {
+        loop {
+            let guard = self.next().reclaim().waits().enter_owned();
+            let Some((place, len)) = self.map(rq.rest())? else {
+                super::read::load(self.view, self.index, rq.rest()).await?;
+                continue;
+            };
+            let unchanged = rq.flags.has(Flags::UNCHANGED);
+            return Ok(match place {
+                Place::Unallocated => How::Allocate,
+                _ if unchanged => How::Skip(len),
+                Place::Data { child, offset, exclusive: true } => {
+                    let child = self.view.child(self.index, child)?;
+                    How::InPlace { child, at: ByteRange::new(offset, len), guard }
+                }
+                _ => How::Allocate,
+            });
+        }
+    }
+
+    fn map(&self, range: ByteRange) -> Result<Option<(Place, u64)>> {
+        let Body::Maps(format) = self.view.node(self.index).body() else { return Ok(None) };
+        let mapping = format.map_now(range).map_err(|e| super::at_node(self.view, self.index, e))?;
+        Ok(mapping.map(|m| (m.place, m.len.min(range.len()))))
+    }
+
+    /// Writes the first bytes of what is left to new room; answers the part of the lease that is written
+    /// (empty when the world changed meanwhile and the caller has to look again).
+    async fn allocate(&self, rq: &Request, lease: &mut Lease) -> (Result<()>, Lease) {
+        // Those who must leave held bytes unchanged look again under the lock instead of joining.
+        if !rq.flags.has(Flags::UNCHANGED)
+            && let Some(join) = self.view.node(self.index).state().joins.find(rq.rest().start())
+            && let Some(writer) = join.enter()
+        {
+            return self.follow(rq, lease, join, writer).await;
+        }
+        self.lead(rq, lease).await
+    }
+
+    async fn lead(&self, rq: &Request, lease: &mut Lease) -> (Result<()>, Lease) {
+        let state = self.view.node(self.index).state();
+        let _lock = state.locks.exclusive(self.clusters(rq.rest())).await;
+        let range = match self.still_to_allocate(rq).await {
+            Ok(range) if range.is_empty() => return (Ok(()), Lease::empty()),
+            Ok(range) => range,
+            Err(error) => return (Err(error), Lease::empty()),
+        };
+        let prepared = match self.changes.prepare(range, self.next()).await {
+            Ok(Some(prepared)) => prepared,
+            Ok(None) => return (Ok(()), Lease::empty()),
+            Err(error) => return (Err(super::at_node(self.view, self.index, error)), Lease::empty()),
+        };
+        let leader = state.joins.lead(prepared);
+        let join = leader.join.clone();
+        let Some(writer) = join.enter() else { return (Ok(()), Lease::empty()) };
+        let (result, part) = self.move_in(rq, lease, &join, writer).await;
+        if let Err(error) = result {
+            return (Err(error), part);
+        }
+        (self.finish(rq, leader).await, part)
+    }
+
+    /// Under the lock: the front of what is left that is still to be allocated.
+    async fn still_to_allocate(&self, rq: &Request) -> Result<ByteRange> {
+        loop {
+            let Some((place, len)) = self.map(rq.rest())? else {
+                super::read::load(self.view, self.index, rq.rest()).await?;
+                continue;
+            };
+            let wanted = match place {
+                Place::Unallocated => true,
+                Place::Data { exclusive, .. } => !exclusive && !rq.flags.has(Flags::UNCHANGED),
+                Place::Zero | Place::Special => !rq.flags.has(Flags::UNCHANGED),
+            };
+            return Ok(if wanted { rq.rest().head(len) } else { ByteRange::default() });
+        }
+    }
+
+    /// Copies what nobody has written, commits, and lets the joiners answer.
+    async fn finish(&self, rq: &Request, leader: super::joins::Leader<'_>) -> Result<()> {
+        for gap in leader.seal().await {
+            self.copy_old(rq, &leader.join, gap).await?;
+        }
+        let Some(prepared) = leader.take() else { return Ok(()) };
+        self.changes.commit(prepared, self.next()).map_err(|e| super::at_node(self.view, self.index, e))?;
+        leader.committed();
+        Ok(())
+    }
+
+    /// Writes into somebody else's new room and waits for the commit.
+    async fn follow(
+        &self,
+        rq: &Request,
+        lease: &mut Lease,
+        join: Arc<Join>,
+        writer: Writer,
+    ) -> (Result<()>, Lease) {
+        let (result, mut part) = self.move_in(rq, lease, &join, writer).await;
+        if result.is_ok() && join.ended().await == Outcome::Abandoned {
+            // Nothing was mapped: put the bytes back and let the caller look again.
+            let rest = std::mem::replace(lease, Lease::empty());
+            part.join(rest);
+            *lease = part;
+            return (Ok(()), Lease::empty());
+        }
+        (result, part)
+    }
+
+    async fn move_in(
+        &self,
+        rq: &Request,
+        lease: &mut Lease,
+        join: &Arc<Join>,
+        writer: Writer,
+    ) -> (Result<()>, Lease) {
+        let guest = rq.rest().intersection(join.guest);
+        let mut part = lease.split_to(guest.len() as usize);
+        // The room stays taken until this buffer's I/O has ended, whatever becomes of us.
+        part.carry(Box::new(join.clone()));
+        let (result, mut part) = self.pass_down(rq, join, guest, part).await;
+        part.unload();
+        if result.is_ok() {
+            writer.wrote(guest);
+        }
+        (result, part)
+    }
+
+    async fn copy_old(&self, rq: &Request, join: &Arc<Join>, gap: ByteRange) -> Result<()> {
+        let mut read = rq.on(gap);
+        (read.op, read.flags, read.acted) = (Op::Read, Flags::NONE, 0);
+        let (result, mut old) =
+            super::execute(self.view, self.index, read, Lease::new(gap.len() as usize)).await;
+        result?;
+        old.carry(Box::new(join.clone()));
+        self.pass_down(rq, join, gap, old).await.0
+    }
+
+    async fn pass_down(
+        &self,
+        rq: &Request,
+        join: &Join,
+        guest: ByteRange,
+        part: Lease,
+    ) -> (Result<()>, Lease) {
+        let mut sub = rq.on(join.place(guest));
+        (sub.op, sub.flags) = (Op::Write, Flags::NONE);
+        match self.view.child(self.index, join.child) {
+            Ok(child) => super::execute(self.view, child, sub, part).await,
+            Err(error) => (Err(error), part),
+        }
+    }
+
+    fn clusters(&self, range: ByteRange) -> ByteRange {
+        around(range, self.view.limits_of(self.index).granule)
+    }
+}
+
+/// The whole clusters around `range`.
+pub(super) fn around(range: ByteRange, granule: u64) -> ByteRange {
+    Alignment::new(granule).unwrap_or_default().around(range)
+}
