@@ -1,5 +1,8 @@
 //! Collecting a message that arrives in pieces.
 
+/// Most bytes of memory that are kept between messages.
+const KEPT_MAX: usize = 4096;
+
 /// Bytes of an unfinished message. Invariant: it grows only by bytes that arrived, never by what a peer
 /// promises, and never beyond what its owner asks for.
 #[derive(Clone, Debug, Default)]
@@ -27,8 +30,9 @@ impl Intake {
         &self.held
     }
 
-    /// Drops the bytes held and keeps their memory for the next message.
+    /// Drops the bytes held and keeps memory for the next message of usual size.
     pub(crate) fn clear(&mut self) {
         self.held.clear();
+        self.held.shrink_to(KEPT_MAX);
     }
 }

@@ -6,7 +6,6 @@
 
 pub mod codec;
 pub mod handshake;
-#[allow(dead_code, reason = "the client's end uses the rest")]
 mod intake;
 pub mod transmission;
 
