@@ -1,8 +1,9 @@
-//! The project's own commands: `cargo xtask tidy | test`.
+//! The project's own commands: `cargo xtask tidy | test | bench`.
 //!
 //! Invariant: nothing here is part of the product; a command prints what it did and exits non-zero when
 //! anything was wrong.
 
+mod bench;
 mod test;
 mod tidy;
 
@@ -22,6 +23,12 @@ enum Xtask {
     },
     /// Runs every check and test, after installing the peers that are missing.
     Test(test::Options),
+    /// Measures against the peers, interleaved.
+    #[command(subcommand)]
+    Bench(bench::Bench),
+    /// Serves a file as the floor that servers are measured against.
+    #[command(hide = true)]
+    Floor { socket: PathBuf, file: PathBuf },
 }
 
 fn main() -> ExitCode {
@@ -29,6 +36,8 @@ fn main() -> ExitCode {
     let outcome = match Xtask::parse() {
         Xtask::Tidy { bless } => tidy::run(&root, bless),
         Xtask::Test(options) => test::run(&root, &options),
+        Xtask::Bench(bench) => bench::run(&root, &bench),
+        Xtask::Floor { socket, file } => bench::floor::run(&socket, &file),
     };
     match outcome {
         Ok(true) => ExitCode::SUCCESS,

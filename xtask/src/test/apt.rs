@@ -21,21 +21,21 @@ pub(super) fn install(packages: &[&str]) -> Result<(), String> {
     let backports = packages.contains(&FROM_BACKPORTS).then(add_backports).flatten();
     // An unreachable source must not keep us from those that answer.
     let _ = apt_get(&["update"]);
-    let (new, plain): (Vec<&str>, Vec<&str>) =
-        packages.iter().partition(|package| **package == FROM_BACKPORTS && backports.is_some());
-    if let (Some(suite), false) = (&backports, new.is_empty()) {
-        install_from(&["-t", suite], &new)?;
-    }
-    if plain.is_empty() || install_from(&[], &plain).is_ok() {
-        return Ok(());
-    }
-    let failed: Vec<_> = plain.into_iter().filter(|package| install_from(&[], &[package]).is_err()).collect();
+    let suite_of = |package: &str| backports.as_deref().filter(|_| package == FROM_BACKPORTS);
+    let from_release: Vec<&str> =
+        packages.iter().copied().filter(|package| suite_of(package).is_none()).collect();
+    let together = !from_release.is_empty() && install_from(None, &from_release).is_ok();
+    let single = packages.iter().filter(|package| suite_of(package).is_some() || !together);
+    let failed: Vec<&str> =
+        single.copied().filter(|package| install_from(suite_of(package), &[package]).is_err()).collect();
     if failed.is_empty() { Ok(()) } else { Err(format!("apt-get has no {}", failed.join(", "))) }
 }
 
-fn install_from(suite: &[&str], packages: &[&str]) -> Result<(), String> {
-    let options = ["install", "--yes", "--no-install-recommends"];
-    apt_get(&[&options[..], suite, packages].concat())
+fn install_from(suite: Option<&str>, packages: &[&str]) -> Result<(), String> {
+    let mut arguments = vec!["install", "--yes", "--no-install-recommends"];
+    arguments.extend(suite.into_iter().flat_map(|suite| ["-t", suite]));
+    arguments.extend(packages);
+    apt_get(&arguments)
 }
 
 fn apt_get(arguments: &[&str]) -> Result<(), String> {
