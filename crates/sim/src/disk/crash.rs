@@ -1,0 +1,72 @@
+//! What is left of a file when the power goes.
+//!
+//! Invariants: what a flush covered is there; each sector holds its durable contents or those that some
+//! un-flushed change gave it, never a mixture.
+
+use block::ByteRange;
+
+use super::inode::{Change, Image, Inode, SECTOR};
+use crate::rng::Rng;
+
+/// Probability that a change that is not whole is torn rather than lost.
+const TEAR: f64 = 0.3;
+/// Probability that the length survives of a write that does not.
+const LENGTH_ALONE: f64 = 0.25;
+
+/// How one power loss treats what was not flushed.
+pub(crate) struct Loss {
+    /// Probability that a change is kept whole.
+    keep: f64,
+    /// Whether changes reach the disk in any order.
+    reorder: bool,
+}
+
+impl Loss {
+    /// Everything, nothing and all between are about equally likely.
+    pub(crate) fn roll(rng: &mut Rng) -> Self {
+        let keep = [0.0, 0.1, 0.5, 0.9, 1.0][rng.index(5)];
+        Self { keep, reorder: rng.chance(0.5) }
+    }
+
+    /// The file after the power loss. `started` are changes that were on their way.
+    pub(crate) fn strike(&self, inode: &Inode, started: Vec<Change>, rng: &mut Rng) -> Image {
+        let mut changes: Vec<&Change> = inode.pending().chain(&started).collect();
+        if self.reorder {
+            rng.shuffle(&mut changes);
+        }
+        let mut image = inode.durable.clone();
+        for change in changes {
+            if rng.chance(self.keep) {
+                image.apply(change);
+            } else if rng.chance(TEAR) {
+                tear(&mut image, change, rng);
+            } else if let (Change::Write { end, .. }, true) = (change, rng.chance(LENGTH_ALONE)) {
+                image.len = image.len.max(*end);
+            }
+        }
+        let len = image.len;
+        image.bytes.truncate(len);
+        image
+    }
+}
+
+/// Applies some of the sectors of `change`.
+fn tear(image: &mut Image, change: &Change, rng: &mut Rng) {
+    let Some(range) = change.range() else { return };
+    let sectors = range.len() / SECTOR.bytes();
+    let run = range.skip(rng.below(sectors) * SECTOR.bytes()).head(rng.below(sectors + 1) * SECTOR.bytes());
+    match change {
+        Change::Write { offset, bytes, end } => {
+            let scattered = rng.chance(0.5);
+            for (sector, bytes) in (*offset..).step_by(512).zip(bytes.chunks(512)) {
+                let sector = ByteRange::new(sector, bytes.len() as u64);
+                if if scattered { rng.chance(0.5) } else { run.contains(sector) } {
+                    image.bytes.write(sector.start(), bytes);
+                    image.len = image.len.max(sector.end().min(*end));
+                }
+            }
+        }
+        Change::Punch { .. } => image.bytes.punch(run),
+        Change::Len { .. } => {}
+    }
+}
