@@ -1,0 +1,122 @@
+//! What was received and not yet understood.
+
+use std::io::Result;
+
+use io::{Lease, Stream};
+
+/// Room for requests and the payloads of short writes.
+const ROOM: usize = 256 << 10;
+
+/// Bytes from one client.
+pub(super) struct Inbox {
+    room: Box<[u8]>,
+    start: usize,
+    end: usize,
+    /// Payload that nobody wants (of a refused write), still to be thrown away.
+    skip: usize,
+}
+
+/// The payload of a long write on its way into its own buffer.
+pub(super) struct Arriving {
+    /// Where it goes.
+    pub(super) lease: Lease,
+    /// Bytes that are there.
+    pub(super) filled: usize,
+}
+
+/// What became of a receive.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Received {
+    /// Something came.
+    Some,
+    /// Nothing is there now.
+    Nothing,
+    /// The client has ended its side.
+    End,
+}
+
+impl Inbox {
+    pub(super) fn new() -> Self {
+        Self { room: vec![0; ROOM].into_boxed_slice(), start: 0, end: 0, skip: 0 }
+    }
+
+    /// Takes over what the handshake had received too much.
+    pub(super) fn preload(&mut self, bytes: &[u8]) {
+        self.room[..bytes.len()].copy_from_slice(bytes);
+        self.end = bytes.len();
+    }
+
+    /// Longest payload that is received together with its request.
+    pub(super) const fn payload_max() -> usize {
+        ROOM / 2
+    }
+
+    /// What was received and not consumed.
+    pub(super) fn bytes(&self) -> &[u8] {
+        &self.room[self.start..self.end]
+    }
+
+    pub(super) fn consume(&mut self, len: usize) {
+        self.start += len;
+    }
+
+    /// Throws away the next `len` bytes, received or not.
+    pub(super) fn skip(&mut self, len: usize) {
+        let here = len.min(self.bytes().len());
+        self.consume(here);
+        self.skip += len - here;
+    }
+
+    /// Receives once.
+    pub(super) fn receive(&mut self, stream: &dyn Stream) -> Result<Received> {
+        if self.start == self.end {
+            (self.start, self.end) = (0, 0);
+        } else if self.start > 0 {
+            self.room.copy_within(self.start..self.end, 0);
+            (self.start, self.end) = (0, self.end - self.start);
+        }
+        if self.end == self.room.len() {
+            return Ok(Received::Nothing);
+        }
+        Ok(match stream.try_recv(&mut self.room[self.end..])? {
+            None => Received::Nothing,
+            Some(0) => Received::End,
+            Some(len) => {
+                self.end += len;
+                let thrown = self.skip.min(len);
+                self.skip -= thrown;
+                // Only when nothing else was there can payload be skipped, so it stands at the front.
+                self.start += thrown;
+                Received::Some
+            }
+        })
+    }
+
+    /// Moves what is there of a payload of `len` bytes into a buffer of its own.
+    pub(super) fn begin_payload(&mut self, len: usize) -> Arriving {
+        let mut lease = Lease::new(len);
+        let filled = len.min(self.bytes().len());
+        lease[..filled].copy_from_slice(&self.bytes()[..filled]);
+        self.consume(filled);
+        Arriving { lease, filled }
+    }
+}
+
+impl Arriving {
+    /// Whether all of it is there.
+    pub(super) fn is_complete(&self) -> bool {
+        self.filled == self.lease.len()
+    }
+
+    /// Receives once.
+    pub(super) fn receive(&mut self, stream: &dyn Stream) -> Result<Received> {
+        Ok(match stream.try_recv(&mut self.lease[self.filled..])? {
+            None => Received::Nothing,
+            Some(0) => Received::End,
+            Some(len) => {
+                self.filled += len;
+                Received::Some
+            }
+        })
+    }
+}

@@ -1,0 +1,177 @@
+//! The server: a listener, exports by name, I/O threads that share the connections.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::time::Duration;
+
+use block::{BlockError, ErrorKind, Result};
+use io::sync::Notify;
+use io::{Incoming, Listener, Thread};
+
+use super::export::Export;
+use super::session;
+
+/// How clients are served.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ServerOptions {
+    /// Connections at the same time; more wait in the listen backlog. 0: no limit.
+    pub max_connections: usize,
+    /// How long a handshake may take; `None`: for ever.
+    pub handshake_limit: Option<Duration>,
+}
+
+impl Default for ServerOptions {
+    fn default() -> Self {
+        Self { max_connections: 100, handshake_limit: Some(Duration::from_secs(10)) }
+    }
+}
+
+/// What is worth telling about clients.
+#[derive(Debug)]
+pub enum ClientEvent {
+    /// A connection has come.
+    Connected,
+    /// A connection has ended, by an error where there is one.
+    Gone(Option<BlockError>),
+}
+
+/// An NBD server.
+pub struct Server {
+    shared: Arc<Shared>,
+}
+
+pub(super) struct Shared {
+    pub(super) options: ServerOptions,
+    exports: RwLock<BTreeMap<String, Arc<Export>>>,
+    threads: Vec<Arc<dyn Thread>>,
+    next_thread: AtomicUsize,
+    connections: AtomicUsize,
+    changed: Notify,
+    tell: Box<dyn Fn(ClientEvent) + Send + Sync>,
+}
+
+impl Server {
+    /// A server whose connections run on `threads` (at least one), telling `tell` of clients; `tell` is called on
+    /// those threads and must not block.
+    pub fn new(
+        options: ServerOptions,
+        threads: Vec<Arc<dyn Thread>>,
+        tell: impl Fn(ClientEvent) + Send + Sync + 'static,
+    ) -> Self {
+        let shared = Shared {
+            options,
+            exports: RwLock::default(),
+            threads,
+            next_thread: AtomicUsize::new(0),
+            connections: AtomicUsize::new(0),
+            changed: Notify::new(),
+            tell: Box::new(tell),
+        };
+        Self { shared: Arc::new(shared) }
+    }
+
+    /// Adds an export; its name must be free.
+    pub fn add(&self, export: Arc<Export>) -> Result<()> {
+        let name = export.options().name.clone();
+        let mut exports = self.shared.exports_mut();
+        if exports.contains_key(&name) {
+            let context = format!("NBD server already has export named '{name}'");
+            return Err(BlockError::new(ErrorKind::Exists, context));
+        }
+        exports.insert(name, export);
+        Ok(())
+    }
+
+    /// Takes an export out; connections that it has live on until [`Export::close`].
+    pub fn remove(&self, name: &str) -> Option<Arc<Export>> {
+        self.shared.exports_mut().remove(name)
+    }
+
+    /// Present connections, handshakes included.
+    pub fn connections(&self) -> usize {
+        self.shared.connections.load(Ordering::SeqCst)
+    }
+
+    /// Ready when there is no connection.
+    pub async fn idle(&self) {
+        self.shared.below(1).await;
+    }
+
+    /// Accepts clients for ever. Dropping the future closes the listener; connections live on.
+    pub async fn listen(&self, listener: Box<dyn Listener>) -> Result<()> {
+        loop {
+            let limit = self.shared.options.max_connections;
+            if limit > 0 {
+                self.shared.below(limit).await;
+            }
+            let incoming = listener.accept().await;
+            let incoming = incoming.map_err(|e| {
+                BlockError::system(format!("cannot accept clients at {}", listener.address()), e)
+            })?;
+            self.serve(incoming);
+        }
+    }
+
+    /// Serves one connection on the next thread.
+    pub fn serve(&self, incoming: Box<dyn Incoming>) {
+        let shared = self.shared.clone();
+        let ticket = Ticket::take(&shared);
+        let at = shared.next_thread.fetch_add(1, Ordering::Relaxed) % shared.threads.len();
+        let thread = shared.threads[at].clone();
+        thread.run(Box::new(move || {
+            Box::pin(async move {
+                (shared.tell)(ClientEvent::Connected);
+                let ended = session::serve(shared.clone(), incoming).await;
+                drop(ticket);
+                (shared.tell)(ClientEvent::Gone(ended.err()));
+            })
+        }));
+    }
+}
+
+impl Shared {
+    pub(super) fn export(&self, name: &str) -> Option<Arc<Export>> {
+        self.exports_now().get(name).cloned()
+    }
+
+    pub(super) fn exports(&self) -> Vec<Arc<Export>> {
+        self.exports_now().values().cloned().collect()
+    }
+
+    fn exports_now(&self) -> RwLockReadGuard<'_, BTreeMap<String, Arc<Export>>> {
+        self.exports.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn exports_mut(&self) -> RwLockWriteGuard<'_, BTreeMap<String, Arc<Export>>> {
+        self.exports.write().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Ready when there are fewer connections than `limit`.
+    async fn below(&self, limit: usize) {
+        loop {
+            let changed = self.changed.notified();
+            if self.connections.load(Ordering::SeqCst) < limit {
+                return;
+            }
+            changed.await;
+        }
+    }
+}
+
+/// A counted connection.
+struct Ticket(Arc<Shared>);
+
+impl Ticket {
+    fn take(shared: &Arc<Shared>) -> Self {
+        shared.connections.fetch_add(1, Ordering::SeqCst);
+        Self(shared.clone())
+    }
+}
+
+impl Drop for Ticket {
+    fn drop(&mut self) {
+        self.0.connections.fetch_sub(1, Ordering::SeqCst);
+        self.0.changed.notify_waiters();
+    }
+}

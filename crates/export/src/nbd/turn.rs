@@ -1,0 +1,264 @@
+//! One turn: every complete request that was received is answered at once or begun.
+//!
+//! The graph is entered once per turn. Nothing here waits; on the path that answers at once nothing allocates.
+
+use block::ByteRange;
+use flow::account::Tally;
+use flow::{Flags, Now, Op, Pieces, Request, Turn, Window, seam};
+use io::{Lease, Moment};
+use nbd::codec::{Command, CommandFlags, PAYLOAD_MAX, REQUEST_LEN, RequestHeader};
+use nbd::transmission::server::{Limits, Refusal, validate};
+
+use super::export::Export;
+use super::inbox::{Arriving, Inbox};
+use super::outbox::Outbox;
+use super::reply::{HEADS_MAX, ReadReply, put_failure, put_success};
+use super::waiting::Waiting;
+
+/// One turn answers no more requests than this...
+const REQUESTS_MAX: usize = 128;
+/// ...and begins none after this time, so that one greedy client does not hold up the others of its thread.
+const NANOSECONDS_MAX: u64 = 500_000;
+/// Reads of at least this many bytes are sent from where they lie, if they may be.
+const LEND_MIN: usize = 32 << 10;
+/// Longest read that is copied in place; longer ones wait for a buffer of their own.
+const IN_PLACE_MAX: usize = 1 << 20;
+/// Room for a reply without data.
+const SMALL: usize = 1024;
+
+/// Why a turn ended.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Ended {
+    /// Every complete request was taken.
+    Starved,
+    /// There may be more, but the turn was long enough or its buffers are full.
+    Spent,
+    /// The client said goodbye.
+    Goodbye,
+    /// What the client sends cannot be followed.
+    Garbage(&'static str),
+}
+
+/// What a turn works on.
+pub(super) struct Desk<'c> {
+    pub(super) export: &'c Export,
+    pub(super) limits: &'c Limits,
+    pub(super) structured: bool,
+    pub(super) inbox: &'c mut Inbox,
+    pub(super) outbox: &'c mut Outbox,
+    pub(super) waiting: &'c mut Waiting,
+    /// A long write whose payload is still coming.
+    pub(super) arriving: &'c mut Option<(RequestHeader, Arriving)>,
+    pub(super) pieces: &'c mut Pieces,
+}
+
+/// What became of one request.
+enum Taken {
+    Yes,
+    Starved,
+    Full,
+    End(Ended),
+}
+
+impl Desk<'_> {
+    /// Takes requests until there is none, or the turn's budget is spent.
+    pub(super) fn turn(&mut self, begun: Moment) -> Ended {
+        let turn = self.export.root().turn();
+        let mut tally = Tally::default();
+        let mut ended = Ended::Spent;
+        for taken in 0..REQUESTS_MAX {
+            // Looking at the clock costs as much as a small read: not each time.
+            if taken % 16 == 15 && io::now().since(begun).as_nanos() as u64 > NANOSECONDS_MAX {
+                break;
+            }
+            match self.take(&turn, &mut tally) {
+                Taken::Yes => continue,
+                Taken::Starved => ended = Ended::Starved,
+                Taken::Full => ended = Ended::Spent,
+                Taken::End(end) => ended = end,
+            }
+            break;
+        }
+        drop(turn);
+        self.export.counters().add(&tally);
+        ended
+    }
+
+    fn take(&mut self, turn: &Turn<'_>, tally: &mut Tally) -> Taken {
+        let Some(bytes) = self.inbox.bytes().first_chunk::<REQUEST_LEN>() else { return Taken::Starved };
+        let header = match RequestHeader::parse(bytes) {
+            Ok(header) => header,
+            Err(_) => return Taken::End(Ended::Garbage("a request does not begin with its magic")),
+        };
+        if !self.waiting.has_room() || !self.outbox.has_room(SMALL) {
+            return Taken::Full;
+        }
+        match validate(&header, self.limits) {
+            Err(refusal) => self.refuse(&header, &refusal, tally),
+            Ok(Command::Read) => self.read(turn, &header, tally),
+            Ok(Command::Write) => self.write(turn, &header, tally),
+            Ok(Command::Disconnect) => Taken::End(Ended::Goodbye),
+            Ok(command) => {
+                self.inbox.consume(REQUEST_LEN);
+                self.other(turn, &header, command, tally);
+                Taken::Yes
+            }
+        }
+    }
+
+    fn refuse(&mut self, header: &RequestHeader, refusal: &Refusal, tally: &mut Tally) -> Taken {
+        self.inbox.consume(REQUEST_LEN);
+        tally.failed += 1;
+        put_failure(self.outbox, header.cookie, self.structured, refusal.errno, refusal.message);
+        if header.payload_len() > PAYLOAD_MAX {
+            return Taken::End(Ended::Garbage("a write is longer than any may be"));
+        }
+        self.inbox.skip(header.payload_len() as usize);
+        Taken::Yes
+    }
+
+    fn read(&mut self, turn: &Turn<'_>, header: &RequestHeader, tally: &mut Tally) -> Taken {
+        let reply = self.read_reply(header);
+        let mut rq = Request::new(Op::Read, range(header));
+        if reply.len == 0 {
+            self.inbox.consume(REQUEST_LEN);
+            put_success(self.outbox, header.cookie);
+            return Taken::Yes;
+        }
+        if reply.len >= LEND_MIN && self.outbox.has_room(HEADS_MAX) {
+            match seam::try_now(turn, &mut rq, Window::Lend(self.pieces)) {
+                Ok(Now::Lent) => {
+                    reply.send_pieces(self.outbox, self.pieces);
+                    return self.taken(Op::Read, header, tally);
+                }
+                Ok(_) => {}
+                Err(error) => return self.failed(header, &error, tally),
+            }
+        }
+        if reply.len > IN_PLACE_MAX {
+            self.wait(turn, header, rq, Lease::new(reply.len));
+            return self.taken(Op::Read, header, tally);
+        }
+        if !self.outbox.has_room(reply.room()) {
+            return Taken::Full;
+        }
+        let room = &mut self.outbox.reserve(reply.room())[reply.head_len()..];
+        match seam::try_now(turn, &mut rq, Window::In(room)) {
+            Ok(Now::Wait) => {
+                let mut lease = Lease::new(reply.len);
+                let done = rq.done as usize;
+                lease[..done].copy_from_slice(&room[..done]);
+                self.wait(turn, header, rq, lease);
+            }
+            Ok(_) => reply.finish(self.outbox),
+            Err(error) => return self.failed(header, &error, tally),
+        }
+        self.taken(Op::Read, header, tally)
+    }
+
+    fn read_reply(&self, header: &RequestHeader) -> ReadReply {
+        ReadReply {
+            cookie: header.cookie,
+            offset: header.offset,
+            len: header.len as usize,
+            structured: self.structured,
+            holes: self.structured && !header.flags.contains(CommandFlags::DF),
+        }
+    }
+
+    fn write(&mut self, turn: &Turn<'_>, header: &RequestHeader, tally: &mut Tally) -> Taken {
+        let len = header.len as usize;
+        if len > Inbox::payload_max() {
+            self.inbox.consume(REQUEST_LEN);
+            let arriving = self.inbox.begin_payload(len);
+            *self.arriving = Some((*header, arriving));
+            return Taken::Starved;
+        }
+        let Some(payload) = self.inbox.bytes().get(REQUEST_LEN..REQUEST_LEN + len) else {
+            return Taken::Starved;
+        };
+        let mut rq = self.changing(header, Op::Write);
+        match seam::try_now(turn, &mut rq, Window::Out(payload)) {
+            Ok(Now::Wait) => {
+                let lease = Lease::copy_of(payload);
+                self.wait(turn, header, rq, lease);
+            }
+            Ok(_) => put_success(self.outbox, header.cookie),
+            Err(error) => {
+                self.inbox.consume(len);
+                return self.failed(header, &error, tally);
+            }
+        }
+        self.inbox.consume(len);
+        self.taken(Op::Write, header, tally)
+    }
+
+    /// Begins the long write whose payload has arrived.
+    pub(super) fn arrived(&mut self, header: &RequestHeader, lease: Lease) {
+        let rq = self.changing(header, Op::Write);
+        let mut tally = Tally::default();
+        tally.add(Op::Write, u64::from(header.len));
+        self.export.counters().add(&tally);
+        self.waiting.begin(self.export.root().view(), header.cookie, rq, lease, false);
+    }
+
+    fn other(&mut self, turn: &Turn<'_>, header: &RequestHeader, command: Command, tally: &mut Tally) {
+        let mut rq = match command {
+            Command::Trim => self.changing(header, Op::Discard),
+            Command::WriteZeroes => self.changing(header, Op::WriteZeroes),
+            Command::Cache => Request::new(Op::Cache, range(header)),
+            Command::BlockStatus => {
+                let one = header.flags.contains(CommandFlags::REQ_ONE);
+                let view = turn.view().clone();
+                return self.waiting.begin_extents(view, header.cookie, range(header), one);
+            }
+            _ => Request::flush(),
+        };
+        tally.add(rq.op, rq.range.len());
+        match seam::try_now(turn, &mut rq, Window::None) {
+            Ok(Now::Wait) => self.wait(turn, header, rq, Lease::empty()),
+            Ok(_) => put_success(self.outbox, header.cookie),
+            Err(error) => {
+                tally.failed += 1;
+                put_failure(self.outbox, header.cookie, self.structured, error.errno(), &error.to_string());
+            }
+        }
+    }
+
+    fn changing(&self, header: &RequestHeader, op: Op) -> Request {
+        let mut flags = Flags::NONE;
+        if header.flags.contains(CommandFlags::FUA) || self.export.options().writethrough {
+            flags = flags | Flags::FUA;
+        }
+        if op == Op::WriteZeroes && !header.flags.contains(CommandFlags::NO_HOLE) {
+            flags = flags | Flags::MAY_UNMAP;
+        }
+        if header.flags.contains(CommandFlags::FAST_ZERO) {
+            flags = flags | Flags::FAST_ZERO;
+        }
+        Request::new(op, range(header)).with_flags(flags)
+    }
+
+    fn wait(&mut self, turn: &Turn<'_>, header: &RequestHeader, rq: Request, lease: Lease) {
+        let fragment = header.flags.contains(CommandFlags::DF);
+        self.waiting.begin(turn.view().clone(), header.cookie, rq, lease, fragment);
+    }
+
+    fn taken(&mut self, op: Op, header: &RequestHeader, tally: &mut Tally) -> Taken {
+        self.inbox.consume(REQUEST_LEN);
+        tally.add(op, u64::from(header.len));
+        Taken::Yes
+    }
+
+    fn failed(&mut self, header: &RequestHeader, error: &block::BlockError, tally: &mut Tally) -> Taken {
+        self.inbox.consume(REQUEST_LEN);
+        tally.failed += 1;
+        put_failure(self.outbox, header.cookie, self.structured, error.errno(), &error.to_string());
+        Taken::Yes
+    }
+}
+
+/// The range of a request that was granted, so it does not overflow.
+fn range(header: &RequestHeader) -> ByteRange {
+    ByteRange::new(header.offset, u64::from(header.len))
+}
