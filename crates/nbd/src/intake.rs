@@ -20,6 +20,11 @@ impl Intake {
         self.held.len() >= want
     }
 
+    /// Bytes of memory in use.
+    pub(crate) fn capacity(&self) -> usize {
+        self.held.capacity()
+    }
+
     /// The bytes held; none are held afterwards.
     pub(crate) fn take(&mut self) -> Vec<u8> {
         std::mem::take(&mut self.held)

@@ -5,9 +5,11 @@
 //! the modules state. Specification: the NBD project's `doc/proto.md`, cited by section name.
 
 pub mod codec;
+pub mod fuzz;
 pub mod handshake;
 mod intake;
 pub mod transmission;
+pub mod uri;
 
 #[cfg(test)]
 mod transcript;

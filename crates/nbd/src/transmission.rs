@@ -7,3 +7,6 @@ pub mod server;
 
 pub use limits::{Limits, Refusal, validate};
 pub use rules::{Rule, rule};
+
+#[cfg(test)]
+mod tests;

@@ -163,6 +163,11 @@ impl ClientHandshake {
         }
     }
 
+    /// Bytes of memory that unfinished replies take.
+    pub(crate) fn buffered(&self) -> usize {
+        self.intake.capacity()
+    }
+
     fn step(&mut self, input: &mut &[u8], out: &mut Vec<u8>) -> Result<Step, HandshakeError> {
         match self.phase {
             Phase::Ended => Ok(Step::Starved),
@@ -225,7 +230,7 @@ impl ClientHandshake {
     }
 
     /// The option that a phase awaits replies to.
-    fn option(&self) -> OptionCode {
+    pub(crate) fn option(&self) -> OptionCode {
         match self.phase {
             Phase::Structured => OptionCode::StructuredReply,
             Phase::MetaContext => OptionCode::SetMetaContext,

@@ -130,6 +130,11 @@ impl ServerHandshake {
         Progress { consumed: input.len() - rest.len(), outcome }
     }
 
+    /// Bytes of memory that unfinished options take.
+    pub(crate) fn buffered(&self) -> usize {
+        self.intake.capacity()
+    }
+
     fn step(&mut self, input: &mut &[u8], exports: &dyn Exports, out: &mut Vec<u8>) -> Step {
         match &mut self.state {
             State::ClientFlags if self.intake.fill(input, 4) => self.client_flags(),

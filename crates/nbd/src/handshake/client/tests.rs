@@ -225,6 +225,22 @@ fn replies_that_break_the_protocol_end_it() {
 }
 
 #[test]
+fn contexts_of_a_refused_selection_do_not_count() {
+    let replies = [
+        reply(OptionCode::StructuredReply, 1, &[]),
+        reply(OptionCode::SetMetaContext, 4, b"\0\0\0\x05base:allocation"),
+        reply(OptionCode::SetMetaContext, 0x8000_0009, b"no more"),
+        reply(OptionCode::Go, 3, b"\0\0\0\0\0\0\0\0\x10\0\0\x01"),
+        reply(OptionCode::Go, 1, &[]),
+    ];
+    let Some(Ok(Outcome::Ready(export))) = hear(wish("disk"), GREETING, &replies.each_ref().map(|r| &r[..]))
+    else {
+        panic!()
+    };
+    assert!(export.structured && export.allocation.is_none());
+}
+
+#[test]
 fn tls_and_shutdown_are_said_at_once() {
     for (kind, expected) in
         [(0x8000_0005, block::ErrorKind::Unsupported), (0x8000_0007, block::ErrorKind::Disconnected)]

@@ -12,7 +12,7 @@ use crate::transmission::server::Limits;
 pub enum Outcome {
     /// The transmission phase begins (boxed, for the other two are small).
     Transmission(Box<Negotiated>),
-    /// The client said goodbye; what was written is still to be sent.
+    /// The client said goodbye; what was written may be sent, but need not arrive: many clients do not wait.
     Abort,
     /// The connection must be closed; nothing can be answered.
     Close(CloseReason),

@@ -143,6 +143,11 @@ impl ReplyParser {
         self.intake.held().is_empty()
     }
 
+    /// Bytes of memory that an unfinished reply takes.
+    pub(crate) fn buffered(&self) -> usize {
+        self.intake.capacity()
+    }
+
     /// Length of the reply that begins with `bytes`, as far as they tell: either it is complete in them, or
     /// more than they are is needed.
     fn extent(&self, bytes: &[u8]) -> Result<usize, ReplyError> {
