@@ -1,6 +1,7 @@
 //! The two kinds of nodes, and how they reach their children.
 
 use std::any::Any;
+use std::sync::Arc;
 use std::sync::atomic::AtomicU32;
 
 use block::{ByteRange, ChildIndex, Extent, ExtentState, Mapping, Result};
@@ -128,6 +129,12 @@ impl<'a> Next<'a> {
         Self { view, index }
     }
 
+    /// The same for work that outlives the request that began it (a store behind a read). Whoever drains the view
+    /// waits for it.
+    pub fn hold(&self) -> Option<Hold> {
+        Some(Hold { view: self.view.another()?, index: self.index })
+    }
+
     /// The node that this is the view of.
     pub fn node(&self) -> &'a Node {
         self.view.node(self.index)
@@ -198,5 +205,18 @@ impl<'a> Next<'a> {
     /// As [`Next::held_now`], loading tables as needed.
     pub async fn held(&self, child: ChildIndex, range: ByteRange) -> Result<(bool, u64)> {
         walk::held(self.view, self.child(child)?, range).await
+    }
+}
+
+/// A [`Next`] that holds its view.
+pub struct Hold {
+    view: Arc<View>,
+    index: ViewIndex,
+}
+
+impl Hold {
+    /// The view of what lies below.
+    pub fn next(&self) -> Next<'_> {
+        Next { view: &self.view, index: self.index }
     }
 }

@@ -31,7 +31,7 @@ pub mod seam;
 mod view;
 mod walk;
 
-pub use contract::{Changes, Execute, Format, Next, Prepared};
+pub use contract::{Changes, Execute, Format, Hold, Next, Prepared};
 pub use guard::{Reclaim, Tag};
 pub use locks::{RangeGuard, RangeLocks};
 pub use node::{Body, Capabilities, Limits, Node, NodeId, NodeState, Role, ZeroCost};

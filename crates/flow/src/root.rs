@@ -19,8 +19,8 @@ pub struct Root {
 
 impl Root {
     /// A root that sees `view`; `turns` is the domain of its graph.
-    pub fn new(view: View, turns: Arc<Domain>) -> Self {
-        Self { current: ArcSwap::from_pointee(view), turns }
+    pub fn new(view: Arc<View>, turns: Arc<Domain>) -> Self {
+        Self { current: ArcSwap::new(view), turns }
     }
 
     /// Begins a turn: a short stretch of work that never waits.
@@ -36,8 +36,8 @@ impl Root {
     }
 
     /// Makes `view` the present one. The answer tells when nobody uses the old one any more.
-    pub fn publish(&self, view: View) -> Retiring {
-        let old = self.current.swap(Arc::new(view));
+    pub fn publish(&self, view: Arc<View>) -> Retiring {
+        let old = self.current.swap(view);
         Retiring { gone: old.on_retired() }
     }
 }

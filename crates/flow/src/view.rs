@@ -6,6 +6,7 @@
 use std::sync::Arc;
 use std::sync::Mutex;
 use std::sync::PoisonError;
+use std::sync::Weak;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use block::{BlockError, ChildIndex, ErrorKind, Result};
@@ -55,9 +56,15 @@ pub struct View {
     formats: usize,
     detect_zeroes: DetectZeroes,
     retired: Mutex<Option<oneshot::Sender<()>>>,
+    me: Weak<View>,
 }
 
 impl View {
+    /// Another reference to this view, for work that outlives the request that began it.
+    pub(crate) fn another(&self) -> Option<Arc<Self>> {
+        self.me.upgrade()
+    }
+
     /// Unique among all views of the process.
     pub fn version(&self) -> u64 {
         self.version
@@ -199,7 +206,7 @@ impl ViewBuilder {
     }
 
     /// Compiles the view. Fails on a child that was not added, on a cycle, and on a filter without a child.
-    pub fn build(self) -> Result<View> {
+    pub fn build(self) -> Result<Arc<View>> {
         static VERSION: AtomicU64 = AtomicU64::new(1);
         let edges = self.edges()?;
         let order = topological(&edges)?;
@@ -235,14 +242,15 @@ impl ViewBuilder {
         let changes = |n: &ViewNode| matches!(n.node.body(), Body::Maps(f) if f.changes().is_some());
         let changing =
             (0..nodes.len()).filter(|i| changes(&nodes[*i])).map(|i| ViewIndex(i as u32)).collect();
-        Ok(View {
+        Ok(Arc::new_cyclic(|me| View {
             version: VERSION.fetch_add(1, Ordering::Relaxed),
             formats: nodes.iter().filter(|n| maps(n)).count(),
             changing,
             nodes,
             detect_zeroes: self.detect_zeroes,
             retired: Mutex::new(None),
-        })
+            me: me.clone(),
+        }))
     }
 
     fn stores_clusters(&self, edges: &[Vec<(Role, ViewIndex)>], at: usize) -> bool {

@@ -45,7 +45,7 @@ impl Pool {
 /// An owned buffer of a request that waits.
 pub struct Lease {
     bytes: BytesMut,
-    cargo: Vec<Box<dyn Any + Send>>,
+    cargo: Vec<Box<dyn Any + Send + Sync>>,
 }
 
 impl Lease {
@@ -90,12 +90,12 @@ impl Lease {
     }
 
     /// Lets the buffer carry `thing`: it is dropped with the lease, so not before any I/O on it has ended.
-    pub fn carry(&mut self, thing: Box<dyn Any + Send>) {
+    pub fn carry(&mut self, thing: Box<dyn Any + Send + Sync>) {
         self.cargo.push(thing);
     }
 
     /// Takes back everything carried.
-    pub fn unload(&mut self) -> Vec<Box<dyn Any + Send>> {
+    pub fn unload(&mut self) -> Vec<Box<dyn Any + Send + Sync>> {
         std::mem::take(&mut self.cargo)
     }
 
