@@ -3,17 +3,17 @@
 use std::future::Future;
 use std::io;
 use std::path::Path;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::Duration;
 
 use ::io::{Address, File, Incoming, Listener, LocalFut, Moment, OpenOptions, Thread, World};
 
 use crate::core::Core;
 use crate::disk::{CrashPoint, DiskOptions, SimDisk};
+use crate::executor;
 use crate::net::{NetOptions, SimNet};
 use crate::rng::Rng;
 use crate::thread::SimThread;
-use crate::{executor, locked};
 
 /// In which order ready tasks run.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -68,7 +68,6 @@ struct Inner {
     core: Arc<Core>,
     disk: SimDisk,
     net: SimNet,
-    rng: Mutex<Rng>,
 }
 
 impl Drop for Inner {
@@ -91,7 +90,7 @@ impl SimWorld {
         let core = Core::new(seed, &options, &mut rng);
         disk.mount(core.clone(), options.disk, rng.fork());
         let net = SimNet::new(core.clone(), options.net, rng.fork());
-        Self(Arc::new(Inner { core, disk, net, rng: Mutex::new(rng.fork()) }))
+        Self(Arc::new(Inner { core, disk, net }))
     }
 
     /// Runs `main` on I/O thread 0 until it is done; then all other tasks are dropped. Operations in flight
@@ -144,29 +143,15 @@ impl SimWorld {
     pub fn digest(&self) -> u64 {
         self.0.core.trace.digest()
     }
-
-    fn latency(&self) -> Duration {
-        locked(&self.0.rng).span(&(Duration::ZERO..=Duration::from_micros(100)))
-    }
 }
 
 impl World for SimWorld {
     fn open<'a>(&'a self, path: &'a Path, options: OpenOptions) -> LocalFut<'a, io::Result<Arc<dyn File>>> {
-        Box::pin(async move {
-            ::io::sleep(self.latency()).await;
-            self.0.disk.open(path, options)
-        })
+        Box::pin(self.0.disk.open(path, options))
     }
 
     fn read_file<'a>(&'a self, path: &'a Path, limit: usize) -> LocalFut<'a, io::Result<Vec<u8>>> {
-        Box::pin(async move {
-            ::io::sleep(self.latency()).await;
-            let bytes = self.0.disk.bytes(path).ok_or(io::ErrorKind::NotFound)?;
-            if bytes.len() > limit {
-                return Err(io::ErrorKind::FileTooLarge.into());
-            }
-            Ok(bytes)
-        })
+        Box::pin(self.0.disk.read_file(path, limit))
     }
 
     fn listen(&self, address: &Address) -> io::Result<Box<dyn Listener>> {

@@ -8,6 +8,8 @@ use block::{ByteRange, Errno};
 /// What an operation does.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub enum OpKind {
+    /// Opens the file. May be delayed or fail, not be held.
+    Open,
     /// Reads bytes.
     Read,
     /// Writes bytes.
@@ -32,6 +34,7 @@ impl OpKind {
 
     pub(crate) const fn name(self) -> &'static str {
         match self {
+            Self::Open => "open",
             Self::Read => "read",
             Self::Write => "write",
             Self::Zero => "zero",
@@ -50,7 +53,7 @@ pub struct Op {
     pub path: PathBuf,
     /// What it does.
     pub kind: OpKind,
-    /// Where; empty for a flush.
+    /// Where; empty for a flush and an open.
     pub range: ByteRange,
     /// Whether it is one that must not wait (`try_read`, `try_write`).
     pub inline: bool,
@@ -101,4 +104,11 @@ pub struct Counts {
     pub writes: u64,
     /// Flushes.
     pub flushes: u64,
+}
+
+impl Counts {
+    /// Every point at which the power can go in a run that does this much.
+    pub fn crash_points(self) -> impl Iterator<Item = CrashPoint> {
+        (1..=self.writes).map(CrashPoint::Write).chain((1..=self.flushes).map(CrashPoint::Flush))
+    }
 }

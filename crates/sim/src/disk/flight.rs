@@ -148,8 +148,7 @@ impl SimDisk {
         state.note("begin", range.start(), range.len());
         let refused = open.refuses(&op, lease.as_ref()).map(Verdict::Fail);
         let verdict = refused.unwrap_or_else(|| state.judge(&op));
-        let latency = state.options.latency.clone();
-        let latency = state.rng.span(&latency);
+        let latency = state.latency();
         let mark = state.inodes[open.inode].mark();
         let done = Done { result: Ok(()), lease, extents: Vec::new() };
         let mut flight =

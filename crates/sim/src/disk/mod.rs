@@ -17,6 +17,7 @@ mod state;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use ::io::{File, OpenOptions};
 use block::{ByteRange, Errno};
@@ -53,6 +54,11 @@ impl SimDisk {
     pub fn put_hole(&self, path: impl AsRef<Path>, len: u64) {
         let image = Image { len, ..Image::default() };
         locked(&self.0).put(path.as_ref(), Inode::durable(image));
+    }
+
+    /// Removes a file's name; who has it open keeps it. False when there is no such file.
+    pub fn remove(&self, path: impl AsRef<Path>) -> bool {
+        locked(&self.0).names.remove(path.as_ref()).is_some()
     }
 
     /// The files' names.
@@ -175,9 +181,38 @@ impl SimDisk {
         drop(flights);
     }
 
-    /// Opens a file; without any wait.
-    pub(crate) fn open(&self, path: &Path, options: OpenOptions) -> io::Result<Arc<dyn File>> {
+    pub(crate) async fn open(&self, path: &Path, options: OpenOptions) -> io::Result<Arc<dyn File>> {
+        self.arrive(path).await?;
         Ok(Arc::new(SimFile::open(self, path, options)?))
+    }
+
+    pub(crate) async fn read_file(&self, path: &Path, limit: usize) -> io::Result<Vec<u8>> {
+        self.arrive(path).await?;
+        let bytes = self.bytes(path).ok_or(io::ErrorKind::NotFound)?;
+        if bytes.len() > limit {
+            return Err(io::ErrorKind::FileTooLarge.into());
+        }
+        Ok(bytes)
+    }
+
+    /// Takes the time of an open; fails if that shall fail.
+    async fn arrive(&self, path: &Path) -> io::Result<()> {
+        let op = Op { path: path.to_owned(), kind: OpKind::Open, range: ByteRange::default(), inline: false };
+        let (latency, verdict) = self.judge_open(&op);
+        match verdict {
+            Verdict::Fail(errno) => {
+                ::io::sleep(latency).await;
+                return Err(os_error(errno));
+            }
+            Verdict::Delay(span) => ::io::sleep(span).await,
+            Verdict::Go | Verdict::Hold => ::io::sleep(latency).await,
+        }
+        Ok(())
+    }
+
+    fn judge_open(&self, op: &Op) -> (Duration, Verdict) {
+        let mut state = locked(&self.0);
+        (state.latency(), state.judge(op))
     }
 }
 

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use block::{ByteRange, Errno};
 
@@ -95,10 +96,15 @@ impl State {
         let odds = match op.kind {
             OpKind::Read => self.options.read_errors,
             OpKind::Flush => self.options.flush_errors,
-            OpKind::Extents | OpKind::Discard => 0.0,
+            OpKind::Open | OpKind::Extents | OpKind::Discard => 0.0,
             OpKind::Write | OpKind::Zero | OpKind::SetLen => self.options.write_errors,
         };
         if self.rng.chance(odds) { Verdict::Fail(Errno::IO) } else { Verdict::Go }
+    }
+
+    /// How long an operation takes that waits.
+    pub(crate) fn latency(&mut self) -> Duration {
+        self.rng.span(&self.options.latency)
     }
 
     /// Writes `bytes` now, if there is room.

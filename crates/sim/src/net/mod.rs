@@ -244,6 +244,17 @@ impl Connection {
         }
     }
 
+    /// Ends a stall of this connection alone.
+    pub fn resume(&self) {
+        let mut state = locked(&self.net.0);
+        if let Some(conn) = state.conns.get_mut(&self.id) {
+            conn.stalled = Moment(0);
+        }
+        let readers = state.readers(&[self.id]);
+        drop(state);
+        readers.into_iter().for_each(Waker::wake);
+    }
+
     /// Whether a side still has it.
     pub fn is_open(&self) -> bool {
         locked(&self.net.0).conns.contains_key(&self.id)

@@ -1,19 +1,17 @@
-//! The executor, the disk and the network together, as an upper room uses them.
+//! The executor: interleaving, virtual time, threads that end, runs that hang; and one seed, one run.
 
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
 use std::cell::RefCell;
-use std::io::IoSlice;
 use std::path::Path;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use futures_util::future::join;
 use io::sync::{mpsc, oneshot};
 use io::{Address, Lease, OpenOptions, World};
-use sim::{Link, Options, SimWorld};
+use sim::{Options, SimWorld};
 
 const WRITABLE: OpenOptions =
     OpenOptions { write: true, create: true, direct: false, engine: io::file::Engine::Auto };
@@ -252,54 +250,4 @@ fn operations_of_a_world_that_ends_let_go_of_everything() {
     });
     drop(world);
     assert_eq!(Arc::strong_count(&cargo), 1);
-}
-
-async fn pair(world: &SimWorld) -> (Box<dyn io::Stream>, Box<dyn io::Stream>) {
-    let listener = world.listen(&address()).unwrap();
-    let asked = address();
-    let (client, server) = join(world.connect(&asked), listener.accept()).await;
-    (client.unwrap().attach().unwrap(), server.unwrap().attach().unwrap())
-}
-
-#[test]
-fn a_link_takes_its_time() {
-    let mut options = Options::calm();
-    // 10 ms and 25 MB/s: 1 MiB takes 41.94 ms, and half a round trip.
-    options.net.link = Link { round_trip: Duration::from_millis(10), rate: 25_000_000 };
-    let world = SimWorld::new(1, options);
-    world.run(async {
-        let begin = io::now();
-        let (client, server) = pair(&world).await;
-        assert_eq!(io::now().since(begin), Duration::from_millis(10));
-        let begin = io::now();
-        io::spawn(async move {
-            server.send_all(&vec![1; 1 << 20]).await.unwrap();
-            std::future::pending().await
-        });
-        client.recv_exact(&mut vec![0; 1 << 20]).await.unwrap();
-        let expected = Duration::from_nanos((1 << 20) * 40) + Duration::from_millis(5);
-        let took = io::now().since(begin);
-        assert!(took >= expected && took < expected + Duration::from_micros(1), "{took:?}");
-    });
-}
-
-#[test]
-fn sent_files_are_read_when_they_are_taken() {
-    let world = SimWorld::new(1, Options::calm());
-    world.disk().put("image", &[1; 8192]);
-    world.run(async {
-        let file = world.open(Path::new("image"), WRITABLE).await.unwrap();
-        let (client, server) = pair(&world).await;
-        assert_eq!(server.try_send(&[IoSlice::new(&[9; 10])], true).unwrap(), Some(10));
-        assert_eq!(server.try_send_file(&*file, 4096, 100_000).unwrap(), Some(4096));
-        assert_eq!(server.try_send_file(&*file, 8192, 1).unwrap(), Some(0));
-        // What changes before it is taken is what the receiver sees: the sender broke the rule.
-        file.write(5000, Lease::copy_of(&[2; 10])).await.0.unwrap();
-        let mut got = [0; 10 + 4096];
-        client.recv_exact(&mut got).await.unwrap();
-        let mut expected = [1; 10 + 4096];
-        expected[..10].fill(9);
-        expected[10 + 5000 - 4096..][..10].fill(2);
-        assert_eq!(got, expected);
-    });
 }
