@@ -5,6 +5,7 @@ use flow::Role;
 use io::LocalFut;
 
 use crate::context::{OpenContext, Opened};
+use crate::filters::copy_on_read;
 
 /// What a driver does with requests.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -30,7 +31,12 @@ pub struct Driver {
 }
 
 /// All drivers, by name.
-pub const DRIVERS: &[Driver] = &[];
+pub const DRIVERS: &[Driver] = &[Driver {
+    name: "copy-on-read",
+    kind: Kind::Filter,
+    children: &[Role::Filtered],
+    open: copy_on_read::open,
+}];
 
 /// The driver called `name`.
 pub fn find(name: &str) -> Option<&'static Driver> {

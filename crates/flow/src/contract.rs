@@ -131,8 +131,10 @@ impl<'a> Next<'a> {
 
     /// The same for work that outlives the request that began it (a store behind a read). Whoever drains the view
     /// waits for it.
-    pub fn hold(&self) -> Option<Hold> {
-        Some(Hold { view: self.view.another()?, index: self.index })
+    pub fn hold(&self) -> Hold {
+        // Views are only ever lent out of the Arc that they were built in.
+        let view = self.view.another().expect("a view that is borrowed is alive");
+        Hold { view, index: self.index }
     }
 
     /// The node that this is the view of.

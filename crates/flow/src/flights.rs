@@ -114,9 +114,10 @@ impl Flights {
         }
     }
 
-    /// Waits until every flight that is under way now has landed or failed.
-    pub async fn land_all(&self) {
-        let under_way: Vec<Arc<Flight>> = self.table().flights.values().cloned().collect();
+    /// Waits until every flight that is under way now in `range` has been stored or has failed.
+    pub async fn land(&self, range: ByteRange) {
+        let under_way: Vec<Arc<Flight>> =
+            self.table().flights.values().filter(|f| f.range.overlaps(range)).cloned().collect();
         for flight in under_way {
             loop {
                 let changed = self.changed.notified();

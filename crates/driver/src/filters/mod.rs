@@ -1,1 +1,3 @@
 //! The filters, one file each.
+
+pub mod copy_on_read;

@@ -1,0 +1,288 @@
+//! `copy-on-read`: what its child does not hold is fetched once, answered at once, and stored in the child.
+//!
+//! The child's first format layer is the cache; what it does not hold comes from its backing child. Bytes are
+//! fetched in whole granules (the cache's clusters), one flight each, whoever asks: guest read, guest write to a
+//! part of a granule, or fill ([`Op::Cache`]). A guest is answered when its bytes have arrived; storing follows
+//! under the range lock of the cache and never touches what a guest has written meanwhile.
+//!
+//! Invariants: a byte that the cache holds is never fetched; a flush waits for the stores that are under way; a
+//! store that fails loses nothing (the bytes are fetched again when they are next wanted).
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use block::{Alignment, ByteRange, ChildIndex, Extent, Priority, Result};
+use flow::flights::{Boarding, Flights, Lead};
+use flow::{Body, Execute, Flags, Limits, Next, Now, Op, Request, Window, seam};
+use io::{Lease, LocalFut};
+use serde::Deserialize;
+
+use crate::context::{OpenContext, Opened};
+
+const CHILD: ChildIndex = ChildIndex(0);
+/// Longest flight in bytes: what one request to the source asks for.
+const FLIGHT_MAX: u64 = 1 << 20;
+/// Bytes fetched and not yet stored, at most.
+const FLYING_MAX: u64 = 64 << 20;
+
+/// Options: none of its own yet (`bottom` is refused by name).
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub struct Options {}
+
+/// Opens a `copy-on-read` node.
+pub fn open(mut context: OpenContext) -> LocalFut<'static, Result<Opened>> {
+    Box::pin(async move {
+        let Options {} = context.parse()?;
+        Ok(Opened::new(Body::Executes(Arc::new(CopyOnRead::new()))))
+    })
+}
+
+/// The filter.
+pub struct CopyOnRead {
+    flights: Arc<Flights>,
+    counts: Arc<Counts>,
+}
+
+/// What a copy-on-read node has done.
+#[derive(Debug, Default)]
+pub struct Counts {
+    /// Bytes fetched from below the cache.
+    pub fetched: AtomicU64,
+    /// Bytes stored in the cache.
+    pub stored: AtomicU64,
+    /// Flights that could not be stored.
+    pub stores_failed: AtomicU64,
+}
+
+impl Default for CopyOnRead {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl CopyOnRead {
+    /// A filter with nothing under way.
+    pub fn new() -> Self {
+        Self { flights: Flights::new(FLYING_MAX), counts: Arc::default() }
+    }
+
+    /// What it has done so far.
+    pub fn counts(&self) -> &Arc<Counts> {
+        &self.counts
+    }
+
+    async fn read(&self, mut rq: Request, mut lease: Lease, next: Next<'_>) -> (Result<()>, Lease) {
+        let mut head = lease.split_to(rq.done as usize);
+        while !rq.rest().is_empty() {
+            let (held, len) = match next.held(CHILD, rq.rest()).await {
+                Ok(answer) => answer,
+                Err(error) => {
+                    head.join(lease);
+                    return (Err(error), head);
+                }
+            };
+            let range = rq.rest().head(len);
+            let part = lease.split_to(range.len() as usize);
+            let (result, part) = match held {
+                true => next.execute(CHILD, rq.on(range), part).await,
+                false => self.read_missing(rq.priority, range, part, next).await,
+            };
+            rq.done += range.len() as u32;
+            rq.acted = 0;
+            head.join(part);
+            if result.is_err() {
+                head.join(lease);
+                return (result, head);
+            }
+        }
+        head.join(lease);
+        (Ok(()), head)
+    }
+
+    async fn read_missing(
+        &self,
+        priority: Priority,
+        range: ByteRange,
+        mut part: Lease,
+        next: Next<'_>,
+    ) -> (Result<()>, Lease) {
+        let result = self
+            .fetch(priority, range, next, |bytes| {
+                let wanted = bytes.range.intersection(range);
+                let from = (wanted.start() - bytes.range.start()) as usize;
+                let to = (wanted.start() - range.start()) as usize;
+                let len = wanted.len() as usize;
+                part[to..to + len].copy_from_slice(&bytes.bytes[from..from + len]);
+            })
+            .await;
+        (result, part)
+    }
+
+    /// Has the granules of `range` fetched (unless somebody does already) and shows all that arrives to `visit`.
+    async fn fetch(
+        &self,
+        priority: Priority,
+        range: ByteRange,
+        next: Next<'_>,
+        mut visit: impl FnMut(Arrival<'_>),
+    ) -> Result<()> {
+        self.flights.admit(priority).await;
+        let mut rest = range;
+        while !rest.is_empty() {
+            let mut flights = Vec::new();
+            for boarding in self.flights.board(granules(rest, next)?, FLIGHT_MAX, priority) {
+                flights.push(match boarding {
+                    Boarding::Follow(flight) => flight,
+                    Boarding::Lead(lead) => self.launch(lead, priority, next),
+                });
+            }
+            for flight in flights {
+                // Abandoned by whoever fetched it: board again for what is left.
+                let Some(bytes) = flight.arrived().await? else { break };
+                visit(Arrival { range: flight.range(), bytes: &bytes });
+                rest = ByteRange::between(flight.range().end().min(rest.end()), rest.end());
+            }
+        }
+        Ok(())
+    }
+
+    /// Fetches and stores on this thread, whatever becomes of the one who asked.
+    fn launch(&self, lead: Lead, priority: Priority, next: Next<'_>) -> Arc<flow::flights::Flight> {
+        let flight = lead.flight().clone();
+        let counts = self.counts.clone();
+        let hold = next.hold();
+        io::spawn(async move { fly(lead, priority, hold.next(), &counts).await });
+        flight
+    }
+
+    /// Fetches and stores what the child does not hold of `range`.
+    async fn populate(&self, priority: Priority, range: ByteRange, next: Next<'_>) -> Result<()> {
+        let mut rest = range;
+        while !rest.is_empty() {
+            let (held, len) = next.held(CHILD, rest).await?;
+            if !held {
+                self.fetch(priority, rest.head(len), next, |_| {}).await?;
+            }
+            rest = rest.skip(len);
+        }
+        Ok(())
+    }
+
+    /// A change of a part of a granule needs the rest of it: through a flight, so that it is fetched once.
+    async fn change(&self, rq: Request, lease: Lease, next: Next<'_>) -> (Result<()>, Lease) {
+        if !rq.flags.has(Flags::UNCHANGED) {
+            let populated = match edges(rq.rest(), next) {
+                Ok(edges) => self.populate_all(rq.priority, edges, next).await,
+                Err(error) => Err(error),
+            };
+            if let Err(error) = populated {
+                return (Err(error), lease);
+            }
+        }
+        next.execute(CHILD, rq, lease).await
+    }
+
+    async fn populate_all(&self, priority: Priority, ranges: [ByteRange; 2], next: Next<'_>) -> Result<()> {
+        for range in ranges.into_iter().filter(|range| !range.is_empty()) {
+            self.populate(priority, range, next).await?;
+            self.flights.land(range).await;
+        }
+        Ok(())
+    }
+}
+
+/// Bytes that have come.
+struct Arrival<'a> {
+    range: ByteRange,
+    bytes: &'a [u8],
+}
+
+/// One flight: fetch, let everybody who waits go on, store.
+async fn fly(lead: Lead, priority: Priority, next: Next<'_>, counts: &Counts) {
+    let range = lead.flight().range();
+    let read = Request::new(Op::Read, range).with_priority(priority);
+    let (result, bytes) = next.execute(CHILD, read, Lease::new(range.len() as usize)).await;
+    if let Err(error) = result {
+        return lead.failed(&error);
+    }
+    counts.fetched.fetch_add(range.len(), Ordering::Relaxed);
+    let bytes = Arc::new(bytes);
+    lead.arrived(bytes.clone());
+    let stored = match seam::is_zero(&bytes) {
+        true => {
+            let rq = Request::new(Op::WriteZeroes, range).with_flags(Flags::UNCHANGED | Flags::MAY_UNMAP);
+            next.execute(CHILD, rq.with_priority(priority), Lease::empty()).await.0
+        }
+        false => {
+            let rq = Request::new(Op::Write, range).with_flags(Flags::UNCHANGED);
+            next.execute(CHILD, rq.with_priority(priority), Lease::copy_of(&bytes)).await.0
+        }
+    };
+    let count = if stored.is_ok() { &counts.stored } else { &counts.stores_failed };
+    count.fetch_add(range.len(), Ordering::Relaxed);
+    drop(lead);
+}
+
+fn granule(next: Next<'_>) -> Result<Alignment> {
+    Ok(Alignment::new(next.limits(CHILD)?.granule).unwrap_or_default())
+}
+
+/// The whole granules around `range`, within the child.
+fn granules(range: ByteRange, next: Next<'_>) -> Result<ByteRange> {
+    Ok(granule(next)?.around(range).intersection(ByteRange::between(0, next.size(CHILD)?)))
+}
+
+/// The parts of granules at either end of `range`.
+fn edges(range: ByteRange, next: Next<'_>) -> Result<[ByteRange; 2]> {
+    let granule = granule(next)?;
+    let size = next.size(CHILD)?;
+    let edge = |at: u64| match granule.fits(at) || at >= size {
+        true => ByteRange::default(),
+        false => ByteRange::between(granule.down(at), granule.up(at + 1).min(size)),
+    };
+    let (first, last) = (edge(range.start()), edge(range.end()));
+    Ok([first, if last == first { ByteRange::default() } else { last }])
+}
+
+impl Execute for CopyOnRead {
+    fn size(&self) -> Option<u64> {
+        None
+    }
+
+    fn limits(&self) -> Limits {
+        Limits::NONE
+    }
+
+    fn try_now(&self, rq: &mut Request, window: Window<'_>, next: Next<'_>) -> Result<Now> {
+        let known = match rq.op {
+            Op::Read => rq.rest(),
+            Op::Write if !rq.flags.has(Flags::UNCHANGED) => rq.rest(),
+            _ => return Ok(Now::Wait),
+        };
+        let mut rest = known;
+        while !rest.is_empty() {
+            match next.held_now(CHILD, rest)? {
+                Some((true, len)) => rest = rest.skip(len),
+                _ => return Ok(Now::Wait),
+            }
+        }
+        next.try_now(CHILD, rq, window)
+    }
+
+    fn execute<'a>(&'a self, rq: Request, lease: Lease, next: Next<'a>) -> LocalFut<'a, (Result<()>, Lease)> {
+        match rq.op {
+            Op::Read => Box::pin(self.read(rq, lease, next)),
+            Op::Write | Op::WriteZeroes | Op::Discard => Box::pin(self.change(rq, lease, next)),
+            Op::Cache => Box::pin(async move { (self.populate(rq.priority, rq.range, next).await, lease) }),
+            Op::Flush => Box::pin(async move {
+                self.flights.land(ByteRange::between(0, u64::MAX)).await;
+                next.execute(CHILD, rq, lease).await
+            }),
+        }
+    }
+
+    fn extents<'a>(&'a self, range: ByteRange, next: Next<'a>) -> LocalFut<'a, Result<Vec<Extent>>> {
+        next.extents(CHILD, range)
+    }
+}
