@@ -164,7 +164,8 @@ impl Flight {
     pub async fn arrived(&self) -> Result<Option<Arc<Lease>>> {
         loop {
             let changed = self.changed.notified();
-            match self.state().clone() {
+            let state = self.state().clone();
+            match state {
                 State::Fetching => changed.await,
                 State::Arrived(bytes) => return Ok(Some(bytes)),
                 State::Failed { kind, context } => return Err(BlockError::new(kind, &*context)),
