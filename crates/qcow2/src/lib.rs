@@ -22,6 +22,7 @@ mod extension;
 mod feature;
 mod geometry;
 mod header;
+mod inflate;
 mod json_quotes;
 mod l1_table;
 mod l2_entry;

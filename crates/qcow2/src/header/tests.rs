@@ -1,3 +1,5 @@
+//! Headers good and bad, built by code.
+
 use super::*;
 
 /// A version 3 header of an empty 1 MiB disk with 64 KiB clusters, 104 bytes long.
