@@ -20,6 +20,7 @@ mod compressed;
 mod decompress;
 mod extension;
 mod feature;
+pub mod fuzz;
 mod geometry;
 mod header;
 mod inflate;

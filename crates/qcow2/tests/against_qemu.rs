@@ -40,13 +40,17 @@ fn every_cluster_size(test: &str, bits: std::ops::RangeInclusive<u32>) {
         for options in variants(bits) {
             lab.img(&["create", "-q", "-f", "qcow2", "-o", &options, "plain.qcow2", &size.to_string()]);
             lab.scribble("plain.qcow2", size, cluster, 30);
-            lab.compare("plain.qcow2");
+            let plain = lab.compare("plain.qcow2").image().runs().unwrap();
+            lab.compare_map("plain.qcow2");
+            let in_clusters = plain.iter().all(|(range, _)| range.start() % cluster == 0);
+            assert_eq!(in_clusters, !options.contains("extended_l2"), "runs begin where subclusters do");
             let convert = ["convert", "-f", "raw", "-O", "qcow2", "-c", "-o", &options];
             lab.img(&[&convert[..], &["source.raw", "compressed.qcow2"]].concat());
             let disk = lab.compare("compressed.qcow2");
-            assert_eq!(disk.image().geometry.cluster_size(), cluster);
+            assert!(disk.image().runs().unwrap().iter().any(|(_, place)| *place == Place::Special));
             lab.scribble("compressed.qcow2", size, cluster, 12);
             lab.compare("compressed.qcow2");
+            lab.compare_map("compressed.qcow2");
         }
     }
 }

@@ -1,10 +1,13 @@
 //! A directory with images made by QEMU's tools, for tests that compare with them.
 
 use std::fmt::Write as _;
+use std::fs::OpenOptions;
 use std::io::Write as _;
 use std::path::Path;
 use std::process::{Command, Output};
 
+use block::{ByteRange, Place};
+use serde_json::Value;
 use tempfile::TempDir;
 
 use crate::reader::Disk;
@@ -15,11 +18,11 @@ pub(crate) struct Lab {
 }
 
 impl Lab {
-    /// A fresh directory; `None`, said on standard error past the test harness, where QEMU's tools are missing.
+    /// A fresh directory; `None`, said on standard error and in the skip log, where QEMU's tools are missing.
     pub(crate) fn new(test: &str) -> Option<Self> {
         for tool in ["qemu-img", "qemu-io"] {
             if Command::new(tool).arg("--version").output().is_err() {
-                let _ = writeln!(std::io::stderr(), "SKIPPED {test}: {tool} is missing (package qemu-utils)");
+                skip(test, tool);
                 return None;
             }
         }
@@ -110,8 +113,46 @@ impl Lab {
         }
         Disk::open(self.path(), image, "qcow2").unwrap()
     }
+
+    /// Compares where the crate says that the bytes of an image without a backing file are with where
+    /// `qemu-img map` says so.
+    pub(crate) fn compare_map(&self, image: &str) {
+        let map = self.img(&["map", "-f", "qcow2", "--output=json", image]);
+        let map: Vec<Value> = serde_json::from_str(&map).unwrap();
+        let disk = Disk::open(self.path(), image, "qcow2").unwrap();
+        for (range, place) in disk.image().runs().unwrap() {
+            for extent in &map {
+                let number = |key: &str| extent[key].as_u64().unwrap();
+                let flag = |key: &str| extent[key].as_bool().unwrap();
+                let common = range.intersection(ByteRange::new(number("start"), number("length")));
+                if common.is_empty() {
+                    continue;
+                }
+                let agrees = match place {
+                    Place::Special => flag("compressed"),
+                    Place::Zero | Place::Unallocated => flag("zero") && !flag("data"),
+                    // QEMU also looks for holes in the image file.
+                    Place::Data { offset, .. } => {
+                        let at = offset + (common.start() - range.start());
+                        !flag("compressed") && number("offset") + (common.start() - number("start")) == at
+                    }
+                };
+                assert!(agrees, "{image}: {range:?} {place:?}, but qemu-img says {extent}");
+            }
+        }
+    }
 }
 
 fn said(output: &Output) -> String {
     String::from_utf8_lossy(&[&output.stdout[..], &output.stderr[..]].concat()).into_owned()
+}
+
+/// Says past the test harness that `test` did not run.
+fn skip(test: &str, tool: &str) {
+    let line = format!("qcow2 {test}: no {tool}");
+    let _ = writeln!(std::io::stderr(), "skipped: {line}");
+    if let Some(log) = std::env::var_os("MILLPOND_SKIP_LOG") {
+        let mut log = OpenOptions::new().create(true).append(true).open(log).unwrap();
+        log.write_all(format!("{line}\n").as_bytes()).unwrap();
+    }
 }

@@ -162,6 +162,17 @@ impl Image {
         }
     }
 
+    /// All runs of the disk, as mapped.
+    pub(crate) fn runs(&self) -> Result<Vec<(ByteRange, Place)>> {
+        let (mut runs, mut rest) = (Vec::new(), ByteRange::new(0, self.geometry.virtual_size()));
+        while !rest.is_empty() {
+            let run = self.map(rest)?;
+            runs.push((rest.head(run.len), run.place));
+            rest = rest.skip(run.len);
+        }
+        Ok(runs)
+    }
+
     fn read(&self, offset: u64, out: &mut [u8]) -> Result<()> {
         let mut range = ByteRange::new(offset, out.len() as u64);
         while !range.is_empty() {
