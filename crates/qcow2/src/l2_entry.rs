@@ -105,8 +105,8 @@ pub(crate) fn subclusters(bitmap: u64, index: u32, has_cluster: bool) -> Result<
         (_, 1) => (Subclusters::Zero, zero),
         _ => (Subclusters::Unallocated, !(allocated | zero)),
     };
-    let run = (!(same >> index)).trailing_zeros().min(32 - index);
-    Ok((state, run))
+    // The shift brings in zeros, which end the run at the last subcluster.
+    Ok((state, (!(same >> index)).trailing_zeros()))
 }
 
 #[cfg(test)]

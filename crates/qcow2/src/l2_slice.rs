@@ -5,17 +5,17 @@ use block::{BlockError, ErrorKind};
 use crate::big_endian::be64_all;
 use crate::{Geometry, HostOffset};
 
-/// Which bytes of the image file a slice is, and which guest bytes it maps.
+/// Which bytes of the image file a slice is, and which guest bytes it maps. Both are the key of a cache:
+/// nothing forbids two L1 entries to name one table.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub struct SliceAddress {
-    /// Where it starts in the image file: a key for a cache.
+    /// Where it starts in the image file.
     pub host: HostOffset,
     /// The first guest byte that it maps, a multiple of [`Geometry::slice_span`].
     pub first_guest: u64,
 }
 
-/// A slice in memory. Two tables may share their bytes (`first_guest` tells them apart only to name a guest
-/// offset in errors), so a cache may use [`SliceAddress::host`] alone as its key only within one L1 table.
+/// A slice in memory.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct L2Slice {
     pub(crate) address: SliceAddress,

@@ -86,11 +86,11 @@ impl Geometry {
         guest: u64,
         file_len: u64,
     ) -> Result<CompressedCluster, BlockError> {
-        let range = ByteRange::new(guest & !(self.cluster_size() - 1), self.cluster_size());
-        let from = range.start().wrapping_sub(slice.address.first_guest);
+        let from = guest.wrapping_sub(slice.address.first_guest);
         if from >= self.slice_span() {
-            return Err(not_in_slice(slice, range));
+            return Err(not_in_slice(slice, ByteRange::between(guest, guest)));
         }
+        let range = ByteRange::new(guest & !(self.cluster_size() - 1), self.cluster_size());
         let (entry, _) = self.entry(slice, from);
         CompressedCluster::parse(entry, range, file_len)
             .map_err(|error| error.within(self.name_entry(slice, from)))

@@ -96,6 +96,7 @@ mod tests {
             ("base", "file:pool/vm.qcow2", path("pool/base")),
             ("base", "file:vm.qcow2", path("base")),
             ("base", "nbd://host/dir/vm", protocol("nbd", "nbd://host/dir/base")),
+            ("base", "odd:vm", protocol("odd", "odd:base")),
             ("x.raw", "", path("x.raw")),
         ] {
             assert_eq!(resolve(name, overlay).unwrap(), target, "{name} in {overlay}");

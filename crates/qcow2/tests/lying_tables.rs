@@ -131,6 +131,22 @@ fn holes_in_l1_are_one_run() {
 }
 
 #[test]
+fn two_l1_entries_may_name_one_table() {
+    let (mut image, table, at) = image(0, 1);
+    let span = 8192 << 16;
+    image.put64(24, 2 * span);
+    image.put32(36, 2);
+    image.l1(1, table);
+    image.l2(table, 3, at[0], 0);
+    let opened = Opened::new(&image);
+    let place = Place::Data { child: FILE_CHILD, offset: at[0], exclusive: false };
+    for first in [0, span] {
+        assert_eq!(opened.map(first + (3 << 16), 1 << 20).unwrap(), Mapping::new(place, 1 << 16));
+    }
+    assert_ne!(opened.slice(0).unwrap().address(), opened.slice(span).unwrap().address());
+}
+
+#[test]
 fn lying_l1_entries() {
     let (mut image, table, _) = image(0, 0);
     let end = image.bytes.len() as u64;
@@ -293,5 +309,6 @@ fn compressed_clusters_come_one_by_one() {
         "{beyond}"
     );
     assert_eq!(compressed(3 << 16).unwrap_err().kind(), ErrorKind::Invalid);
+    assert_eq!(compressed(u64::MAX).unwrap_err().kind(), ErrorKind::Invalid);
     assert_eq!(compressed(1 << 40).unwrap_err().kind(), ErrorKind::Invalid);
 }

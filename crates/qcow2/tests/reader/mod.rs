@@ -9,8 +9,8 @@ use std::rc::Rc;
 
 use block::{BlockError, ByteRange, Mapping, Place, Result};
 use qcow2::{
-    DATA_FILE_CHILD, Decompressor, FILE_CHILD, Geometry, Header, HostOffset, L1Table, L2Slice, Located,
-    SliceAddress, Target,
+    DATA_FILE_CHILD, Decompressor, FILE_CHILD, Geometry, Header, L1Table, L2Slice, Located, SliceAddress,
+    Target,
 };
 
 /// An opened image, raw or qcow2.
@@ -31,7 +31,7 @@ pub(crate) struct Image {
     file: Stored,
     data: Option<Stored>,
     l1: L1Table,
-    slices: RefCell<HashMap<HostOffset, Rc<L2Slice>>>,
+    slices: RefCell<HashMap<SliceAddress, Rc<L2Slice>>>,
     decompressor: RefCell<Decompressor>,
     /// The last compressed cluster that was read.
     cluster: RefCell<(u64, Rc<[u8]>)>,
@@ -223,12 +223,12 @@ impl Image {
     }
 
     fn slice(&self, address: SliceAddress) -> Result<Rc<L2Slice>> {
-        if let Some(slice) = self.slices.borrow().get(&address.host) {
+        if let Some(slice) = self.slices.borrow().get(&address) {
             return Ok(slice.clone());
         }
         let range = ByteRange::new(address.host.0, self.geometry.slice_bytes() as u64);
         let slice = Rc::new(L2Slice::parse(&self.geometry, address, &self.file.bytes(range)?)?);
-        self.slices.borrow_mut().insert(address.host, slice.clone());
+        self.slices.borrow_mut().insert(address, slice.clone());
         Ok(slice)
     }
 }
