@@ -89,6 +89,13 @@ pub enum Reference {
         /// Driver name of its format.
         format: Option<String>,
     },
+    /// Something of a protocol, by its name with the prefix (`nbd://host/export`).
+    Protocol {
+        /// The whole name.
+        name: String,
+        /// Driver name of its format.
+        format: Option<String>,
+    },
     /// Full options, as of `blockdev-add`.
     Options(Map<String, Value>),
 }

@@ -6,6 +6,7 @@ use io::LocalFut;
 
 use crate::context::{OpenContext, Opened};
 use crate::filters::copy_on_read;
+use crate::formats::qcow2;
 
 /// What a driver does with requests.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -30,13 +31,15 @@ pub struct Driver {
     pub open: fn(OpenContext) -> LocalFut<'static, Result<Opened>>,
 }
 
+const FILTERED: &[Role] = &[Role::Filtered];
+const IMAGE: &[Role] = &[Role::File, Role::DataFile, Role::Backing];
+
 /// All drivers, by name.
-pub const DRIVERS: &[Driver] = &[Driver {
-    name: "copy-on-read",
-    kind: Kind::Filter,
-    children: &[Role::Filtered],
-    open: copy_on_read::open,
-}];
+#[rustfmt::skip]
+pub const DRIVERS: &[Driver] = &[
+    Driver { name: "copy-on-read", kind: Kind::Filter, children: FILTERED, open: copy_on_read::open },
+    Driver { name: "qcow2", kind: Kind::Format, children: IMAGE, open: qcow2::open },
+];
 
 /// The driver called `name`.
 pub fn find(name: &str) -> Option<&'static Driver> {

@@ -1,1 +1,3 @@
 //! The formats, one file each.
+
+pub mod qcow2;
