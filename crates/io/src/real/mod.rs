@@ -1,1 +1,26 @@
 //! The machine: system calls, tokio and io_uring.
+//!
+//! Invariants:
+//! * Each I/O thread has a single-threaded runtime of its own; no task ever changes its thread.
+//! * Whatever a system call may still touch (a buffer, a descriptor) is owned by the operation, not by the
+//!   future that waits for it.
+//! * `unsafe` stands only where the kernel is spoken to directly; modules that need it say so at their top.
+
+mod address;
+mod connect;
+mod file;
+mod here;
+mod inherited;
+mod listener;
+mod lock;
+mod open;
+mod pool;
+mod probe;
+mod space;
+mod stream;
+mod thread;
+mod transfer;
+mod watch;
+mod world;
+
+pub use world::RealWorld;

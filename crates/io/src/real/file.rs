@@ -1,0 +1,130 @@
+//! An open file.
+//!
+//! Invariants: the descriptor lives as long as any operation on it, so a dropped future or file never lets a
+//! number be reused under one; after a flush of a buffered file failed, no later flush of it succeeds, since
+//! the kernel forgets which pages it could not write.
+
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::atomic::{AtomicI32, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use block::{ByteRange, Extent, Permissions};
+use rustix::fs::{SeekFrom, fdatasync, fstat, ftruncate, seek};
+use rustix::io::retry_on_intr;
+
+use super::lock::{self, Held};
+use super::open::Kind;
+use super::pool::Pool;
+use super::{probe, space, transfer};
+use crate::file::ZeroMode;
+use crate::{File, FileInfo, Lease, LocalFut};
+
+pub(super) struct RealFile {
+    fd: Arc<OwnedFd>,
+    info: FileInfo,
+    kind: Kind,
+    pool: Arc<Pool>,
+    locks: Mutex<Held>,
+    /// The errno of a flush that failed; 0: none has.
+    unflushed: Arc<AtomicI32>,
+}
+
+impl RealFile {
+    pub(super) fn new(fd: Arc<OwnedFd>, info: FileInfo, kind: Kind, pool: Arc<Pool>) -> Self {
+        Self { fd, info, kind, pool, locks: Mutex::default(), unflushed: Arc::default() }
+    }
+
+    /// Runs `job` on the pool with the descriptor.
+    fn in_pool<T: Send + 'static>(
+        &self,
+        job: impl FnOnce(BorrowedFd<'_>) -> T + Send + 'static,
+    ) -> LocalFut<'_, T> {
+        let fd = self.fd.clone();
+        Box::pin(async move { self.pool.run(move || job(fd.as_fd())).await })
+    }
+}
+
+impl File for RealFile {
+    fn info(&self) -> &FileInfo {
+        &self.info
+    }
+
+    fn size(&self) -> io::Result<u64> {
+        match self.kind {
+            Kind::Regular => Ok(u64::try_from(fstat(&self.fd)?.st_size).unwrap_or(0)),
+            Kind::BlockDevice => Ok(seek(&self.fd, SeekFrom::End(0))?),
+        }
+    }
+
+    fn try_read(&self, offset: u64, buf: &mut [u8]) -> io::Result<usize> {
+        if !self.info.inline_reads {
+            return Err(io::ErrorKind::WouldBlock.into());
+        }
+        transfer::read_now(self.fd.as_fd(), offset, buf)
+    }
+
+    fn try_write(&self, offset: u64, bytes: &[u8]) -> io::Result<usize> {
+        if !self.info.inline_writes {
+            return Err(io::ErrorKind::WouldBlock.into());
+        }
+        transfer::write_now(self.fd.as_fd(), offset, bytes)
+    }
+
+    fn resident(&self, range: ByteRange) -> bool {
+        !self.info.direct && probe::resident(self.fd.as_fd(), range)
+    }
+
+    fn read<'a>(&'a self, offset: u64, mut lease: Lease) -> LocalFut<'a, (io::Result<()>, Lease)> {
+        let alignment = self.info.alignment;
+        self.in_pool(move |fd| (transfer::read_all(fd, offset, &mut lease, alignment), lease))
+    }
+
+    fn write<'a>(&'a self, offset: u64, lease: Lease) -> LocalFut<'a, (io::Result<()>, Lease)> {
+        self.in_pool(move |fd| (transfer::write_all(fd, offset, &lease), lease))
+    }
+
+    fn write_zeroes<'a>(&'a self, range: ByteRange, mode: ZeroMode) -> LocalFut<'a, io::Result<()>> {
+        let kind = self.kind;
+        self.in_pool(move |fd| space::write_zeroes(fd, kind, range, mode))
+    }
+
+    fn discard<'a>(&'a self, range: ByteRange) -> LocalFut<'a, io::Result<()>> {
+        let kind = self.kind;
+        self.in_pool(move |fd| space::discard(fd, kind, range))
+    }
+
+    fn flush(&self) -> LocalFut<'_, io::Result<()>> {
+        let (buffered, failed) = (!self.info.direct, self.unflushed.clone());
+        self.in_pool(move |fd| flush(fd, buffered, &failed))
+    }
+
+    fn extents<'a>(&'a self, range: ByteRange) -> LocalFut<'a, io::Result<Vec<Extent>>> {
+        self.in_pool(move |fd| space::extents(fd, range))
+    }
+
+    fn set_len<'a>(&'a self, len: u64) -> LocalFut<'a, io::Result<()>> {
+        self.in_pool(move |fd| Ok(retry_on_intr(|| ftruncate(fd, len))?))
+    }
+
+    fn lock(&self, uses: Permissions, shares: Permissions) -> io::Result<()> {
+        let mut held = self.locks.lock().unwrap_or_else(PoisonError::into_inner);
+        lock::replace(self.fd.as_fd(), &mut held, uses, shares)
+    }
+
+    fn fd(&self) -> Option<BorrowedFd<'_>> {
+        Some(self.fd.as_fd())
+    }
+}
+
+fn flush(file: BorrowedFd<'_>, buffered: bool, failed: &AtomicI32) -> io::Result<()> {
+    let before = failed.load(Ordering::Acquire);
+    if before != 0 {
+        return Err(io::Error::from_raw_os_error(before));
+    }
+    let outcome = retry_on_intr(|| fdatasync(file));
+    if let (Err(error), true) = (outcome, buffered) {
+        failed.store(error.raw_os_error(), Ordering::Release);
+    }
+    Ok(outcome?)
+}

@@ -1,0 +1,80 @@
+//! Opening files: what they are, and what they can do without waiting.
+
+use std::fs::OpenOptions as SystemOptions;
+use std::io::{self, ErrorKind};
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
+use std::path::Path;
+use std::sync::Arc;
+
+use block::Alignment;
+use rustix::fs::OFlags;
+
+use super::file::RealFile;
+use super::probe;
+use super::world::Shared;
+use crate::{FileInfo, OpenOptions};
+
+/// A file that was opened but does not know its world yet.
+pub(super) struct Opened {
+    fd: OwnedFd,
+    info: FileInfo,
+    kind: Kind,
+}
+
+/// What lies behind the descriptor.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Kind {
+    Regular,
+    BlockDevice,
+}
+
+/// Opens `path`. Blocks.
+pub(super) fn open(path: &Path, options: OpenOptions) -> io::Result<Opened> {
+    let mut flags = OFlags::NONBLOCK;
+    flags.set(OFlags::DIRECT, options.direct);
+    let file = SystemOptions::new()
+        .read(true)
+        .write(options.write || options.create)
+        .create(options.create)
+        .truncate(false)
+        .mode(0o644)
+        // A pipe would keep us here until somebody opens its other end; so ask first what it is.
+        .custom_flags(flags.bits() as i32)
+        .open(path)?;
+    let kind = kind(&file)?;
+    let fd = OwnedFd::from(file);
+    // Left on, the ring would answer that it would wait instead of waiting.
+    rustix::fs::fcntl_setfl(&fd, rustix::fs::fcntl_getfl(&fd)? - OFlags::NONBLOCK)?;
+    let info = FileInfo {
+        engine: "threads",
+        alignment: if options.direct { probe::direct_alignment(fd.as_fd()) } else { Alignment::BYTE },
+        inline_reads: !options.direct && probe::reads_inline(fd.as_fd()),
+        inline_writes: options.write
+            && !options.direct
+            && kind == Kind::Regular
+            && probe::writes_inline(fd.as_fd()),
+        writable: options.write,
+        direct: options.direct,
+    };
+    Ok(Opened { fd, info, kind })
+}
+
+fn kind(file: &std::fs::File) -> io::Result<Kind> {
+    let kind = file.metadata()?.file_type();
+    if kind.is_file() {
+        Ok(Kind::Regular)
+    } else if kind.is_block_device() {
+        Ok(Kind::BlockDevice)
+    } else if kind.is_dir() {
+        Err(ErrorKind::IsADirectory.into())
+    } else {
+        Err(io::Error::new(ErrorKind::InvalidInput, "neither a regular file nor a block device"))
+    }
+}
+
+impl Opened {
+    pub(super) fn into_file(self, shared: &Shared) -> RealFile {
+        RealFile::new(Arc::new(self.fd), self.info, self.kind, shared.pool.clone())
+    }
+}

@@ -1,0 +1,62 @@
+//! What the system can do for one open file, found out by trying.
+#![allow(unsafe_code, reason = "system calls that rustix does not have, or not with these arguments")]
+
+use std::io::IoSliceMut;
+use std::os::fd::{AsRawFd, BorrowedFd};
+use std::ptr;
+
+use block::{Alignment, ByteRange};
+use rustix::io::{Errno, ReadWriteFlags, preadv2};
+
+/// Page size of the page cache's accounting.
+const PAGE: u64 = 4096;
+/// `cachestat(2)`, kernel 6.5; the same number on every architecture.
+const SYS_CACHESTAT: libc::c_long = 451;
+
+/// Whether reads may be asked not to wait.
+pub(super) fn reads_inline(file: BorrowedFd<'_>) -> bool {
+    let mut byte = [0];
+    let answer = preadv2(file, &mut [IoSliceMut::new(&mut byte)], 0, ReadWriteFlags::NOWAIT);
+    matches!(answer, Ok(_) | Err(Errno::AGAIN))
+}
+
+/// Whether writes may be asked not to wait.
+///
+/// Only a write can tell, and it must change nothing: it is given memory that cannot be read. File systems
+/// that refuse such writes say so first; the others stumble over the memory.
+pub(super) fn writes_inline(file: BorrowedFd<'_>) -> bool {
+    let unreadable = libc::iovec { iov_base: ptr::without_provenance_mut(1), iov_len: 1 };
+    // SAFETY: the kernel alone looks at that address and answers EFAULT: the lowest page is never mapped.
+    let written = unsafe { libc::pwritev2(file.as_raw_fd(), &raw const unreadable, 1, 0, libc::RWF_NOWAIT) };
+    written < 0
+        && matches!(Errno::from_io_error(&std::io::Error::last_os_error()), Some(Errno::FAULT | Errno::AGAIN))
+}
+
+/// What direct I/O on this file must be aligned to.
+pub(super) fn direct_alignment(file: BorrowedFd<'_>) -> Alignment {
+    // SAFETY: a struct of integers, for which zeros are a value.
+    let mut about: libc::statx = unsafe { std::mem::zeroed() };
+    // SAFETY: the path is a terminated string and `about` is as large as the kernel's struct.
+    let answer = unsafe {
+        libc::statx(file.as_raw_fd(), c"".as_ptr(), libc::AT_EMPTY_PATH, libc::STATX_DIOALIGN, &raw mut about)
+    };
+    let known = answer == 0 && about.stx_mask & libc::STATX_DIOALIGN != 0;
+    let bytes = about.stx_dio_offset_align.max(about.stx_dio_mem_align);
+    // Where the system does not tell, a page satisfies every device.
+    match Alignment::new(bytes.into()) {
+        Some(told) if known => told.max(Alignment::SECTOR),
+        _ => Alignment::PAGE,
+    }
+}
+
+/// Whether all of `range` is in the page cache (a page on its way in counts already). False when the kernel
+/// does not know `cachestat`, or does not tell us because the file is neither ours nor writable to us.
+pub(super) fn resident(file: BorrowedFd<'_>, range: ByteRange) -> bool {
+    let asked = [range.start(), range.len()];
+    let mut counts = [0u64; 5];
+    // SAFETY: the kernel reads two and writes five 64-bit numbers, which is what the arrays hold.
+    let answer =
+        unsafe { libc::syscall(SYS_CACHESTAT, file.as_raw_fd(), asked.as_ptr(), counts.as_mut_ptr(), 0) };
+    let pages = range.end().div_ceil(PAGE) - range.start() / PAGE;
+    range.is_empty() || (answer == 0 && counts[0] >= pages)
+}

@@ -1,0 +1,117 @@
+//! The door to the machine.
+
+use std::future::Future;
+use std::io::{self, Read};
+use std::path::Path;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Instant;
+
+use super::pool::Pool;
+use super::{connect, listener, open, thread};
+use crate::{Address, File, Incoming, Listener, LocalFut, OpenOptions, Thread, World};
+
+/// The real world. Clones share everything; when the last one and the last file that it opened are gone, the
+/// pool of threads behind them ends.
+#[derive(Clone)]
+pub struct RealWorld {
+    shared: Arc<Shared>,
+}
+
+/// What all I/O threads and files of one world share.
+pub(super) struct Shared {
+    pub(super) began: Instant,
+    pub(super) pool: Arc<Pool>,
+    indexes: Mutex<Vec<bool>>,
+}
+
+impl RealWorld {
+    /// A world whose clock starts now. Starts no thread yet.
+    pub fn new() -> Self {
+        let shared = Shared {
+            began: Instant::now(),
+            pool: Arc::new(Pool::new("io-pool")),
+            indexes: Mutex::new(Vec::new()),
+        };
+        Self { shared: Arc::new(shared) }
+    }
+
+    /// Makes the calling OS thread an I/O thread until `future` is done, then drops the tasks that are left.
+    /// Panics when the calling thread is an I/O thread already, or when the system refuses the few
+    /// descriptors that a runtime needs.
+    pub fn block_on<T>(&self, future: impl Future<Output = T>) -> T {
+        thread::enter(&self.shared, |runtime| runtime.block_on(future))
+            // At this point there is nothing to fall back to: a process without an event loop does nothing.
+            .expect("no event loop for the main thread")
+    }
+}
+
+impl Default for RealWorld {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl World for RealWorld {
+    fn open<'a>(&'a self, path: &'a Path, options: OpenOptions) -> LocalFut<'a, io::Result<Arc<dyn File>>> {
+        let path = path.to_owned();
+        let shared = self.shared.clone();
+        Box::pin(async move {
+            let opened = self.shared.pool.run(move || open::open(&path, options)).await?;
+            Ok(Arc::new(opened.into_file(&shared)) as Arc<dyn File>)
+        })
+    }
+
+    fn read_file<'a>(&'a self, path: &'a Path, limit: usize) -> LocalFut<'a, io::Result<Vec<u8>>> {
+        let path = path.to_owned();
+        Box::pin(self.shared.pool.run(move || read_whole(&path, limit)))
+    }
+
+    fn listen(&self, address: &Address) -> io::Result<Box<dyn Listener>> {
+        listener::listen(address)
+    }
+
+    fn connect<'a>(&'a self, address: &'a Address) -> LocalFut<'a, io::Result<Box<dyn Incoming>>> {
+        Box::pin(connect::connect(address))
+    }
+
+    fn start_thread(&self, name: &str) -> io::Result<Arc<dyn Thread>> {
+        thread::start(&self.shared, name)
+    }
+}
+
+fn read_whole(path: &Path, limit: usize) -> io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    std::fs::File::open(path)?.take(limit as u64 + 1).read_to_end(&mut bytes)?;
+    if bytes.len() > limit {
+        let message = format!("{}: larger than {limit} bytes", path.display());
+        return Err(io::Error::new(io::ErrorKind::FileTooLarge, message));
+    }
+    Ok(bytes)
+}
+
+/// A thread index, taken until dropped.
+pub(super) struct Index {
+    pub(super) number: usize,
+    shared: Arc<Shared>,
+}
+
+impl Index {
+    /// Takes the smallest number that no running I/O thread of this world has.
+    pub(super) fn take(shared: &Arc<Shared>) -> Self {
+        // The vector is whole at any point, so a panic elsewhere does not spoil it.
+        let mut taken = shared.indexes.lock().unwrap_or_else(PoisonError::into_inner);
+        let number = taken.iter().position(|taken| !taken).unwrap_or(taken.len());
+        if number == taken.len() {
+            taken.push(true);
+        } else {
+            taken[number] = true;
+        }
+        Self { number, shared: shared.clone() }
+    }
+}
+
+impl Drop for Index {
+    fn drop(&mut self) {
+        self.shared.indexes.lock().unwrap_or_else(PoisonError::into_inner)[self.number] = false;
+    }
+}
