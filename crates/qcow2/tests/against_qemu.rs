@@ -163,6 +163,22 @@ fn a_file_cut_in_its_last_cluster() {
 }
 
 #[test]
+fn large_disks() {
+    let Some(lab) = Lab::new("large_disks") else { return };
+    // L1 tables of 4 and 16 MiB; QEMU takes long to write larger ones.
+    for (options, size) in [("cluster_size=512", 16u64 << 30), ("cluster_size=2M", 1 << 60)] {
+        lab.img(&["create", "-q", "-f", "qcow2", "-o", options, "image.qcow2", &size.to_string()]);
+        let last = size - 4096;
+        lab.io("image.qcow2", &[format!("write -q -P 9 {last} 4096")]);
+        let disk = Disk::open(lab.path(), "image.qcow2", "qcow2").unwrap();
+        let mut end = [0; 8192];
+        disk.read(last - 4096, &mut end).unwrap();
+        assert_eq!((&end[..4096], &end[4096..]), (&[0; 4096][..], &[9; 4096][..]));
+        assert!(disk.image().runs().unwrap().len() < 1000, "holes are long runs");
+    }
+}
+
+#[test]
 fn every_refcount_width() {
     let Some(mut lab) = Lab::new("every_refcount_width") else { return };
     for bits in [1, 2, 4, 8, 16, 32, 64] {
