@@ -10,6 +10,8 @@ use object::Objects;
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 
+use crate::lenient::Lenient;
+
 /// What a driver gets when it is opened.
 pub struct OpenContext {
     /// Its node-name, for messages.
@@ -41,7 +43,7 @@ impl OpenContext {
     /// The driver's own options as its struct; unknown and ill-typed ones are named.
     pub fn parse<T: DeserializeOwned>(&mut self) -> Result<T> {
         let options = Value::Object(std::mem::take(&mut self.options));
-        serde_json::from_value(options)
+        T::deserialize(Lenient(options))
             .map_err(|e| BlockError::new(ErrorKind::Invalid, format!("node '{}': {e}", self.node_name)))
     }
 

@@ -11,6 +11,7 @@
 mod context;
 pub mod filters;
 pub mod formats;
+mod lenient;
 pub mod protocols;
 mod registry;
 
