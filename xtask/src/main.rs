@@ -1,9 +1,10 @@
-//! The project's own commands: `cargo xtask tidy | test | bench`.
+//! The project's own commands: `cargo xtask tidy | test | bench | fuzz`.
 //!
 //! Invariant: nothing here is part of the product; a command prints what it did and exits non-zero when
 //! anything was wrong.
 
 mod bench;
+mod fuzz;
 mod test;
 mod tidy;
 
@@ -26,6 +27,8 @@ enum Xtask {
     /// Measures against the peers, interleaved.
     #[command(subcommand)]
     Bench(bench::Bench),
+    /// Feeds the parsers what no peer would send.
+    Fuzz(fuzz::Options),
     /// Serves a file as the floor that servers are measured against.
     #[command(hide = true)]
     Floor { socket: PathBuf, file: PathBuf },
@@ -37,6 +40,7 @@ fn main() -> ExitCode {
         Xtask::Tidy { bless } => tidy::run(&root, bless),
         Xtask::Test(options) => test::run(&root, &options),
         Xtask::Bench(bench) => bench::run(&root, &bench),
+        Xtask::Fuzz(options) => fuzz::run(&root, &options),
         Xtask::Floor { socket, file } => bench::floor::run(&socket, &file),
     };
     match outcome {

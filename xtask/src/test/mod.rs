@@ -50,6 +50,8 @@ pub(crate) fn run(root: &Path, options: &Options) -> Result<bool, String> {
     let runner = if step::has_nextest(root) { "nextest run" } else { "test --all-targets --no-fail-fast" };
     timed("tests", &mut || cargo(&format!("{runner} --workspace")));
     timed("doc tests", &mut || cargo("test --workspace --doc"));
+    // A workspace of its own: without this nothing would notice that a target no longer builds.
+    timed("fuzz targets", &mut || cargo("check --manifest-path fuzz/Cargo.toml --no-default-features"));
     report.print(&peers::missing(), &std::fs::read_to_string(&skip_log).unwrap_or_default());
     Ok(report.passed())
 }

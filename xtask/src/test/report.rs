@@ -40,7 +40,7 @@ impl Report {
         println!("\n==> summary");
         for Line { name, took, passed } in &self.lines {
             let verdict = if *passed { "ok" } else { "FAILED" };
-            println!("{name:12} {:8.1} s  {verdict}", took.as_secs_f64());
+            println!("{name:14}{:8.1} s  {verdict}", took.as_secs_f64());
         }
         for peer in missing {
             println!(
