@@ -43,7 +43,7 @@ const ALLOWED: &[Allowed] = &[
     Allowed {
         name: "driver",
         rooms: &["flow", "object", "nbd", "qcow2", "io", "block"],
-        crates: &["futures-util", "serde", "serde_json"],
+        crates: &["arc-swap", "futures-util", "serde", "serde_json"],
     },
     Allowed { name: "graph", rooms: &["flow", "io", "block"], crates: &[] },
     Allowed { name: "flow", rooms: &["object", "io", "block"], crates: &["arc-swap", "futures-util"] },
