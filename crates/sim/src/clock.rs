@@ -99,3 +99,30 @@ impl Clock {
         std::mem::take(&mut locked(&self.0).events)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc;
+
+    use super::*;
+
+    /// The order in which four events come: one later than the three others, which share a moment.
+    fn order(rng: Option<Rng>) -> Vec<u8> {
+        let (clock, (sender, receiver)) = (Clock::new(rng), mpsc::channel());
+        for (name, nanos) in [(9, 2), (1, 1), (2, 1), (3, 1)] {
+            let sender = sender.clone();
+            clock.run_after(Duration::from_nanos(nanos), move || sender.send(name).unwrap());
+        }
+        while let Some(Event::Run(action)) = clock.next_event() {
+            action();
+        }
+        receiver.try_iter().collect()
+    }
+
+    #[test]
+    fn the_seed_orders_a_moment() {
+        assert_eq!(order(None), [1, 2, 3, 9]);
+        let orders: std::collections::BTreeSet<_> = (0..99).map(|seed| order(Some(Rng::new(seed)))).collect();
+        assert!(orders.len() == 6 && orders.iter().all(|order| order[3] == 9), "{orders:?}");
+    }
+}

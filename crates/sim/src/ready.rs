@@ -108,3 +108,28 @@ impl Wake for TaskWaker {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn order(rng: Option<Rng>) -> Vec<(ThreadId, TaskId)> {
+        let ready = Ready::new(rng);
+        for (thread, task) in [(1, 10), (2, 20), (1, 11), (2, 21)] {
+            ready.push(thread, Work::Resume(task));
+        }
+        let next = || match ready.pick() {
+            Some((thread, Work::Resume(task))) => Some((thread, task)),
+            _ => None,
+        };
+        std::iter::from_fn(next).collect()
+    }
+
+    #[test]
+    fn the_seed_orders_threads_and_their_tasks() {
+        assert_eq!(order(None), [(1, 10), (2, 20), (1, 11), (2, 21)]);
+        let orders: std::collections::BTreeSet<_> =
+            (0..999).map(|seed| order(Some(Rng::new(seed)))).collect();
+        assert_eq!(orders.len(), 24);
+    }
+}

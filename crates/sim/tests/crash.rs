@@ -131,6 +131,55 @@ fn lengths_survive_or_not() {
     assert_eq!(seen.into_iter().collect::<Vec<_>>(), [(100, 100), (1000, 1000), (5000, 100), (5000, 1000)]);
 }
 
+#[test]
+fn one_write_is_kept_lost_or_torn() {
+    let mut seen = std::collections::BTreeSet::new();
+    for seed in 0..3000 {
+        let world = SimWorld::new(seed, Options::calm());
+        world.disk().put("disk", &[0; 4 * SECTOR]);
+        world.run(async {
+            let file = world.open(Path::new("disk"), WRITABLE).await.unwrap();
+            file.write(0, Lease::copy_of(&[1; 4 * SECTOR])).await.0.unwrap();
+        });
+        let bytes = world.disk().crash(&mut Rng::new(seed)).bytes("disk").unwrap();
+        seen.insert(bytes.chunks(SECTOR).map(|sector| sector[0]).collect::<Vec<_>>());
+    }
+    // Any sectors of it, and nothing besides whole ones.
+    assert_eq!(seen.len(), 16, "{seen:?}");
+}
+
+#[test]
+fn a_flush_covers_only_what_had_ended() {
+    let (mut lost, mut kept) = (0, 0);
+    for seed in 0..100 {
+        let world = SimWorld::new(seed, Options::default());
+        world.run(async {
+            let file = world.open(Path::new("disk"), WRITABLE).await.unwrap();
+            let both = futures_util::future::join(file.write(0, Lease::copy_of(&[1; 512])), file.flush());
+            let ((written, _), flushed) = both.await;
+            written.and(flushed).unwrap();
+        });
+        let left = world.disk().crash(&mut Rng::new(seed)).bytes("disk").unwrap();
+        (lost, kept) = (lost + i32::from(left != [1; 512]), kept + i32::from(left == [1; 512]));
+    }
+    // Both were acknowledged, and yet the flush promised nothing.
+    assert!(lost > 20 && kept > 20, "{lost} {kept}");
+}
+
+#[test]
+fn a_disk_writes_back_what_it_cannot_hold() {
+    let world = SimWorld::new(1, Options::calm());
+    world.disk().adjust(|options| options.unflushed_max = 2 * 4096);
+    world.run(async {
+        let file = world.open(Path::new("disk"), WRITABLE).await.unwrap();
+        for at in 0..5 {
+            file.write(at * 4096, Lease::copy_of(&[1; 4096])).await.0.unwrap();
+        }
+    });
+    assert_eq!(world.disk().durable_bytes("disk").unwrap(), [1; 3 * 4096]);
+    assert_eq!(world.disk().unflushed("disk"), Some(2));
+}
+
 /// Writes data, then what points to it; the barrier between them is what the test is about.
 async fn publish(world: &SimWorld, barrier: bool) {
     let file = world.open(Path::new("disk"), WRITABLE).await.unwrap();

@@ -7,7 +7,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use block::{ByteRange, Errno, Permissions};
+use block::{ByteRange, Errno, Extent, Permissions};
 use io::file::{LockConflict, ZeroMode};
 use io::{File, Lease, OpenOptions, World, timeout_at};
 use sim::{OpKind, Options, SimWorld, Verdict};
@@ -21,27 +21,21 @@ async fn open(world: &SimWorld, options: OpenOptions) -> Arc<dyn File> {
 
 /// Carries out a random operation on both; answers whether an inline one was answered in full.
 async fn step(file: &dyn File, model: &mut Vec<u8>, version: u8) -> Option<bool> {
-    let offset = io::random() as usize % 20_000;
-    let len = 1 + io::random() as usize % 6_000;
-    let end = offset + len;
+    let (offset, len) = (io::random() as usize % 20_000, 1 + io::random() as usize % 6_000);
     let range = ByteRange::new(offset as u64, len as u64);
-    let grow = |model: &mut Vec<u8>| model.resize(model.len().max(end), 0);
     match io::random() % 8 {
         0..=1 => {
             let done = file.try_write(range.start(), &vec![version; len]).unwrap_or(0);
-            model.resize(model.len().max(if done > 0 { offset + done } else { 0 }), 0);
-            model.iter_mut().skip(offset).take(done).for_each(|byte| *byte = version);
+            store(model, offset, done, version);
             return Some(done == len);
         }
         2 => {
             file.write(range.start(), Lease::copy_of(&vec![version; len])).await.0.unwrap();
-            grow(model);
-            model[offset..end].fill(version);
+            store(model, offset, len, version);
         }
         3 => {
             file.write_zeroes(range, ZeroMode::default()).await.unwrap();
-            grow(model);
-            model[offset..end].fill(0);
+            store(model, offset, len, 0);
         }
         4 => {
             file.set_len(range.start()).await.unwrap();
@@ -58,20 +52,27 @@ async fn step(file: &dyn File, model: &mut Vec<u8>, version: u8) -> Option<bool>
             check(&buf[..done], model, offset);
             return Some(done == len);
         }
-        _ => {
-            let extents = file.extents(range).await.unwrap();
-            assert!(extents[0].range.start() == range.start() && range.contains(extents[0].range));
-            for pair in extents.windows(2) {
-                assert_eq!(pair[0].range.end(), pair[1].range.start());
-            }
-            for extent in extents.iter().filter(|extent| extent.state.reads_zero()) {
-                let start = extent.range.start() as usize;
-                let seen = model.iter().skip(start).take(extent.range.len() as usize);
-                assert!(seen.into_iter().all(|byte| *byte == 0));
-            }
-        }
+        _ => check_extents(&file.extents(range).await.unwrap(), model, range),
     }
     None
+}
+
+fn store(model: &mut Vec<u8>, offset: usize, len: usize, version: u8) {
+    if len > 0 {
+        model.resize(model.len().max(offset + len), 0);
+        model[offset..offset + len].fill(version);
+    }
+}
+
+fn check_extents(extents: &[Extent], model: &[u8], range: ByteRange) {
+    assert!(extents[0].range.start() == range.start() && range.contains(extents[0].range));
+    for pair in extents.windows(2) {
+        assert_eq!(pair[0].range.end(), pair[1].range.start());
+    }
+    for extent in extents.iter().filter(|extent| extent.state.reads_zero()) {
+        let seen = model.iter().skip(extent.range.start() as usize).take(extent.range.len() as usize);
+        assert!(seen.into_iter().all(|byte| *byte == 0));
+    }
 }
 
 fn check(seen: &[u8], model: &[u8], offset: usize) {

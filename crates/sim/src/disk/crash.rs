@@ -70,3 +70,26 @@ fn tear(image: &mut Image, change: &Change, rng: &mut Rng) {
         Change::Len { .. } => {}
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn changes_reach_the_disk_in_any_order() {
+        let mut inode = Inode::default();
+        inode.write(0, &[1; 1024]);
+        inode.write(512, &[2; 1024]);
+        let orders = |reorder| {
+            let strike = |seed| {
+                let image = Loss { keep: 1.0, reorder }.strike(&inode, Vec::new(), &mut Rng::new(seed));
+                let mut byte = [0];
+                image.bytes.read(512, &mut byte);
+                byte[0]
+            };
+            (0..50).map(strike).collect::<std::collections::BTreeSet<_>>()
+        };
+        assert_eq!(orders(false).into_iter().collect::<Vec<_>>(), [2]);
+        assert_eq!(orders(true).into_iter().collect::<Vec<_>>(), [1, 2]);
+    }
+}
