@@ -171,6 +171,11 @@ impl<'a> Next<'a> {
         Ok(self.view.size_of(self.child(child)?))
     }
 
+    /// Whether writes beyond the end of a child make it longer: it is carried out by a node that can be resized.
+    pub fn grows(&self, child: ChildIndex) -> Result<bool> {
+        Ok(self.view.grows(self.child(child)?))
+    }
+
     /// Limits of a child.
     pub fn limits(&self, child: ChildIndex) -> Result<Limits> {
         Ok(*self.view.limits_of(self.child(child)?))

@@ -12,6 +12,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use block::{BlockError, ChildIndex, ErrorKind, Result};
 use io::sync::oneshot;
 
+use crate::contract::Next;
 use crate::node::{Body, Limits, Node, NodeId, Role};
 
 /// Position of a node in its view.
@@ -90,6 +91,11 @@ impl View {
         *self.limits_of(ViewIndex::ROOT)
     }
 
+    /// The root's view of its children: what its powers are called with.
+    pub fn next(&self) -> Next<'_> {
+        Next::new(self, ViewIndex::ROOT)
+    }
+
     pub(crate) fn limits_of(&self, index: ViewIndex) -> &Limits {
         &self.at(index).limits
     }
@@ -119,6 +125,11 @@ impl View {
     pub(crate) fn size_of(&self, index: ViewIndex) -> u64 {
         let sized = self.at(index).sized;
         self.at(sized).node.own_size().unwrap_or(0)
+    }
+
+    pub(crate) fn grows(&self, index: ViewIndex) -> bool {
+        let node = &self.at(self.at(index).sized).node;
+        matches!(node.body(), Body::Executes(_)) && node.powers().resize.is_some()
     }
 
     pub(crate) fn children(&self, index: ViewIndex) -> &[(Role, ViewIndex)] {
