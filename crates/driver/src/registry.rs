@@ -6,7 +6,7 @@ use io::LocalFut;
 
 use crate::context::{OpenContext, Opened};
 use crate::filters::copy_on_read;
-use crate::formats::qcow2;
+use crate::formats::{memory_format, qcow2};
 
 /// What a driver does with requests.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -32,12 +32,14 @@ pub struct Driver {
 }
 
 const FILTERED: &[Role] = &[Role::Filtered];
+const MAPPED: &[Role] = &[Role::File, Role::Backing];
 const IMAGE: &[Role] = &[Role::File, Role::DataFile, Role::Backing];
 
 /// All drivers, by name.
 #[rustfmt::skip]
 pub const DRIVERS: &[Driver] = &[
     Driver { name: "copy-on-read", kind: Kind::Filter, children: FILTERED, open: copy_on_read::open },
+    Driver { name: "memory-format", kind: Kind::Format, children: MAPPED, open: memory_format::open },
     Driver { name: "qcow2", kind: Kind::Format, children: IMAGE, open: qcow2::open },
 ];
 

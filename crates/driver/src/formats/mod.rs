@@ -1,3 +1,4 @@
 //! The formats, one file each.
 
+pub mod memory_format;
 pub mod qcow2;

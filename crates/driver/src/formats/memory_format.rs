@@ -1,0 +1,167 @@
+//! `memory-format`: a format whose table lies in memory, for tests and for caches that need not outlive the
+//! process. Clusters of guest data lie in the child `file`; what is not held comes from the child `backing`.
+//!
+//! It is what the contract's rules for formats are proved on: it allocates, commits, zeroes, discards and reuses
+//! clusters while others read and write.
+//!
+//! Invariants:
+//! * An entry of the table says `Data` only after all bytes of the cluster were written.
+//! * Order of every change: entries, generations, tag. So a reader that noted a new generation sees the new
+//!   entries, and a cluster waits for everybody who may have seen the old ones.
+//! * A cluster is mapped once, or prepared, or waiting for its readers, or free; `check` tells.
+//! * Reads and in-place writes take no lock. What allocates or frees takes the lock of [`clusters`] for a moment,
+//!   never across an await.
+
+mod allocate;
+mod change;
+mod check;
+mod clusters;
+mod misses;
+mod options;
+mod resize;
+mod table;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::SeqCst};
+
+use block::{Alignment, BlockError, ByteRange, ChildIndex, ErrorKind, Mapping, Result};
+use flow::{
+    Body, Capabilities, Changes, Format, Limits, Next, Op, Powers, Prepared, Quota, Request, Role, ZeroCost,
+};
+use io::{Lease, LocalFut};
+
+use crate::context::{OpenContext, Opened};
+use clusters::Clusters;
+use misses::Misses;
+use options::Options;
+use table::Table;
+
+/// Where clusters lie.
+const FILE: ChildIndex = ChildIndex(0);
+
+/// Opens a node. It begins empty, whatever the child holds.
+pub fn open(context: OpenContext) -> LocalFut<'static, Result<Opened>> {
+    Box::pin(async move {
+        let format = MemoryFormat::open(context)?;
+        Ok(Opened::new(Body::Maps(Arc::new(format))))
+    })
+}
+
+/// The body of a node.
+struct MemoryFormat {
+    size: AtomicU64,
+    table: Table,
+    clusters: Arc<Clusters>,
+    misses: Misses,
+}
+
+impl MemoryFormat {
+    fn open(mut context: OpenContext) -> Result<Self> {
+        let options: Options = context.parse()?;
+        let cluster = options.check(&context.node_name)?;
+        context.child(Role::File)?;
+        let table = Table::new(cluster, options.size);
+        Ok(Self {
+            size: AtomicU64::new(options.size),
+            table,
+            clusters: Arc::new(Clusters::new(cluster.bytes(), options.quota)),
+            misses: options.table_misses.map_or_else(Misses::never, |m| Misses::new(m.probability, m.seed)),
+        })
+    }
+
+    fn cluster(&self) -> Alignment {
+        self.table.cluster()
+    }
+
+    /// `range` as whole clusters, none of which begins at or beyond the end.
+    fn around(&self, range: ByteRange) -> ByteRange {
+        self.cluster().around(range)
+    }
+
+    /// The part of `range` that guests can see.
+    fn clipped(&self, range: ByteRange) -> ByteRange {
+        range.intersection(ByteRange::new(0, self.size()))
+    }
+}
+
+impl Format for MemoryFormat {
+    fn size(&self) -> u64 {
+        self.size.load(SeqCst)
+    }
+
+    fn limits(&self) -> Limits {
+        Limits {
+            granule: self.cluster().bytes(),
+            zeroing: ZeroCost::Free,
+            can: Capabilities { discard: true, zeroes: true, fua: false },
+            ..Limits::NONE
+        }
+    }
+
+    fn map_now(&self, range: ByteRange) -> Result<Option<Mapping>> {
+        if self.misses.strikes() {
+            return Ok(None);
+        }
+        Ok(Some(self.table.map(range)))
+    }
+
+    fn load<'a>(&'a self, _range: ByteRange, _next: Next<'a>) -> LocalFut<'a, Result<()>> {
+        // The table is in memory all the time: what a miss exercises is that others run meanwhile.
+        Box::pin(async {
+            io::yield_now().await;
+            Ok(())
+        })
+    }
+
+    fn read_special<'a>(
+        &'a self,
+        range: ByteRange,
+        lease: Lease,
+        next: Next<'a>,
+    ) -> LocalFut<'a, (Result<()>, Lease)> {
+        let context = format!("node '{}' has no special clusters ({range})", next.node().name());
+        Box::pin(async move { (Err(BlockError::new(ErrorKind::Unsupported, context)), lease) })
+    }
+
+    fn changes(&self) -> Option<&dyn Changes> {
+        Some(self)
+    }
+
+    fn powers(&self) -> Powers<'_> {
+        let quota = self.clusters.quota().map(|_| self as &dyn Quota);
+        Powers { resize: Some(self), check: Some(self), quota, ..Powers::default() }
+    }
+}
+
+impl Changes for MemoryFormat {
+    fn prepare<'a>(&'a self, range: ByteRange, next: Next<'a>) -> LocalFut<'a, Result<Option<Prepared>>> {
+        Box::pin(self.make_room(range, next))
+    }
+
+    fn commit(&self, prepared: Prepared, next: Next<'_>) -> Result<()> {
+        self.map_room(prepared, next)
+    }
+
+    fn change<'a>(&'a self, rq: Request, next: Next<'a>) -> LocalFut<'a, Result<()>> {
+        match rq.op {
+            Op::WriteZeroes => Box::pin(self.zero(rq, next)),
+            Op::Discard => Box::pin(self.discard(rq, next)),
+            // The table is lost on close anyway; the clusters are made durable for whoever looks at the file.
+            _ => Box::pin(async move { next.execute(FILE, rq, Lease::empty()).await.0 }),
+        }
+    }
+
+    fn generation(&self, offset: u64) -> Option<&AtomicU32> {
+        Some(self.table.generation(offset))
+    }
+}
+
+impl Quota for MemoryFormat {
+    fn limit(&self) -> u64 {
+        self.clusters.quota().unwrap_or(u64::MAX)
+    }
+
+    fn used(&self) -> u64 {
+        self.clusters.used()
+    }
+}

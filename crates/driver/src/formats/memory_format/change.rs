@@ -1,0 +1,126 @@
+//! Zeroing and discarding. Whole clusters change their entries; what is left of a zeroing at its ends is written.
+//!
+//! The core holds the range lock of all clusters concerned.
+
+use std::sync::Arc;
+
+use block::{ByteRange, Result};
+use flow::{Flags, Format, Next, Op, Request};
+use io::Lease;
+
+use super::clusters::push_cluster;
+use super::table::{self, Entry};
+use super::{FILE, MemoryFormat};
+
+impl MemoryFormat {
+    /// Drops the whole clusters inside the range.
+    pub(super) async fn discard(&self, rq: Request, next: Next<'_>) -> Result<()> {
+        let (_, whole, _) = self.split(rq.range);
+        let entry = if next.backing().is_some() { Entry::Zero } else { Entry::Unallocated };
+        self.replace(whole, entry, next).await;
+        Ok(())
+    }
+
+    /// Makes the range read as zeros.
+    pub(super) async fn zero(&self, rq: Request, next: Next<'_>) -> Result<()> {
+        let (head, whole, tail) = self.split(rq.range);
+        self.zero_part(rq, head, next).await?;
+        let unmap = rq.flags.has(Flags::MAY_UNMAP) && next.backing().is_none();
+        self.replace(whole, if unmap { Entry::Unallocated } else { Entry::Zero }, next).await;
+        self.zero_part(rq, tail, next).await
+    }
+
+    /// What lies before, in and behind whole clusters. The last cluster is whole when it is covered to the
+    /// virtual end.
+    fn split(&self, range: ByteRange) -> (ByteRange, ByteRange, ByteRange) {
+        let cluster = self.cluster();
+        let start = cluster.up(range.start());
+        let end =
+            if range.end() >= self.size() { cluster.up(range.end()) } else { cluster.down(range.end()) };
+        if start >= end {
+            // Within one cluster, or across the border of two.
+            let border = start.min(range.end());
+            return (
+                ByteRange::between(range.start(), border),
+                ByteRange::default(),
+                ByteRange::between(border, range.end()),
+            );
+        }
+        (
+            ByteRange::between(range.start(), start),
+            ByteRange::between(start, end),
+            ByteRange::between(end, range.end()),
+        )
+    }
+
+    /// Gives all clusters of `whole` the same entry, which is not data; region by region, so that a large range
+    /// keeps nobody from running.
+    pub(super) async fn replace(&self, whole: ByteRange, entry: Entry, next: Next<'_>) {
+        for part in table::by_region(whole) {
+            self.replace_now(part, entry, next);
+            if part.end() < whole.end() {
+                io::yield_now().await;
+            }
+        }
+    }
+
+    fn replace_now(&self, part: ByteRange, entry: Entry, next: Next<'_>) {
+        let mut books = self.clusters.books();
+        let mut old = Vec::new();
+        for offset in self.each_cluster(part) {
+            if let Entry::Data(cluster) = self.table.set(offset, entry) {
+                push_cluster(&mut old, cluster);
+            }
+        }
+        self.table.bump(part);
+        books.retire(old, next.reclaim());
+    }
+
+    /// Zeroes a part of one cluster.
+    pub(super) async fn zero_part(&self, rq: Request, part: ByteRange, next: Next<'_>) -> Result<()> {
+        if part.is_empty() {
+            return Ok(());
+        }
+        match self.table.get(part.start()) {
+            Entry::Data(host) => self.overwrite(rq, part, host, next).await,
+            Entry::Unallocated if next.backing().is_some() => self.copy_around(rq, part, next).await,
+            Entry::Zero | Entry::Unallocated => Ok(()),
+        }
+    }
+
+    /// Writes zeros in place. Written rather than zeroed: an abandoned write holds the cluster until it has landed.
+    async fn overwrite(&self, rq: Request, part: ByteRange, host: u64, next: Next<'_>) -> Result<()> {
+        let inside = part.start() - self.cluster().down(part.start());
+        let mut zeros = Lease::zeroed(part.len() as usize);
+        zeros.carry(Box::new(next.reclaim().waits().enter_owned()));
+        let at = part.at(host * self.cluster().bytes() + inside);
+        next.execute(FILE, plain(rq, Op::Write, at), zeros).await.0
+    }
+
+    /// Copies the cluster from the backing child with `part` zeroed.
+    async fn copy_around(&self, rq: Request, part: ByteRange, next: Next<'_>) -> Result<()> {
+        let Some(backing) = next.backing() else { return Ok(()) };
+        let whole = self.around(part);
+        let guest = self.clipped(whole);
+        let mut bytes = Lease::zeroed(whole.len() as usize);
+        let old = bytes.split_to(guest.len() as usize);
+        let (result, mut old) = next.execute(backing, plain(rq, Op::Read, guest), old).await;
+        result?;
+        old.join(bytes);
+        let from = (part.start() - whole.start()) as usize;
+        old[from..from + part.len() as usize].fill(0);
+        let room = Arc::new(self.take(1, next).await?);
+        old.carry(Box::new(room.clone()));
+        let at = whole.at(room.run.first * self.cluster().bytes());
+        next.execute(FILE, plain(rq, Op::Write, at), old).await.0?;
+        self.map_absent(whole.start(), &room);
+        Ok(())
+    }
+}
+
+/// A request of our own on behalf of `rq`.
+fn plain(rq: Request, op: Op, range: ByteRange) -> Request {
+    let mut own = rq.on(range);
+    (own.op, own.flags) = (op, Flags::NONE);
+    own
+}

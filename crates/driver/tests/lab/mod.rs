@@ -1,0 +1,107 @@
+//! What the contract tests stand on: a simulated world, graphs built by hand, and a file that counts.
+
+#![allow(dead_code, unreachable_pub, reason = "each test binary uses a part of it")]
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
+
+pub mod file;
+
+use std::cell::Cell;
+use std::path::Path;
+use std::sync::Arc;
+
+use driver::OpenContext;
+use flow::guard::Domain;
+use flow::{Body, Node, NodeId, NodeState, Role, Root, View, ViewBuilder};
+use io::{OpenOptions, World};
+use serde_json::Value;
+use sim::SimWorld;
+
+pub use file::{Counts, FileNode};
+
+/// Builds graphs in one world.
+pub struct Lab {
+    pub world: SimWorld,
+    turns: Arc<Domain>,
+    next_id: Cell<u64>,
+}
+
+/// A node with all that lies below it, itself first.
+#[derive(Clone)]
+pub struct Tree {
+    nodes: Vec<Entry>,
+}
+
+type Entry = (Arc<Node>, Vec<(Role, NodeId)>);
+
+impl Lab {
+    pub fn new(world: &SimWorld) -> Self {
+        Self { world: world.clone(), turns: Arc::default(), next_id: Cell::new(0) }
+    }
+
+    /// A node of this body on these children.
+    pub fn node(&self, driver: &'static str, body: Body, children: &[(Role, &Tree)]) -> Tree {
+        let id = NodeId(self.next_id.replace(self.next_id.get() + 1));
+        let name: Arc<str> = format!("{driver}{}", id.0).into();
+        let node = Arc::new(Node::new(id, name, driver, body, NodeState::new(self.turns.clone())));
+        let edges = children.iter().map(|(role, tree)| (*role, tree.node().id())).collect();
+        let mut nodes = vec![(node, edges)];
+        for (below, edges) in children.iter().flat_map(|(_, tree)| &tree.nodes) {
+            if nodes.iter().all(|(node, _)| node.id() != below.id()) {
+                nodes.push((below.clone(), edges.clone()));
+            }
+        }
+        Tree { nodes }
+    }
+
+    /// A node that carries requests to the file `path` of the simulated disk, made empty when it is not there.
+    pub async fn file(&self, path: &str) -> (Tree, Arc<Counts>) {
+        let options = OpenOptions { write: true, create: true, ..OpenOptions::default() };
+        let file = FileNode::new(self.world.open(Path::new(path), options).await.unwrap());
+        let counts = file.counts.clone();
+        (self.node("file", Body::Executes(Arc::new(file)), &[]), counts)
+    }
+
+    /// A node opened by the driver of this name.
+    pub async fn open(&self, driver: &str, options: Value, children: &[(Role, &Tree)]) -> Tree {
+        let driver = driver::find(driver).unwrap();
+        let Value::Object(options) = options else { panic!("options are an object") };
+        let context = OpenContext {
+            node_name: "n".into(),
+            options,
+            read_only: false,
+            direct: false,
+            no_flush: false,
+            unmap: true,
+            children: children.iter().map(|(role, tree)| (*role, tree.view())).collect(),
+            no_backing: false,
+            base: None,
+            world: Arc::new(self.world.clone()),
+            objects: Arc::default(),
+        };
+        let opened = (driver.open)(context).await.unwrap();
+        self.node(driver.name, opened.body, children)
+    }
+
+    /// A `memory-format` on a file of its own, over `backing`.
+    pub async fn memory_format(&self, path: &str, options: Value, backing: Option<&Tree>) -> Tree {
+        let (file, _) = self.file(path).await;
+        let mut children = vec![(Role::File, &file)];
+        children.extend(backing.map(|tree| (Role::Backing, tree)));
+        self.open("memory-format", options, &children).await
+    }
+
+    pub fn root(&self, tree: &Tree) -> Arc<Root> {
+        Arc::new(Root::new(tree.view(), self.turns.clone()))
+    }
+}
+
+impl Tree {
+    pub fn node(&self) -> &Arc<Node> {
+        &self.nodes[0].0
+    }
+
+    pub fn view(&self) -> Arc<View> {
+        let add = |builder: ViewBuilder, (node, edges): &Entry| builder.node(node.clone(), edges.clone());
+        self.nodes.iter().fold(ViewBuilder::new(), add).build().unwrap()
+    }
+}
