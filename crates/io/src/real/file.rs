@@ -14,8 +14,9 @@ use rustix::fs::{SeekFrom, fdatasync, fstat, ftruncate, seek};
 use rustix::io::retry_on_intr;
 
 use super::lock::{self, Held};
-use super::open::Kind;
+use super::open::{IO_URING, Kind};
 use super::pool::Pool;
+use super::ring::{self, Direction, Operation, Outcome};
 use super::{probe, space, transfer};
 use crate::file::ZeroMode;
 use crate::{File, FileInfo, Lease, LocalFut};
@@ -33,6 +34,24 @@ pub(super) struct RealFile {
 impl RealFile {
     pub(super) fn new(fd: Arc<OwnedFd>, info: FileInfo, kind: Kind, pool: Arc<Pool>) -> Self {
         Self { fd, info, kind, pool, locks: Mutex::default(), unflushed: Arc::default() }
+    }
+
+    async fn transfer(&self, direction: Direction, offset: u64, mut lease: Lease) -> (io::Result<()>, Lease) {
+        // Buffered writes are faster on the pool: the kernel would hand them to threads of its own.
+        let by_ring = self.info.engine == IO_URING && (direction == Direction::Read || self.info.direct);
+        if let Some(ring) = by_ring.then(ring::current).flatten() {
+            let (fd, alignment) = (self.fd.clone(), self.info.alignment);
+            match ring.transfer(Operation { direction, fd, offset, alignment, lease, done: 0 }).await {
+                (Outcome::Done(outcome), lease) => return (outcome, lease),
+                (Outcome::Refused, refused) => lease = refused,
+            }
+        }
+        let alignment = self.info.alignment;
+        let job = move |fd: BorrowedFd<'_>| match direction {
+            Direction::Read => (transfer::read_all(fd, offset, &mut lease, alignment), lease),
+            Direction::Write => (transfer::write_all(fd, offset, &lease), lease),
+        };
+        self.in_pool(job).await
     }
 
     /// Runs `job` on the pool with the descriptor.
@@ -75,13 +94,12 @@ impl File for RealFile {
         !self.info.direct && probe::resident(self.fd.as_fd(), range)
     }
 
-    fn read<'a>(&'a self, offset: u64, mut lease: Lease) -> LocalFut<'a, (io::Result<()>, Lease)> {
-        let alignment = self.info.alignment;
-        self.in_pool(move |fd| (transfer::read_all(fd, offset, &mut lease, alignment), lease))
+    fn read<'a>(&'a self, offset: u64, lease: Lease) -> LocalFut<'a, (io::Result<()>, Lease)> {
+        Box::pin(self.transfer(Direction::Read, offset, lease))
     }
 
     fn write<'a>(&'a self, offset: u64, lease: Lease) -> LocalFut<'a, (io::Result<()>, Lease)> {
-        self.in_pool(move |fd| (transfer::write_all(fd, offset, &lease), lease))
+        Box::pin(self.transfer(Direction::Write, offset, lease))
     }
 
     fn write_zeroes<'a>(&'a self, range: ByteRange, mode: ZeroMode) -> LocalFut<'a, io::Result<()>> {

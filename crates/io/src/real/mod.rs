@@ -16,6 +16,7 @@ mod lock;
 mod open;
 mod pool;
 mod probe;
+mod ring;
 mod space;
 mod stream;
 mod thread;

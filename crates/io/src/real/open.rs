@@ -13,7 +13,13 @@ use rustix::fs::OFlags;
 use super::file::RealFile;
 use super::probe;
 use super::world::Shared;
+use crate::file::Engine;
 use crate::{FileInfo, OpenOptions};
+
+/// What [`FileInfo::engine`] says of the pool.
+const THREADS: &str = "threads";
+/// What [`FileInfo::engine`] says of the ring.
+pub(super) const IO_URING: &str = "io_uring";
 
 /// A file that was opened but does not know its world yet.
 pub(super) struct Opened {
@@ -29,8 +35,8 @@ pub(super) enum Kind {
     BlockDevice,
 }
 
-/// Opens `path`. Blocks.
-pub(super) fn open(path: &Path, options: OpenOptions) -> io::Result<Opened> {
+/// Opens `path`; `rings` says whether they may be used, or why not. Blocks.
+pub(super) fn open(path: &Path, options: OpenOptions, rings: Result<(), String>) -> io::Result<Opened> {
     let mut flags = OFlags::NONBLOCK;
     flags.set(OFlags::DIRECT, options.direct);
     let file = SystemOptions::new()
@@ -46,10 +52,11 @@ pub(super) fn open(path: &Path, options: OpenOptions) -> io::Result<Opened> {
     let fd = OwnedFd::from(file);
     // Left on, the ring would answer that it would wait instead of waiting.
     rustix::fs::fcntl_setfl(&fd, rustix::fs::fcntl_getfl(&fd)? - OFlags::NONBLOCK)?;
+    let nowait = probe::reads_inline(fd.as_fd());
     let info = FileInfo {
-        engine: "threads",
+        engine: engine(options.engine, rings, nowait)?,
         alignment: if options.direct { probe::direct_alignment(fd.as_fd()) } else { Alignment::BYTE },
-        inline_reads: !options.direct && probe::reads_inline(fd.as_fd()),
+        inline_reads: !options.direct && nowait,
         inline_writes: options.write
             && !options.direct
             && kind == Kind::Regular
@@ -58,6 +65,20 @@ pub(super) fn open(path: &Path, options: OpenOptions) -> io::Result<Opened> {
         direct: options.direct,
     };
     Ok(Opened { fd, info, kind })
+}
+
+/// Chooses what carries out requests that wait. Where the file system cannot be asked not to wait, the kernel
+/// hands what the ring brings to threads of its own: then ours are faster.
+fn engine(asked: Engine, rings: Result<(), String>, nowait: bool) -> io::Result<&'static str> {
+    match (asked, rings) {
+        (Engine::Auto, Ok(())) if nowait => Ok(IO_URING),
+        (Engine::Uring, Ok(())) => Ok(IO_URING),
+        (Engine::Auto | Engine::Pool, _) => Ok(THREADS),
+        (Engine::Uring, Err(why)) => {
+            let message = format!("io_uring cannot be used here ({why}): choose threads");
+            Err(io::Error::new(ErrorKind::Unsupported, message))
+        }
+    }
 }
 
 fn kind(file: &std::fs::File) -> io::Result<Kind> {

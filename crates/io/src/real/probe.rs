@@ -13,11 +13,12 @@ const PAGE: u64 = 4096;
 /// `cachestat(2)`, kernel 6.5; the same number on every architecture.
 const SYS_CACHESTAT: libc::c_long = 451;
 
-/// Whether reads may be asked not to wait.
+/// Whether reads may be asked not to wait. (A direct read of one byte is refused for its alignment, but only
+/// after that question.)
 pub(super) fn reads_inline(file: BorrowedFd<'_>) -> bool {
     let mut byte = [0];
     let answer = preadv2(file, &mut [IoSliceMut::new(&mut byte)], 0, ReadWriteFlags::NOWAIT);
-    matches!(answer, Ok(_) | Err(Errno::AGAIN))
+    matches!(answer, Ok(_) | Err(Errno::AGAIN | Errno::INVAL))
 }
 
 /// Whether writes may be asked not to wait.

@@ -9,6 +9,7 @@ use tokio::runtime::{self, LocalOptions, LocalRuntime};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 
 use super::here::RealHere;
+use super::ring;
 use super::world::Shared;
 use crate::here;
 use crate::thread::{Start, Thread};
@@ -38,7 +39,11 @@ pub(super) fn enter<T>(shared: &Arc<Shared>, run: impl FnOnce(&LocalRuntime) -> 
     // Tasks may ask for the time or spawn while they are dropped, so the runtime is dropped before this.
     let _installed = Installed::new(shared);
     let runtime = runtime::Builder::new_current_thread().enable_all().build_local(LocalOptions::default())?;
-    Ok(run(&runtime))
+    let value = run(&runtime);
+    // While tasks can still be woken and spawned: what buffers in flight carry may want to.
+    let _guard = runtime.enter();
+    ring::drain();
+    Ok(value)
 }
 
 /// The services of this thread, there until dropped.
@@ -54,6 +59,7 @@ impl Installed {
 
 impl Drop for Installed {
     fn drop(&mut self) {
+        ring::close();
         here::install(self.before.take());
     }
 }

@@ -3,11 +3,11 @@
 use std::future::Future;
 use std::io::{self, Read};
 use std::path::Path;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Instant;
 
 use super::pool::Pool;
-use super::{connect, listener, open, thread};
+use super::{connect, listener, open, ring, thread};
 use crate::{Address, File, Incoming, Listener, LocalFut, OpenOptions, Thread, World};
 
 /// The real world. Clones share everything; when the last one and the last file that it opened are gone, the
@@ -21,15 +21,28 @@ pub struct RealWorld {
 pub(super) struct Shared {
     pub(super) began: Instant,
     pub(super) pool: Arc<Pool>,
+    /// Whether rings may be used, or why not; asked of the system when first needed.
+    rings: OnceLock<Result<(), String>>,
     indexes: Mutex<Vec<bool>>,
 }
 
 impl RealWorld {
     /// A world whose clock starts now. Starts no thread yet.
     pub fn new() -> Self {
+        Self::with(OnceLock::new())
+    }
+
+    /// The same without io_uring, as in a container that forbids it: every request that waits goes to the
+    /// pool, and asking for [`Engine::Uring`](crate::file::Engine::Uring) is an error.
+    pub fn without_io_uring() -> Self {
+        Self::with(OnceLock::from(Err("switched off".to_owned())))
+    }
+
+    fn with(rings: OnceLock<Result<(), String>>) -> Self {
         let shared = Shared {
             began: Instant::now(),
             pool: Arc::new(Pool::new("io-pool")),
+            rings,
             indexes: Mutex::new(Vec::new()),
         };
         Self { shared: Arc::new(shared) }
@@ -45,6 +58,12 @@ impl RealWorld {
     }
 }
 
+impl Shared {
+    fn rings(&self) -> Result<(), String> {
+        self.rings.get_or_init(|| ring::probe().map_err(|error| error.to_string())).clone()
+    }
+}
+
 impl Default for RealWorld {
     fn default() -> Self {
         Self::new()
@@ -54,10 +73,10 @@ impl Default for RealWorld {
 impl World for RealWorld {
     fn open<'a>(&'a self, path: &'a Path, options: OpenOptions) -> LocalFut<'a, io::Result<Arc<dyn File>>> {
         let path = path.to_owned();
-        let shared = self.shared.clone();
+        let rings = self.shared.rings();
         Box::pin(async move {
-            let opened = self.shared.pool.run(move || open::open(&path, options)).await?;
-            Ok(Arc::new(opened.into_file(&shared)) as Arc<dyn File>)
+            let opened = self.shared.pool.run(move || open::open(&path, options, rings)).await?;
+            Ok(Arc::new(opened.into_file(&self.shared)) as Arc<dyn File>)
         })
     }
 
