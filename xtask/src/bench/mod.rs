@@ -69,7 +69,7 @@ pub(crate) fn run(root: &Path, bench: &Bench) -> Result<bool, String> {
     }
     let mut report = Report::new(options.seconds, options.rounds, options.image_mib);
     let rows: Vec<_> = rows.into_iter().filter(|row| report.keep_if(row.name, row.is_here(root))).collect();
-    report.needs("fio", rows::find("fio"))?;
+    rows::find("fio").map_err(|reason| format!("nothing can be measured: {reason}"))?;
     let images = Images::make(&root.join(FOLDER), &images, options.image_mib, &mut report)?;
     for round in 0..options.rounds {
         for image in images.all() {

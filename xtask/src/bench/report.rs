@@ -112,11 +112,6 @@ impl Report {
         needed.map_err(|reason| self.skip(name, &reason)).is_ok()
     }
 
-    /// Fails unless what everything needs is there.
-    pub(super) fn needs(&self, name: &str, needed: Result<PathBuf, String>) -> Result<(), String> {
-        needed.map(drop).map_err(|reason| format!("nothing can be measured without {name}: {reason}"))
-    }
-
     /// Whether anything of `name` was skipped.
     pub(super) fn lacks(&self, name: &str) -> bool {
         self.skipped.iter().any(|(skipped, _)| skipped == name)
