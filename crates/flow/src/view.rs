@@ -56,7 +56,7 @@ pub struct View {
     changing: Box<[ViewIndex]>,
     formats: usize,
     detect_zeroes: DetectZeroes,
-    retired: Mutex<Option<oneshot::Sender<()>>>,
+    retired: Mutex<Vec<oneshot::Sender<()>>>,
     me: Weak<View>,
 }
 
@@ -172,14 +172,14 @@ impl View {
 
     pub(crate) fn on_retired(&self) -> oneshot::Receiver<()> {
         let (sender, receiver) = oneshot::channel();
-        *self.retired.lock().unwrap_or_else(PoisonError::into_inner) = Some(sender);
+        self.retired.lock().unwrap_or_else(PoisonError::into_inner).push(sender);
         receiver
     }
 }
 
 impl Drop for View {
     fn drop(&mut self) {
-        if let Some(sender) = self.retired.get_mut().unwrap_or_else(PoisonError::into_inner).take() {
+        for sender in self.retired.get_mut().unwrap_or_else(PoisonError::into_inner).drain(..) {
             // Nobody may be waiting for it any more.
             let _ = sender.send(());
         }
@@ -259,7 +259,7 @@ impl ViewBuilder {
             changing,
             nodes,
             detect_zeroes: self.detect_zeroes,
-            retired: Mutex::new(None),
+            retired: Mutex::default(),
             me: me.clone(),
         }))
     }
