@@ -1,6 +1,6 @@
 //! What a detached root sees: a node that answers every request with an error.
 
-use block::{BlockError, ErrorKind, Result};
+use block::{BlockError, ByteRange, ErrorKind, Extent, Result};
 use flow::{Execute, Limits, Next, Now, Request, Window};
 use io::{Lease, LocalFut};
 
@@ -33,5 +33,9 @@ impl Execute for Closed {
 
     fn execute<'a>(&'a self, _: Request, lease: Lease, _: Next<'a>) -> LocalFut<'a, (Result<()>, Lease)> {
         Box::pin(async move { (Err(self.refusal()), lease) })
+    }
+
+    fn extents<'a>(&'a self, _: ByteRange, _: Next<'a>) -> LocalFut<'a, Result<Vec<Extent>>> {
+        Box::pin(async move { Err(self.refusal()) })
     }
 }

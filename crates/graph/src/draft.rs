@@ -15,7 +15,7 @@ use crate::operations::{self, Condition, Operation, Words};
 use crate::overlay::Overlay;
 use crate::permissions::Demand;
 use crate::tables::{Edge, NodeRow, Parent, RootRow, Tables, parents_of, users_of};
-use crate::user::{RootId, UserKind};
+use crate::user::{RootId, User, UserKind};
 
 pub(crate) struct Draft<'a> {
     pub(crate) nodes: Overlay<'a, NodeId, NodeRow>,
@@ -201,14 +201,9 @@ impl<'a> Draft<'a> {
             Condition::ReadOnly => nameless(row.read_only),
             Condition::HasParents => self.parent_node(id, |_| true)?,
             Condition::UsedAsBacking => self.parent_node(id, |role| role == Role::Backing)?,
-            Condition::UsedByExport => self.user(id, |kind| match kind {
-                UserKind::Export | UserKind::Named => Some(Arc::from("")),
-                UserKind::Job(_) => None,
-            }),
-            Condition::UsedByJob => self.user(id, |kind| match kind {
-                UserKind::Job(job_type) => Some(job_type.clone()),
-                UserKind::Export | UserKind::Named => None,
-            }),
+            Condition::UsedByExport => self.user(id, |user| !matches!(user.kind(), UserKind::Job(_))),
+            Condition::UsedByJob => self.user(id, |user| matches!(user.kind(), UserKind::Job(_))),
+            Condition::PinnedByJob => self.user(id, |user| !user.follows()),
         })
     }
 
@@ -220,9 +215,13 @@ impl<'a> Draft<'a> {
         found.map(|node| self.name(node)).transpose()
     }
 
-    fn user(&self, id: NodeId, fits: impl Fn(&UserKind) -> Option<Arc<str>>) -> Option<Arc<str>> {
+    /// The type of the job that fits, or nothing of another user that does.
+    fn user(&self, id: NodeId, fits: impl Fn(&User) -> bool) -> Option<Arc<str>> {
         self.parents.range(users_of(id)).find_map(|((_, parent), ())| match parent {
-            Parent::Root(root) => self.roots.get(root).and_then(|row| fits(row.user.kind())),
+            Parent::Root(root) => match &self.roots.get(root)?.user {
+                user if !fits(user) => None,
+                user => Some(user.job_type().unwrap_or_default()),
+            },
             Parent::Node(..) => None,
         })
     }

@@ -119,7 +119,7 @@ impl NewNode {
     /// With this child.
     #[must_use]
     pub fn child(mut self, role: Role, node: NodeId) -> Self {
-        self.children.push(Child { role, node, extra: EdgeDemand::default() });
+        self.children.push(Child::new(role, node));
         self
     }
 
@@ -154,6 +154,13 @@ pub struct Child {
     pub node: NodeId,
     /// What the parent asks of it beyond the role; kept for the role when the child is replaced.
     pub extra: EdgeDemand,
+}
+
+impl Child {
+    /// A child of which no more is asked than its role says.
+    pub fn new(role: Role, node: NodeId) -> Self {
+        Self { role, node, extra: EdgeDemand::default() }
+    }
 }
 
 /// How a node is reopened; what is `None` stays as it is.

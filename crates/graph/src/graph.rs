@@ -11,7 +11,7 @@ use flow::{Body, Node, NodeId, NodeState, Root, View};
 use crate::draft::{Draft, no_root};
 use crate::drained::{Drained, Unwatched};
 use crate::edit::Edit;
-use crate::names::AutoNames;
+use crate::names::{self, AutoNames, NodeName};
 use crate::operations::Operation;
 use crate::permits::Permits;
 use crate::plan::Plan;
@@ -40,11 +40,21 @@ impl Graph {
         Self::default()
     }
 
-    /// A node to be added with [`Edit::AddNode`]: its identity and state are this graph's. Without a name it gets
-    /// an automatic one (`#block000`).
-    pub fn new_node(&self, name: Option<&str>, driver: &'static str, body: Body) -> Arc<Node> {
-        let name: Arc<str> = name.map_or_else(|| self.auto_names.next().into(), Arc::from);
-        Arc::new(Node::new(self.new_node_id(), name, driver, body, NodeState::new(self.turns.clone())))
+    /// A name for a new node: the one that the user wants, which must be well-formed and not taken, or an automatic
+    /// one (`#block000`).
+    pub fn name(&self, wanted: Option<&str>) -> Result<NodeName> {
+        let Some(wanted) = wanted else { return Ok(self.auto_names.next()) };
+        let name = NodeName::new(wanted)?;
+        match self.tables.names.contains_key(name.text()) {
+            true => Err(names::taken(wanted)),
+            false => Ok(name),
+        }
+    }
+
+    /// A node to be added with [`Edit::AddNode`]: its identity and state are this graph's.
+    pub fn new_node(&self, name: &NodeName, driver: &'static str, body: Body) -> Arc<Node> {
+        let state = NodeState::new(self.turns.clone());
+        Arc::new(Node::new(self.new_node_id(), name.text().clone(), driver, body, state))
     }
 
     /// A root to be attached with [`Edit::AttachRoot`].

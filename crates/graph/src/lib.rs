@@ -33,6 +33,7 @@ mod user;
 pub use drained::Drained;
 pub use edit::{Child, Edit, NewNode, Place, Reopen};
 pub use graph::Graph;
+pub use names::NodeName;
 pub use operations::{Condition, Operation};
 pub use permissions::{Demand, EdgeDemand};
 pub use plan::{Effort, Plan};

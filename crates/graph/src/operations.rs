@@ -44,6 +44,8 @@ pub enum Condition {
     UsedByExport,
     /// A job is attached to it.
     UsedByJob,
+    /// A job is attached to it that needs its links as they are.
+    PinnedByJob,
     /// It is the backing child of a node.
     UsedAsBacking,
     /// The user holds no reference to it.
@@ -56,9 +58,10 @@ pub enum Condition {
 
 impl Condition {
     /// All of them.
-    pub const ALL: [Self; 6] = [
+    pub const ALL: [Self; 7] = [
         Self::UsedByExport,
         Self::UsedByJob,
+        Self::PinnedByJob,
         Self::UsedAsBacking,
         Self::NotOwned,
         Self::HasParents,
@@ -94,12 +97,12 @@ pub const RULES: &[Rule] = &[
     rule(Operation::StartJob, Condition::UsedByJob, ErrorKind::Busy, BUSY_JOB),
     rule(
         Operation::ChangeLink,
-        Condition::UsedByJob,
+        Condition::PinnedByJob,
         ErrorKind::Busy,
         "Cannot change frozen '{role}' link from '{node}' to '{child}'",
     ),
-    rule(Operation::Replace, Condition::UsedByJob, ErrorKind::Busy, BUSY_JOB),
-    rule(Operation::RemoveFilter, Condition::UsedByJob, ErrorKind::Busy, BUSY_JOB),
+    rule(Operation::Replace, Condition::PinnedByJob, ErrorKind::Busy, BUSY_JOB),
+    rule(Operation::RemoveFilter, Condition::PinnedByJob, ErrorKind::Busy, BUSY_JOB),
     rule(
         Operation::ExportWritable,
         Condition::ReadOnly,

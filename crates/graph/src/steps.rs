@@ -35,12 +35,8 @@ impl Draft<'_> {
 
     fn add_node(&mut self, new: &NewNode) -> Result<()> {
         let (id, name) = (new.node.id(), new.node.name());
-        if !name.starts_with('#') || new.owned {
-            names::check(name)?;
-        }
         if self.names.get(name).is_some() || self.nodes.get(&id).is_some() {
-            let context = format!("Duplicate nodes with node-name='{name}'");
-            return Err(BlockError::new(ErrorKind::Exists, context));
+            return Err(names::taken(name));
         }
         self.names.insert(name.clone(), id);
         let row = NodeRow {
@@ -86,12 +82,19 @@ impl Draft<'_> {
         if present.is_some() {
             self.permitted(Operation::ChangeLink, parent, Some(role))?;
         }
-        if child.is_none() && role != Role::Backing {
-            let context = format!("node '{}' cannot be without its '{}' child", row.node.name(), role.name());
-            return Err(BlockError::new(ErrorKind::Invalid, context));
+        if child.is_none() {
+            self.may_be_cut(parent, role)?;
         }
         self.unlink(parent, role)?;
         child.map_or(Ok(()), |child| self.link(parent, role, child))
+    }
+
+    fn may_be_cut(&self, parent: NodeId, role: Role) -> Result<()> {
+        if role == Role::Backing {
+            return Ok(());
+        }
+        let context = format!("node '{}' cannot be without its '{}' child", self.name(parent)?, role.name());
+        Err(BlockError::new(ErrorKind::Invalid, context))
     }
 
     fn replace_node(&mut self, node: NodeId, with: NodeId) -> Result<()> {
@@ -173,6 +176,9 @@ impl Draft<'_> {
         let gone: Vec<Role> =
             self.node(id)?.children.iter().filter(|e| !kept(e.role, e.child)).map(|e| e.role).collect();
         for role in gone {
+            if !children.iter().any(|c| c.role == role) {
+                self.may_be_cut(id, role)?;
+            }
             self.permitted(Operation::ChangeLink, id, Some(role))?;
             self.unlink(id, role)?;
         }

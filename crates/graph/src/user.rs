@@ -14,7 +14,7 @@ pub enum UserKind {
     Export,
     /// Somebody else with a name (a command, a test). Goes along as well.
     Named,
-    /// A job of this type (`stream`). Its root stays at its node, and the node's links stay as they are.
+    /// A job of this type (`stream`).
     Job(Arc<str>),
 }
 
@@ -24,6 +24,7 @@ pub struct User {
     kind: UserKind,
     description: Arc<str>,
     edge: &'static str,
+    pins: bool,
 }
 
 impl User {
@@ -37,18 +38,33 @@ impl User {
         Self::new(UserKind::Named, format!("block device '{name}'"), "root")
     }
 
-    /// The job `id` of type `job_type`, to which the node is `edge` ("main node", "active node").
+    /// The job `id` of type `job_type`, to which the node is `edge` ("main node", "active node"). Its root stays at
+    /// its node when something is put there, and the node's links stay as they are while it runs.
     pub fn job(job_type: &str, id: &str, edge: &'static str) -> Self {
-        Self::new(UserKind::Job(job_type.into()), format!("{job_type} job '{id}'"), edge)
+        let words = format!("{job_type} job '{id}'");
+        Self { pins: true, ..Self::new(UserKind::Job(job_type.into()), words, edge) }
+    }
+
+    /// A job to which it does not matter what its node stands on, and which goes along when the node is replaced.
+    #[must_use]
+    pub fn movable(self) -> Self {
+        Self { pins: false, ..self }
     }
 
     fn new(kind: UserKind, description: String, edge: &'static str) -> Self {
-        Self { kind, description: description.into(), edge }
+        Self { kind, description: description.into(), edge, pins: false }
     }
 
     /// Its kind.
     pub fn kind(&self) -> &UserKind {
         &self.kind
+    }
+
+    pub(crate) fn job_type(&self) -> Option<Arc<str>> {
+        match &self.kind {
+            UserKind::Job(job_type) => Some(job_type.clone()),
+            UserKind::Export | UserKind::Named => None,
+        }
     }
 
     /// What its node is to it: the name of the edge in messages and queries.
@@ -58,7 +74,7 @@ impl User {
 
     /// Whether its root moves along when something is put in the place of its node.
     pub fn follows(&self) -> bool {
-        !matches!(self.kind, UserKind::Job(_))
+        !self.pins
     }
 }
 

@@ -15,10 +15,10 @@ fn names_are_unique_and_found() {
     assert_eq!(world.refused(&[Edit::AddNode(world.new_disk("x"))]), "Duplicate nodes with node-name='x'");
     let twice = [Edit::AddNode(world.new_disk("y")), Edit::AddNode(world.new_disk("y"))];
     assert_eq!(world.refused(&twice), "Duplicate nodes with node-name='y'");
-    assert_eq!(
-        world.refused(&[Edit::AddNode(world.new_disk("#block000"))]),
-        "Invalid node-name: '#block000'"
-    );
+    let name = |wanted| world.graph.name(wanted).map_or_else(|e| e.to_string(), |n| n.to_string());
+    assert_eq!(name(Some("x")), "Duplicate nodes with node-name='x'");
+    assert_eq!(name(Some("#block000")), "Invalid node-name: '#block000'");
+    assert_eq!((name(Some("y")), name(None)), ("y".to_owned(), "#block000".to_owned()));
     let error = world.graph.find("nope").expect_err("not there");
     assert_eq!(error.to_string(), "Failed to find node with node-name='nope'");
     assert_eq!(error.kind(), ErrorKind::NotFound);
@@ -186,6 +186,9 @@ fn in_condition(condition: Condition) -> World {
     match condition {
         Condition::UsedByExport => drop(world.export("n")),
         Condition::UsedByJob => {
+            world.attach("n", User::job("stream", "s", "main node").movable(), Demand::NOTHING);
+        }
+        Condition::PinnedByJob => {
             world.attach("n", User::job("stream", "s", "main node"), Demand::NOTHING);
         }
         Condition::ReadOnly => drop(world.edit(&[world.read_only("n", true)])),
@@ -201,14 +204,19 @@ fn each_cell_of_the_table_of_operations() {
             let world = in_condition(condition);
             let said =
                 world.graph.permitted(operation, world.id("n")).err().map(|e| (e.kind(), e.to_string()));
-            // A node that is a child is refused as such whatever else it is.
+            // A node that is a child is refused as such whatever else it is; one that is pinned is used.
             let implied = match condition {
                 Condition::UsedAsBacking | Condition::NotOwned => &[condition, Condition::HasParents][..],
+                Condition::PinnedByJob => &[condition, Condition::UsedByJob][..],
                 _ => &[condition][..],
             };
             let rule = RULES.iter().find(|r| r.operation == operation && implied.contains(&r.condition));
             let expected = rule.map(|rule| {
-                let by = if condition == Condition::UsedByJob { "stream" } else { "p" };
+                let by = if matches!(condition, Condition::UsedByJob | Condition::PinnedByJob) {
+                    "stream"
+                } else {
+                    "p"
+                };
                 (rule.kind, rule.message.replace("{node}", "n").replace("{by}", by))
             });
             if operation == Operation::ChangeLink {

@@ -6,11 +6,11 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use block::{ByteRange, ErrorKind, Result};
-use bodies::{Disk, Gate, World};
+use bodies::{Gate, World};
 use flow::{Body, DetectZeroes, Flags, Op, Request, Role, Root, View, seam};
 use futures_util::FutureExt;
 use futures_util::future::LocalBoxFuture;
-use graph::{Demand, Edit, NewNode, Place, Reopen, RootId, User};
+use graph::{Child, Demand, Edit, Place, Reopen, RootId, User};
 use io::Lease;
 
 /// A read of one byte that waits as long as it must, in the view of now.
@@ -155,9 +155,7 @@ fn reopening_replaces_children_and_flags_together() {
     world.disk("b");
     world.layer("l", "a");
     let root = world.export("l");
-    let children = NewNode::new(world.graph.new_node(None, "test", Body::Executes(Disk::new(0))))
-        .child(Role::File, world.id("b"))
-        .children;
+    let children = vec![Child::new(Role::File, world.id("b"))];
     let reopen = Reopen { children: Some(children), read_only: Some(true), ..Reopen::new(world.id("l")) };
     drop(world.edit(&[Edit::Reopen(reopen)]));
     assert_eq!(world.seen(root), ["l", "b"]);

@@ -10,7 +10,7 @@ use block::{BlockError, ByteRange, ChildIndex, ErrorKind, Mapping, Permissions, 
 use flow::{
     Body, Execute, Flags, Format, Limits, Next, NodeId, Now, Op, Permit, Powers, Request, Role, Window,
 };
-use graph::{Demand, Drained, Edit, Graph, NewNode, Reopen, RootId, User};
+use graph::{Demand, Drained, Edit, Graph, NewNode, NodeName, Reopen, RootId, User};
 use io::sync::Notify;
 use io::{Lease, LocalFut};
 
@@ -245,7 +245,9 @@ impl World {
     }
 
     pub fn new_node(&self, name: &str, body: Body) -> NewNode {
-        NewNode::new(self.graph.new_node((!name.is_empty()).then_some(name), "test", body))
+        // Whether the name is taken is left to the edit.
+        let name = if name.is_empty() { self.graph.name(None) } else { NodeName::new(name) };
+        NewNode::new(self.graph.new_node(&name.expect("a good name"), "test", body))
     }
 
     pub fn new_disk(&self, name: &str) -> NewNode {
