@@ -1,1 +1,3 @@
 //! The protocols, one file each.
+
+pub mod file;
