@@ -1,12 +1,10 @@
 //! Image locks, against ourselves and against QEMU's own programs.
 #![allow(clippy::unwrap_used, reason = "a test")]
 
-mod peers;
-
-use std::io::{ErrorKind, Read};
+use std::io::{ErrorKind, Read, Write};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
-use std::process::{Child, Command};
+use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -14,7 +12,6 @@ use block::Permissions;
 use io::file::LockConflict;
 use io::real::RealWorld;
 use io::{File, OpenOptions, World};
-use peers::has;
 
 /// What QEMU holds of a writable and of a read-only image.
 const WRITER: Permissions = Permissions::CONSISTENT_READ.union(Permissions::WRITE).union(Permissions::RESIZE);
@@ -47,6 +44,19 @@ fn conflict(outcome: std::io::Result<()>) -> LockConflict {
     let error = outcome.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::ResourceBusy);
     *error.get_ref().and_then(|inner| inner.downcast_ref()).unwrap()
+}
+
+/// Whether the peer is there; says so when it is not.
+fn has(test: &str, program: &str) -> bool {
+    let there = Command::new(program).arg("--version").stdout(Stdio::null()).status().is_ok();
+    if !there {
+        println!("skipped: {test}: no {program}");
+        if let Some(log) = std::env::var_os("MILLPOND_SKIP_LOG") {
+            let mut log = std::fs::OpenOptions::new().append(true).create(true).open(log).unwrap();
+            writeln!(log, "{test}: no {program}").unwrap();
+        }
+    }
+    there
 }
 
 #[test]

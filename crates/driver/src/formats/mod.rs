@@ -2,4 +2,3 @@
 
 pub mod memory_format;
 pub mod qcow2;
-pub mod raw;

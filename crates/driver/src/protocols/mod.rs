@@ -1,3 +1,3 @@
 //! The protocols, one file each.
 
-pub mod file;
+pub mod nbd;

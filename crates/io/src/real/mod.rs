@@ -16,7 +16,6 @@ mod lock;
 mod open;
 mod pool;
 mod probe;
-pub mod process;
 mod ring;
 mod space;
 mod stream;
