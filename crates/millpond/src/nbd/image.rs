@@ -1,0 +1,128 @@
+//! From FILE and the options around it to the options of a node.
+
+use std::path::Path;
+
+use block::{BlockError, ErrorKind, Result};
+use engine::{Engine, keyval};
+use serde_json::{Map, Value, json};
+
+use super::args::{Aio, Args, CacheMode, DetectZeroesMode, Discard};
+
+/// First bytes of a qcow2 image.
+const QCOW2_MAGIC: &[u8] = b"QFI\xfb";
+
+/// The options of the node that is to be exported.
+pub(super) async fn options(engine: &Engine, args: &Args) -> Result<Map<String, Value>> {
+    let Some(file) = &args.file else {
+        return Err(invalid("no image given: name a FILE (see --help)".to_owned()));
+    };
+    let mut image = if args.image_opts {
+        keyval::parse(file, Some("driver"))?
+    } else {
+        named(engine, args, file).await?
+    };
+    let common = common(args)?;
+    for (key, value) in common {
+        image.entry(key).or_insert(value);
+    }
+    Ok(image)
+}
+
+/// An image given by name: its format over the file or the server.
+async fn named(engine: &Engine, args: &Args, name: &str) -> Result<Map<String, Value>> {
+    if let Some(text) = name.strip_prefix("json:") {
+        return match serde_json::from_str(text) {
+            Ok(Value::Object(map)) => Ok(map),
+            Ok(_) => Err(invalid("json: must be followed by an object".to_owned())),
+            Err(error) => Err(invalid(format!("Could not parse the JSON options: {error}"))),
+        };
+    }
+    let protocol = protocol(args, name);
+    let format = match args.format.as_deref() {
+        Some(format) => format,
+        None => {
+            refuse_to_guess(engine, name).await?;
+            "raw"
+        }
+    };
+    let mut image = object(json!({ "driver": format, "file": protocol }));
+    if args.offset > 0 {
+        image = match format {
+            "raw" => with(image, "offset", json!(args.offset)),
+            _ => object(json!({ "driver": "raw", "offset": args.offset, "file": image })),
+        };
+    }
+    Ok(image)
+}
+
+fn protocol(args: &Args, name: &str) -> Value {
+    if name.starts_with("nbd://") || name.starts_with("nbd+unix://") {
+        return json!({ "driver": "nbd", "uri": name });
+    }
+    let mut file = json!({ "driver": "file", "filename": name });
+    if let Some(aio) = args.aio {
+        file["aio"] = json!(match aio {
+            Aio::Threads => "threads",
+            Aio::Native => "native",
+            Aio::IoUring => "io_uring",
+        });
+    }
+    file
+}
+
+/// Without -f the bytes are served as they are, unless they look as if that were a mistake.
+async fn refuse_to_guess(engine: &Engine, name: &str) -> Result<()> {
+    let looks_like_qcow2 = looks_like_qcow2(engine, Path::new(name)).await;
+    if !looks_like_qcow2 {
+        return Ok(());
+    }
+    let context = format!(
+        "image '{name}' looks like qcow2, and formats are not guessed (a guest could have written that): \
+         say -f qcow2, or -f raw to serve its bytes"
+    );
+    Err(invalid(context))
+}
+
+async fn looks_like_qcow2(engine: &Engine, path: &Path) -> bool {
+    let Ok(file) = engine.world().open(path, io::OpenOptions::default()).await else { return false };
+    let (result, first) = file.read(0, io::Lease::zeroed(QCOW2_MAGIC.len())).await;
+    result.is_ok() && &first[..] == QCOW2_MAGIC
+}
+
+/// What the options around FILE say of the node.
+fn common(args: &Args) -> Result<Map<String, Value>> {
+    if args.detect_zeroes == DetectZeroesMode::Unmap && args.discard != Discard::Unmap {
+        let context =
+            "setting detect-zeroes to unmap is not allowed without setting discard operation to unmap";
+        return Err(invalid(context.to_owned()));
+    }
+    let cache = if args.nocache { CacheMode::None } else { args.cache };
+    let direct = matches!(cache, CacheMode::None | CacheMode::Directsync);
+    let no_flush = cache == CacheMode::Unsafe;
+    Ok(object(json!({
+        "read-only": args.read_only,
+        "cache": { "direct": direct, "no-flush": no_flush },
+        "discard": if args.discard == Discard::Unmap { "unmap" } else { "ignore" },
+        "detect-zeroes": match args.detect_zeroes {
+            DetectZeroesMode::Off => "off",
+            DetectZeroesMode::On => "on",
+            DetectZeroesMode::Unmap => "unmap",
+        },
+    })))
+}
+
+fn object(value: Value) -> Map<String, Value> {
+    match value {
+        Value::Object(map) => map,
+        _ => Map::new(),
+    }
+}
+
+fn with(mut map: Map<String, Value>, key: &str, value: Value) -> Map<String, Value> {
+    map.insert(key.to_owned(), value);
+    map
+}
+
+fn invalid(context: String) -> BlockError {
+    BlockError::new(ErrorKind::Invalid, context)
+}

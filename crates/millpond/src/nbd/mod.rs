@@ -1,0 +1,161 @@
+//! `millpond nbd`: one image, one export, qemu-nbd's command line.
+
+mod args;
+mod image;
+
+use std::path::Path;
+use std::process;
+use std::sync::Arc;
+use std::time::Duration;
+
+use block::{BlockError, ErrorKind, Result};
+use engine::{
+    Engine, EngineOptions, Event, ExportRequest, ImagePolicy, NbdServer, ServerRequest, Subscription,
+};
+use export::nbd::{ExportOptions, ServerOptions};
+use io::Address;
+use io::real::RealWorld;
+use io::real::process::{Forked, Readiness, Signal, Signals, fork};
+use io::select::{Either, race};
+
+pub(crate) use args::Args;
+
+const EXPORT: &str = "nbd0";
+
+/// Serves until told to end, or until the last client has left.
+pub(crate) fn run(args: Args) -> Result<()> {
+    args.check()?;
+    let readiness = match args.fork {
+        true => match fork().map_err(|e| BlockError::system("cannot go to the background", e))? {
+            Forked::Parent { status } => process::exit(status),
+            Forked::Child(readiness) => Some(readiness),
+        },
+        false => None,
+    };
+    let world = RealWorld::new();
+    let shared: Arc<RealWorld> = Arc::new(world.clone());
+    world.block_on(serve(shared, args, readiness))
+}
+
+async fn serve(world: Arc<RealWorld>, args: Args, readiness: Option<Readiness>) -> Result<()> {
+    let mut signals = Signals::watch(&[Signal::Terminate, Signal::Interrupt, Signal::HangUp])
+        .map_err(|e| BlockError::system("cannot watch signals", e))?;
+    let engine = Engine::new(world, engine_options(&args)?)?;
+    let events = engine.events().subscribe();
+    let (server, address) = set_up(&engine, &args).await?;
+    let accepting = server.listen(&address, |address| tell_ready(&args, address, readiness));
+    let serving = race(accepting, until_over(&server, events, &args));
+    let outcome = match race(serving, signals.next()).await {
+        Either::First(Either::First(listened)) => listened,
+        Either::First(Either::Second(())) | Either::Second(_) => Ok(()),
+    };
+    // Requests that have begun are carried out; what was acknowledged as flushed is on disk already.
+    server.remove(EXPORT).await?;
+    outcome
+}
+
+/// Opens the image and exports it; nothing listens yet.
+async fn set_up(engine: &Arc<Engine>, args: &Args) -> Result<(NbdServer, Address)> {
+    let options = image::options(engine, args).await?;
+    let node = engine.add_node(options).await?;
+    let server = engine.nbd_server(&ServerRequest { options: server_options(args) });
+    let options = ExportOptions {
+        name: args.export_name.clone(),
+        description: args.description.clone(),
+        writable: !args.read_only && !engine.is_read_only(&node)?,
+        multi_conn: args.shared != 1,
+        writethrough: matches!(args.cache, args::CacheMode::Writethrough | args::CacheMode::Directsync),
+    };
+    server.add(ExportRequest { id: EXPORT.to_owned(), node, options })?;
+    Ok((server, address(args)?))
+}
+
+fn engine_options(args: &Args) -> Result<EngineOptions> {
+    let mut options = EngineOptions::default();
+    if let Some(threads) = args.threads {
+        options.threads = threads.clamp(1, 64);
+    }
+    if !args.allow_dir.is_empty() {
+        options.policy = ImagePolicy::below(args.allow_dir.clone())?;
+    }
+    Ok(options)
+}
+
+fn server_options(args: &Args) -> ServerOptions {
+    let limit = (args.handshake_limit > 0).then(|| Duration::from_secs(args.handshake_limit));
+    ServerOptions { max_connections: args.shared, handshake_limit: limit }
+}
+
+/// Where to listen: a socket that was handed to us, the unix socket, or TCP.
+fn address(args: &Args) -> Result<Address> {
+    if let Some(inherited) = activated()? {
+        return Ok(inherited);
+    }
+    Ok(match &args.socket {
+        Some(path) => Address::Unix { path: path.clone() },
+        None => Address::Tcp { host: args.bind.clone(), port: args.port },
+    })
+}
+
+/// The socket of a service manager (LISTEN_PID, LISTEN_FDS), if it handed one to this process.
+fn activated() -> Result<Option<Address>> {
+    let number = |name| std::env::var(name).ok().and_then(|text| text.parse::<u32>().ok());
+    if number("LISTEN_PID") != Some(process::id()) {
+        return Ok(None);
+    }
+    match number("LISTEN_FDS") {
+        None | Some(0) => Ok(None),
+        Some(1) => Ok(Some(Address::Inherited(3))),
+        Some(many) => {
+            let context =
+                format!("qemu-nbd does not support socket activation with {many} sockets (LISTEN_FDS)");
+            Err(BlockError::new(ErrorKind::Unsupported, context))
+        }
+    }
+}
+
+/// The server listens: writes the process id, tells who waits for it.
+fn tell_ready(args: &Args, address: &Address, readiness: Option<Readiness>) {
+    if let Some(path) = &args.pid_file
+        && let Err(error) = write_pid(path)
+    {
+        eprintln!("millpond: cannot write the process id to '{}': {error}", path.display());
+        process::exit(1);
+    }
+    if args.verbose {
+        eprintln!("listening at {address}");
+    }
+    if let Some(readiness) = readiness
+        && let Err(error) = readiness.up()
+    {
+        eprintln!("millpond: cannot go to the background: {error}");
+        process::exit(1);
+    }
+}
+
+fn write_pid(path: &Path) -> std::io::Result<()> {
+    std::fs::write(path, format!("{}\n", process::id()))
+}
+
+/// Ready when the last client has left (never, if the server is to persist).
+async fn until_over(server: &NbdServer, mut events: Subscription, args: &Args) {
+    loop {
+        let event = events.next().await;
+        if args.verbose {
+            tell(&event);
+        }
+        let left = matches!(event, Event::ClientGone { .. } | Event::Missed(_));
+        if left && !args.persistent && server.connections() == 0 {
+            return;
+        }
+    }
+}
+
+fn tell(event: &Event) {
+    match event {
+        Event::ClientConnected => eprintln!("a client has connected"),
+        Event::ClientGone { error: Some(error) } => eprintln!("a client has left: {error}"),
+        Event::ClientGone { error: None } => eprintln!("a client has left"),
+        _ => {}
+    }
+}
