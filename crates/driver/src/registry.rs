@@ -1,13 +1,13 @@
 //! The only list of drivers: one line each.
 
-use block::Result;
+use block::{Permissions, Result};
 use flow::Role;
 use io::LocalFut;
 
 use crate::context::{OpenContext, Opened};
 use crate::filters::copy_on_read;
-use crate::formats::{memory_format, qcow2};
-use crate::protocols::nbd;
+use crate::formats::{memory_format, qcow2, raw};
+use crate::protocols::{file, nbd};
 
 /// What a driver does with requests.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -28,11 +28,13 @@ pub struct Driver {
     pub kind: Kind,
     /// Children that its options may name; the first is required.
     pub children: &'static [Role],
+    /// Permissions that it asks of its children (but backing ones) whatever its own users ask.
+    pub asks: Permissions,
     /// Opens a node.
     pub open: fn(OpenContext) -> LocalFut<'static, Result<Opened>>,
 }
 
-const NONE: &[Role] = &[];
+const NOTHING: Permissions = Permissions::NONE;
 const FILTERED: &[Role] = &[Role::Filtered];
 const MAPPED: &[Role] = &[Role::File, Role::Backing];
 const IMAGE: &[Role] = &[Role::File, Role::DataFile, Role::Backing];
@@ -40,11 +42,19 @@ const IMAGE: &[Role] = &[Role::File, Role::DataFile, Role::Backing];
 /// All drivers, by name.
 #[rustfmt::skip]
 pub const DRIVERS: &[Driver] = &[
-    Driver { name: "copy-on-read", kind: Kind::Filter, children: FILTERED, open: copy_on_read::open },
-    Driver { name: "memory-format", kind: Kind::Format, children: MAPPED, open: memory_format::open },
-    Driver { name: "nbd", kind: Kind::Protocol, children: NONE, open: nbd::open },
-    Driver { name: "qcow2", kind: Kind::Format, children: IMAGE, open: qcow2::open },
+    Driver { name: "copy-on-read", kind: Kind::Filter, children: FILTERED, asks: Permissions::WRITE_UNCHANGED, open: copy_on_read::open },
+    Driver { name: "file", kind: Kind::Protocol, children: &[], asks: NOTHING, open: file::open },
+    Driver { name: "memory-format", kind: Kind::Format, children: MAPPED, asks: NOTHING, open: memory_format::open },
+    Driver { name: "raw", kind: Kind::Format, children: &[Role::File], asks: NOTHING, open: raw::open },
+    Driver { name: "nbd", kind: Kind::Protocol, children: &[], asks: NOTHING, open: nbd::open },
+    Driver { name: "qcow2", kind: Kind::Format, children: IMAGE, asks: NOTHING, open: qcow2::open },
 ];
+
+impl std::fmt::Debug for Driver {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Driver({})", self.name)
+    }
+}
 
 /// The driver called `name`.
 pub fn find(name: &str) -> Option<&'static Driver> {

@@ -1,1 +1,25 @@
-//! The typed verbs over graph, drivers, exports and objects; the event sink.
+//! The typed verbs: add a node, edit the graph, export, fill, query. Every face is a client of these.
+//!
+//! The [`Engine`] ties the graph, the drivers, the exports and the objects together. Verbs that change the graph
+//! open what they need first, without holding anything, and then make one edit, which is checked whole.
+//!
+//! Invariants: nothing here is on the data path; no verb waits for a client or a disk while it holds the graph; an
+//! edit is answered when it has taken effect for every request.
+
+mod engine;
+pub mod events;
+mod exports;
+mod fill;
+pub mod keyval;
+mod nodes;
+mod opening;
+mod options;
+mod policy;
+
+pub use engine::{Engine, EngineOptions};
+pub use events::{Event, Events, Subscription};
+pub use exports::{ExportRequest, NbdServer, ServerRequest};
+pub use fill::Fill;
+pub use nodes::NodeInfo;
+pub use options::{ChildOptions, NodeOptions};
+pub use policy::ImagePolicy;

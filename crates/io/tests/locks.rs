@@ -1,10 +1,12 @@
 //! Image locks, against ourselves and against QEMU's own programs.
 #![allow(clippy::unwrap_used, reason = "a test")]
 
-use std::io::{ErrorKind, Read, Write};
+mod peers;
+
+use std::io::{ErrorKind, Read};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,6 +14,7 @@ use block::Permissions;
 use io::file::LockConflict;
 use io::real::RealWorld;
 use io::{File, OpenOptions, World};
+use peers::has;
 
 /// What QEMU holds of a writable and of a read-only image.
 const WRITER: Permissions = Permissions::CONSISTENT_READ.union(Permissions::WRITE).union(Permissions::RESIZE);
@@ -44,19 +47,6 @@ fn conflict(outcome: std::io::Result<()>) -> LockConflict {
     let error = outcome.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::ResourceBusy);
     *error.get_ref().and_then(|inner| inner.downcast_ref()).unwrap()
-}
-
-/// Whether the peer is there; says so when it is not.
-fn has(test: &str, program: &str) -> bool {
-    let there = Command::new(program).arg("--version").stdout(Stdio::null()).status().is_ok();
-    if !there {
-        println!("skipped: {test}: no {program}");
-        if let Some(log) = std::env::var_os("MILLPOND_SKIP_LOG") {
-            let mut log = std::fs::OpenOptions::new().append(true).create(true).open(log).unwrap();
-            writeln!(log, "{test}: no {program}").unwrap();
-        }
-    }
-    there
 }
 
 #[test]

@@ -2,3 +2,4 @@
 
 pub mod memory_format;
 pub mod qcow2;
+pub mod raw;

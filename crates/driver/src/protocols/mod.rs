@@ -1,3 +1,4 @@
 //! The protocols, one file each.
 
+pub mod file;
 pub mod nbd;

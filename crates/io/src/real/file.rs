@@ -16,8 +16,9 @@ use rustix::io::retry_on_intr;
 use super::lock::{self, Held};
 use super::open::{IO_URING, Kind};
 use super::pool::Pool;
+use super::probe::{self, InlineReads};
 use super::ring::{self, Direction, Operation, Outcome};
-use super::{probe, space, transfer};
+use super::{space, transfer};
 use crate::file::ZeroMode;
 use crate::{File, FileInfo, Lease, LocalFut};
 
@@ -25,6 +26,7 @@ pub(super) struct RealFile {
     fd: Arc<OwnedFd>,
     info: FileInfo,
     kind: Kind,
+    inline: InlineReads,
     pool: Arc<Pool>,
     locks: Mutex<Held>,
     /// The errno of a flush that failed; 0: none has.
@@ -32,8 +34,14 @@ pub(super) struct RealFile {
 }
 
 impl RealFile {
-    pub(super) fn new(fd: Arc<OwnedFd>, info: FileInfo, kind: Kind, pool: Arc<Pool>) -> Self {
-        Self { fd, info, kind, pool, locks: Mutex::default(), unflushed: Arc::default() }
+    pub(super) fn new(
+        fd: Arc<OwnedFd>,
+        info: FileInfo,
+        kind: Kind,
+        inline: InlineReads,
+        pool: Arc<Pool>,
+    ) -> Self {
+        Self { fd, info, kind, inline, pool, locks: Mutex::default(), unflushed: Arc::default() }
     }
 
     async fn transfer(&self, direction: Direction, offset: u64, mut lease: Lease) -> (io::Result<()>, Lease) {
@@ -77,10 +85,14 @@ impl File for RealFile {
     }
 
     fn try_read(&self, offset: u64, buf: &mut [u8]) -> io::Result<usize> {
-        if !self.info.inline_reads {
-            return Err(io::ErrorKind::WouldBlock.into());
+        let fd = self.fd.as_fd();
+        match self.inline {
+            InlineReads::Nowait => transfer::read_now(fd, offset, buf),
+            InlineReads::IfResident if is_resident(fd, offset, buf.len()) => {
+                transfer::read_all(fd, offset, buf, self.info.alignment).map(|()| buf.len())
+            }
+            _ => Err(io::ErrorKind::WouldBlock.into()),
         }
-        transfer::read_now(self.fd.as_fd(), offset, buf)
     }
 
     fn try_write(&self, offset: u64, bytes: &[u8]) -> io::Result<usize> {
@@ -133,6 +145,10 @@ impl File for RealFile {
     fn fd(&self) -> Option<BorrowedFd<'_>> {
         Some(self.fd.as_fd())
     }
+}
+
+fn is_resident(file: BorrowedFd<'_>, offset: u64, len: usize) -> bool {
+    ByteRange::checked(offset, len as u64).is_some_and(|range| probe::resident(file, range))
 }
 
 fn flush(file: BorrowedFd<'_>, buffered: bool, failed: &AtomicI32) -> io::Result<()> {

@@ -16,6 +16,7 @@ mod lock;
 mod open;
 mod pool;
 mod probe;
+pub mod process;
 mod ring;
 mod space;
 mod stream;

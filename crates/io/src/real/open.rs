@@ -11,7 +11,7 @@ use block::Alignment;
 use rustix::fs::OFlags;
 
 use super::file::RealFile;
-use super::probe;
+use super::probe::{self, InlineReads};
 use super::world::Shared;
 use crate::file::Engine;
 use crate::{FileInfo, OpenOptions};
@@ -26,6 +26,7 @@ pub(super) struct Opened {
     fd: OwnedFd,
     info: FileInfo,
     kind: Kind,
+    inline: InlineReads,
 }
 
 /// What lies behind the descriptor.
@@ -52,11 +53,11 @@ pub(super) fn open(path: &Path, options: OpenOptions, rings: Result<(), String>)
     let fd = OwnedFd::from(file);
     // Left on, the ring would answer that it would wait instead of waiting.
     rustix::fs::fcntl_setfl(&fd, rustix::fs::fcntl_getfl(&fd)? - OFlags::NONBLOCK)?;
-    let nowait = probe::reads_inline(fd.as_fd());
+    let inline = if options.direct { InlineReads::Never } else { probe::inline_reads(fd.as_fd()) };
     let info = FileInfo {
-        engine: engine(options.engine, rings, nowait)?,
+        engine: engine(options, rings, inline)?,
         alignment: if options.direct { probe::direct_alignment(fd.as_fd()) } else { Alignment::BYTE },
-        inline_reads: !options.direct && nowait,
+        inline_reads: inline != InlineReads::Never,
         inline_writes: options.write
             && !options.direct
             && kind == Kind::Regular
@@ -64,14 +65,15 @@ pub(super) fn open(path: &Path, options: OpenOptions, rings: Result<(), String>)
         writable: options.write,
         direct: options.direct,
     };
-    Ok(Opened { fd, info, kind })
+    Ok(Opened { fd, info, kind, inline })
 }
 
-/// Chooses what carries out requests that wait. Where the file system cannot be asked not to wait, the kernel
+/// Chooses what carries out requests that wait. Where buffered reads cannot be asked not to wait, the kernel
 /// hands what the ring brings to threads of its own: then ours are faster.
-fn engine(asked: Engine, rings: Result<(), String>, nowait: bool) -> io::Result<&'static str> {
-    match (asked, rings) {
-        (Engine::Auto, Ok(())) if nowait => Ok(IO_URING),
+fn engine(options: OpenOptions, rings: Result<(), String>, inline: InlineReads) -> io::Result<&'static str> {
+    let ring_pays = options.direct || inline != InlineReads::Never;
+    match (options.engine, rings) {
+        (Engine::Auto, Ok(())) if ring_pays => Ok(IO_URING),
         (Engine::Uring, Ok(())) => Ok(IO_URING),
         (Engine::Auto | Engine::Pool, _) => Ok(THREADS),
         (Engine::Uring, Err(why)) => {
@@ -96,6 +98,6 @@ fn kind(file: &std::fs::File) -> io::Result<Kind> {
 
 impl Opened {
     pub(super) fn into_file(self, shared: &Shared) -> RealFile {
-        RealFile::new(Arc::new(self.fd), self.info, self.kind, shared.pool.clone())
+        RealFile::new(Arc::new(self.fd), self.info, self.kind, self.inline, shared.pool.clone())
     }
 }

@@ -6,6 +6,7 @@ use std::os::fd::{AsRawFd, BorrowedFd};
 use std::ptr;
 
 use block::{Alignment, ByteRange};
+use rustix::fs::fstatfs;
 use rustix::io::{Errno, ReadWriteFlags, preadv2};
 
 /// Page size of the page cache's accounting.
@@ -13,12 +14,31 @@ const PAGE: u64 = 4096;
 /// `cachestat(2)`, kernel 6.5; the same number on every architecture.
 const SYS_CACHESTAT: libc::c_long = 451;
 
-/// Whether reads may be asked not to wait. (A direct read of one byte is refused for its alignment, but only
-/// after that question.)
-pub(super) fn reads_inline(file: BorrowedFd<'_>) -> bool {
+/// How reads of a buffered file can be kept from waiting.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum InlineReads {
+    /// Not at all.
+    Never,
+    /// The file system takes RWF_NOWAIT.
+    Nowait,
+    /// All of the file is in memory unless it was swapped out, and the system can tell that.
+    IfResident,
+}
+
+/// Finds out which of them this file allows.
+pub(super) fn inline_reads(file: BorrowedFd<'_>) -> InlineReads {
     let mut byte = [0];
-    let answer = preadv2(file, &mut [IoSliceMut::new(&mut byte)], 0, ReadWriteFlags::NOWAIT);
-    matches!(answer, Ok(_) | Err(Errno::AGAIN | Errno::INVAL))
+    match preadv2(file, &mut [IoSliceMut::new(&mut byte)], 0, ReadWriteFlags::NOWAIT) {
+        Ok(_) | Err(Errno::AGAIN) => InlineReads::Nowait,
+        _ if in_memory(file) && cached_pages(file, ByteRange::new(0, PAGE)).is_some() => {
+            InlineReads::IfResident
+        }
+        _ => InlineReads::Never,
+    }
+}
+
+fn in_memory(file: BorrowedFd<'_>) -> bool {
+    fstatfs(file).is_ok_and(|about| about.f_type == libc::TMPFS_MAGIC)
 }
 
 /// Whether writes may be asked not to wait.
@@ -50,14 +70,19 @@ pub(super) fn direct_alignment(file: BorrowedFd<'_>) -> Alignment {
     }
 }
 
-/// Whether all of `range` is in the page cache (a page on its way in counts already). False when the kernel
-/// does not know `cachestat`, or does not tell us because the file is neither ours nor writable to us.
+/// Whether all of `range` is in the page cache (a page on its way in counts already).
 pub(super) fn resident(file: BorrowedFd<'_>, range: ByteRange) -> bool {
+    let pages = range.end().div_ceil(PAGE) - range.start() / PAGE;
+    range.is_empty() || cached_pages(file, range).is_some_and(|cached| cached >= pages)
+}
+
+/// How many pages of `range` are in the page cache. `None` when the kernel does not know `cachestat`, or does
+/// not tell us because the file is neither ours nor writable to us.
+fn cached_pages(file: BorrowedFd<'_>, range: ByteRange) -> Option<u64> {
     let asked = [range.start(), range.len()];
     let mut counts = [0u64; 5];
     // SAFETY: the kernel reads two and writes five 64-bit numbers, which is what the arrays hold.
     let answer =
         unsafe { libc::syscall(SYS_CACHESTAT, file.as_raw_fd(), asked.as_ptr(), counts.as_mut_ptr(), 0) };
-    let pages = range.end().div_ceil(PAGE) - range.start() / PAGE;
-    range.is_empty() || (answer == 0 && counts[0] >= pages)
+    (answer == 0).then_some(counts[0])
 }

@@ -1,0 +1,98 @@
+//! The engine: what all verbs share.
+
+use std::collections::HashMap;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use block::{BlockError, Result};
+use flow::NodeId;
+use graph::Graph;
+use io::{Thread, World};
+use object::Objects;
+
+use crate::events::Events;
+use crate::policy::ImagePolicy;
+
+/// How an engine is set up.
+#[derive(Clone, Debug)]
+pub struct EngineOptions {
+    /// I/O threads that clients and jobs share unless they name one.
+    pub threads: usize,
+    /// What images may open by the names inside them.
+    pub policy: ImagePolicy,
+}
+
+impl Default for EngineOptions {
+    fn default() -> Self {
+        let processors = std::thread::available_parallelism().map_or(1, usize::from);
+        Self { threads: processors.min(4), policy: ImagePolicy::Anywhere }
+    }
+}
+
+/// A storage engine: one per process, or one per simulated process.
+pub struct Engine {
+    pub(crate) world: Arc<dyn World>,
+    pub(crate) objects: Arc<Objects>,
+    pub(crate) threads: Vec<Arc<dyn Thread>>,
+    pub(crate) policy: ImagePolicy,
+    pub(crate) events: Events,
+    graph: Mutex<Graph>,
+    filenames: Mutex<HashMap<NodeId, PathBuf>>,
+}
+
+impl Engine {
+    /// An engine with an empty graph. Called on an I/O thread.
+    pub fn new(world: Arc<dyn World>, options: EngineOptions) -> Result<Arc<Self>> {
+        let start = |number: usize| {
+            let name = format!("io{number}");
+            world.start_thread(&name).map_err(|e| BlockError::system("cannot start an I/O thread", e))
+        };
+        let threads = (0..options.threads.max(1)).map(start).collect::<Result<_>>()?;
+        Ok(Arc::new(Self {
+            world,
+            objects: Arc::default(),
+            threads,
+            policy: options.policy,
+            events: Events::default(),
+            graph: Mutex::new(Graph::new()),
+            filenames: Mutex::default(),
+        }))
+    }
+
+    /// Where events are told.
+    pub fn events(&self) -> &Events {
+        &self.events
+    }
+
+    /// Named handles.
+    pub fn objects(&self) -> &Arc<Objects> {
+        &self.objects
+    }
+
+    /// The outside.
+    pub fn world(&self) -> &Arc<dyn World> {
+        &self.world
+    }
+
+    /// The graph. Never held across an await.
+    pub(crate) fn graph(&self) -> MutexGuard<'_, Graph> {
+        self.graph.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The file that a node lies on, for names relative to it.
+    pub(crate) fn filename(&self, node: NodeId) -> Option<PathBuf> {
+        self.filenames().get(&node).cloned()
+    }
+
+    pub(crate) fn remember_filename(&self, node: NodeId, path: PathBuf) {
+        self.filenames().insert(node, path);
+    }
+
+    pub(crate) fn forget_filename(&self, node: NodeId) {
+        self.filenames().remove(&node);
+    }
+
+    fn filenames(&self) -> MutexGuard<'_, HashMap<NodeId, PathBuf>> {
+        self.filenames.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

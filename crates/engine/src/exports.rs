@@ -1,0 +1,136 @@
+//! Verbs on exports: start a server, export a node, take it away.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use block::{BlockError, ErrorKind, Result};
+use export::nbd::{ClientEvent, Export, ExportOptions, Server, ServerOptions};
+use flow::Root;
+use graph::{Demand, Edit, RootId, User};
+use io::Address;
+
+use crate::engine::Engine;
+use crate::events::Event;
+
+/// How an NBD server is started.
+#[derive(Clone, Debug, Default)]
+pub struct ServerRequest {
+    /// Bounds on clients.
+    pub options: ServerOptions,
+}
+
+/// What is exported, and how.
+#[derive(Clone, Debug)]
+pub struct ExportRequest {
+    /// Its id among all exports.
+    pub id: String,
+    /// Node-name of what is exported.
+    pub node: String,
+    /// How clients see it.
+    pub options: ExportOptions,
+}
+
+/// A server with its exports.
+pub struct NbdServer {
+    engine: Arc<Engine>,
+    server: Server,
+    exports: Mutex<BTreeMap<String, Exported>>,
+}
+
+struct Exported {
+    root: RootId,
+    name: String,
+    export: Arc<Export>,
+}
+
+impl Engine {
+    /// A server without exports that listens nowhere yet.
+    pub fn nbd_server(self: &Arc<Self>, request: &ServerRequest) -> NbdServer {
+        let events = self.events.clone();
+        let server = Server::new(request.options, self.threads.clone(), move |event| {
+            events.tell(match event {
+                ClientEvent::Connected => Event::ClientConnected,
+                ClientEvent::Gone(error) => Event::ClientGone { error: error.map(|e| e.to_string()) },
+            });
+        });
+        NbdServer { engine: self.clone(), server, exports: Mutex::default() }
+    }
+
+    /// Attaches a user to a node; the root is what it sees.
+    pub(crate) fn attach(&self, node: &str, user: User, demand: Demand) -> Result<(RootId, Arc<Root>)> {
+        let mut graph = self.graph();
+        let node = graph.find(node)?;
+        let root = graph.new_root();
+        // A fresh root has no requests to wait for.
+        drop(graph.edit(&[Edit::AttachRoot { root, node, user, demand }])?);
+        Ok((root, graph.root(root)?))
+    }
+
+    /// Detaches a user. Ready when its requests have ended.
+    pub(crate) async fn detach(&self, root: RootId) -> Result<()> {
+        let drained = self.graph().edit(&[Edit::DetachRoot(root)])?;
+        drained.await;
+        Ok(())
+    }
+}
+
+impl NbdServer {
+    /// Serves clients at `address` until the future is dropped. Called on the I/O thread that shall accept them.
+    /// `ready` is told the address with the real port.
+    pub async fn listen(&self, address: &Address, ready: impl FnOnce(&Address)) -> Result<()> {
+        let failed = |e| BlockError::system(format!("Failed to listen at '{address}'"), e);
+        let listener = self.engine.world.listen(address).map_err(failed)?;
+        ready(&listener.address());
+        self.server.listen(listener).await
+    }
+
+    /// Exports a node (`block-export-add`).
+    pub fn add(&self, request: ExportRequest) -> Result<Arc<Export>> {
+        let ExportRequest { id, node, options } = request;
+        if self.exports().contains_key(&id) {
+            let context = format!("Block export id '{id}' is already in use");
+            return Err(BlockError::new(ErrorKind::Exists, context));
+        }
+        let demand = if options.writable { Demand::WRITE } else { Demand::READ };
+        let (root, entry) = self.engine.attach(&node, User::export(&id), demand)?;
+        let export = Export::new(options, entry);
+        if let Err(error) = self.server.add(export.clone()) {
+            drop(self.engine.graph().edit(&[Edit::DetachRoot(root)])?);
+            return Err(error);
+        }
+        let name = export.options().name.clone();
+        self.exports().insert(id, Exported { root, name, export: export.clone() });
+        Ok(export)
+    }
+
+    /// Takes an export away, with its clients (`block-export-del`, mode hard). Ready when nothing of it is left.
+    pub async fn remove(&self, id: &str) -> Result<()> {
+        let exported = self.exports().remove(id);
+        let missing = || BlockError::new(ErrorKind::NotFound, format!("Export '{id}' is not found"));
+        let exported = exported.ok_or_else(missing)?;
+        self.server.remove(&exported.name);
+        exported.export.close().await;
+        self.engine.detach(exported.root).await?;
+        self.engine.events.tell(Event::ExportDeleted { id: id.to_owned() });
+        Ok(())
+    }
+
+    /// The export `id`.
+    pub fn export(&self, id: &str) -> Option<Arc<Export>> {
+        self.exports().get(id).map(|exported| exported.export.clone())
+    }
+
+    /// Present connections.
+    pub fn connections(&self) -> usize {
+        self.server.connections()
+    }
+
+    /// Ready when no client is connected.
+    pub async fn idle(&self) {
+        self.server.idle().await;
+    }
+
+    fn exports(&self) -> std::sync::MutexGuard<'_, BTreeMap<String, Exported>> {
+        self.exports.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

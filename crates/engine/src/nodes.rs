@@ -1,0 +1,174 @@
+//! Verbs on nodes: add, delete, query, insert and remove filters, replace children, reopen.
+
+use block::{BlockError, ErrorKind, Result};
+use flow::{DetectZeroes, NodeId, Role};
+use graph::{Drained, Edit, Place, Reopen};
+use serde_json::{Map, Value};
+
+use crate::engine::Engine;
+use crate::opening::{Inherited, Opening};
+use crate::options::NodeOptions;
+
+/// What is known about a node.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NodeInfo {
+    /// Its node-name.
+    pub name: String,
+    /// Its driver.
+    pub driver: &'static str,
+    /// Its children, by role and name.
+    pub children: Vec<(&'static str, String)>,
+    /// Whether it refuses writes.
+    pub read_only: bool,
+    /// Virtual size in bytes.
+    pub size: u64,
+}
+
+impl Engine {
+    /// Opens a node with all its children and puts them into the graph (`blockdev-add`). Answers its name.
+    pub async fn add_node(&self, options: Map<String, Value>) -> Result<String> {
+        let options = NodeOptions::parse(options)?;
+        let mut opening = Opening::new(self);
+        let node = opening.open(options, Inherited::default(), true).await?;
+        self.add_opened(opening, |_| Vec::new())?.await;
+        self.name_of(node)
+    }
+
+    /// Opens a filter and puts it above the node that it filters, for all who use that node (`blockdev-insert`).
+    pub async fn insert_filter(&self, options: Map<String, Value>) -> Result<String> {
+        let options = NodeOptions::parse(options)?;
+        let mut opening = Opening::new(self);
+        let filter = opening.open(options, Inherited::default(), true).await?;
+        self.add_opened(opening, |_| vec![Edit::InsertFilter { filter, at: Place::Above }])?.await;
+        self.name_of(filter)
+    }
+
+    /// Takes a filter out and deletes it. Requests that wait in it go on. Ready when nobody is in it any more.
+    pub async fn remove_filter(&self, name: &str) -> Result<()> {
+        let drained = {
+            let mut graph = self.graph();
+            let filter = graph.find(name)?;
+            graph.edit(&[Edit::RemoveFilter(filter), Edit::DeleteNode(filter)])?
+        };
+        drained.await;
+        Ok(())
+    }
+
+    /// Gives up a node that nobody uses (`blockdev-del`). Ready when it is closed.
+    pub async fn delete_node(&self, name: &str) -> Result<()> {
+        let (node, drained) = {
+            let mut graph = self.graph();
+            let node = graph.find(name)?;
+            (node, graph.edit(&[Edit::DeleteNode(node)])?)
+        };
+        drained.await;
+        self.forget_filename(node);
+        Ok(())
+    }
+
+    /// Gives a node another child, or (only for `backing`) none. Ready when no request uses the old one.
+    pub async fn replace_child(&self, parent: &str, role: Role, child: Option<&str>) -> Result<()> {
+        let drained = {
+            let mut graph = self.graph();
+            let parent = graph.find(parent)?;
+            let child = child.map(|name| graph.find(name)).transpose()?;
+            graph.edit(&[Edit::ReplaceChild { parent, role, child }])?
+        };
+        drained.await;
+        Ok(())
+    }
+
+    /// Puts `with` in the place of `node`, for all who use it. Ready when no request uses the old one.
+    pub async fn replace_node(&self, node: &str, with: &str) -> Result<()> {
+        let drained = {
+            let mut graph = self.graph();
+            let (node, with) = (graph.find(node)?, graph.find(with)?);
+            graph.edit(&[Edit::ReplaceNode { node, with }])?
+        };
+        drained.await;
+        Ok(())
+    }
+
+    /// Opens a node anew with other options under the same name; children named by node-name are taken as they are
+    /// (`blockdev-reopen`). Ready when no request uses the old body.
+    pub async fn reopen_node(&self, options: Map<String, Value>) -> Result<()> {
+        let options = NodeOptions::parse(options)?;
+        let name = options.node_name.clone();
+        let name = name.ok_or_else(|| BlockError::new(ErrorKind::Invalid, "node-name not specified"))?;
+        let old = self.graph().find(&name)?;
+        let (read_only, detect_zeroes) = (options.read_only.unwrap_or(false), options.detect_zeroes);
+        let mut opening = Opening::new(self);
+        let fresh =
+            opening.open(NodeOptions { node_name: None, ..options }, Inherited::default(), false).await?;
+        self.swap_body(opening, old, fresh, read_only, detect_zeroes)?.await;
+        Ok(())
+    }
+
+    /// All nodes, by name.
+    pub fn nodes(&self) -> Vec<NodeInfo> {
+        let graph = self.graph();
+        let mut nodes: Vec<NodeInfo> = graph
+            .nodes()
+            .map(|info| {
+                let child = |c: &graph::Edge| {
+                    (c.role.name(), graph.node(c.child).map_or(String::new(), |n| n.node.name().to_string()))
+                };
+                NodeInfo {
+                    name: info.node.name().to_string(),
+                    driver: info.node.driver(),
+                    children: info.children.iter().map(child).collect(),
+                    read_only: info.read_only,
+                    size: graph.view(info.node.id()).map_or(0, |view| view.size()),
+                }
+            })
+            .collect();
+        nodes.sort_by(|a, b| a.name.cmp(&b.name));
+        nodes
+    }
+
+    /// Whether a node refuses writes.
+    pub fn is_read_only(&self, node: &str) -> Result<bool> {
+        let graph = self.graph();
+        Ok(graph.node(graph.find(node)?)?.read_only)
+    }
+
+    fn add_opened(&self, opening: Opening<'_>, more: impl FnOnce(()) -> Vec<Edit>) -> Result<Drained> {
+        let (mut edits, files) = opening.finish();
+        edits.extend(more(()));
+        let drained = self.graph().edit(&edits)?;
+        for (node, path) in files {
+            self.remember_filename(node, path);
+        }
+        Ok(drained)
+    }
+
+    /// Adds what was opened below `fresh`, and gives its body and children to `old`.
+    fn swap_body(
+        &self,
+        opening: Opening<'_>,
+        old: NodeId,
+        fresh: NodeId,
+        read_only: bool,
+        detect_zeroes: DetectZeroes,
+    ) -> Result<Drained> {
+        let (mut edits, _) = opening.finish();
+        let added = edits.pop();
+        let Some(Edit::AddNode(new)) =
+            added.filter(|edit| matches!(edit, Edit::AddNode(n) if n.node.id() == fresh))
+        else {
+            return Err(BlockError::new(ErrorKind::Invalid, "the node to be reopened was not opened"));
+        };
+        edits.push(Edit::Reopen(Reopen {
+            node: old,
+            body: Some(new.node.body().clone()),
+            children: Some(new.children),
+            read_only: Some(read_only),
+            detect_zeroes: Some(detect_zeroes),
+        }));
+        self.graph().edit(&edits)
+    }
+
+    fn name_of(&self, node: NodeId) -> Result<String> {
+        Ok(self.graph().node(node)?.node.name().to_string())
+    }
+}

@@ -1,0 +1,81 @@
+//! Block devices: a loop device over a file, where the system lets us make one.
+#![allow(clippy::unwrap_used, reason = "a test")]
+
+mod peers;
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use block::{Alignment, ByteRange, ExtentState};
+use io::file::ZeroMode;
+use io::real::RealWorld;
+use io::{Lease, OpenOptions, World};
+
+const SIZE: u64 = 4 << 20;
+
+/// A loop device, given back when dropped.
+struct Loop(PathBuf);
+
+impl Loop {
+    fn over(file: &Path) -> Option<Self> {
+        let made = Command::new("losetup").args(["--find", "--show"]).arg(file).output().ok()?;
+        let path = String::from_utf8(made.stdout).ok()?;
+        made.status.success().then(|| Self(path.trim().into()))
+    }
+}
+
+impl Drop for Loop {
+    fn drop(&mut self) {
+        let _ = Command::new("losetup").arg("--detach").arg(&self.0).status();
+    }
+}
+
+#[test]
+fn a_block_device_is_a_file_of_fixed_size() {
+    let folder = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+    let image = folder.path().join("image");
+    std::fs::write(&image, vec![9; SIZE as usize]).unwrap();
+    let Some(device) = Loop::over(&image) else {
+        peers::skip("a_block_device_is_a_file_of_fixed_size", "loop device");
+        return;
+    };
+    let world = RealWorld::new();
+    for direct in [false, true] {
+        world.block_on(works(&world, &device.0, direct));
+    }
+    drop(device);
+    let tail = std::fs::read(&image).unwrap()[SIZE as usize - 512..].to_vec();
+    assert!(tail.iter().all(|byte| *byte == 9));
+}
+
+async fn works(world: &RealWorld, device: &Path, direct: bool) {
+    let file = world.open(device, OpenOptions { write: true, direct, ..Default::default() }).await.unwrap();
+    assert_eq!(file.size().unwrap(), SIZE);
+    assert!(!direct || file.info().alignment >= Alignment::SECTOR);
+    let is = async |range: ByteRange, byte: u8| {
+        let (outcome, lease) = file.read(range.start(), Lease::new(range.len() as usize)).await;
+        outcome.unwrap();
+        lease.iter().all(|b| *b == byte)
+    };
+    for (i, (may_unmap, only_fast)) in [(false, false), (true, false), (true, true)].into_iter().enumerate() {
+        let part = ByteRange::new(i as u64 * (256 << 10), 64 << 10);
+        let mut lease = Lease::zeroed(part.len() as usize);
+        lease.fill(i as u8 + 1);
+        file.write(part.start(), lease).await.0.unwrap();
+        assert!(is(part, i as u8 + 1).await);
+        let middle = ByteRange::new(part.start() + 4096, 8192);
+        match file.write_zeroes(middle, ZeroMode { may_unmap, only_fast }).await {
+            Ok(()) => assert!(is(middle, 0).await && is(middle.at(middle.end()), i as u8 + 1).await),
+            Err(error) => assert!(only_fast && error.kind() == std::io::ErrorKind::Unsupported, "{error}"),
+        }
+        file.discard(middle).await.unwrap();
+        assert!(is(middle.at(middle.end()), i as u8 + 1).await);
+    }
+    let extents = file.extents(ByteRange::new(0, SIZE)).await.unwrap();
+    assert!(extents.len() == 1 && extents[0].state == ExtentState::Data);
+    file.flush().await.unwrap();
+    assert!(file.set_len(SIZE / 2).await.is_err());
+    let (outcome, lease) = file.read(SIZE - 4096, Lease::copy_of(&[7; 8192])).await;
+    outcome.unwrap();
+    assert!(lease[..4096].iter().all(|b| *b == 9) && lease[4096..].iter().all(|b| *b == 0));
+}
