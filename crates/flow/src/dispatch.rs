@@ -101,9 +101,7 @@ impl<'a> Door<'a> {
         }
         while !rq.rest().is_empty() {
             let piece = rq.rest().head(self.longest(self.limits.max_transfer));
-            let from = rq.done as usize;
-            let bytes = &lease[from..from + piece.len() as usize];
-            if let Err(error) = self.write_piece(rq.on(piece), bytes).await {
+            if let Err(error) = self.write_piece(rq.on(piece), &lease, rq.done as usize).await {
                 return (Err(error), lease);
             }
             rq.done += piece.len() as u32;
@@ -112,12 +110,12 @@ impl<'a> Door<'a> {
         (Ok(()), lease)
     }
 
-    /// Writes one piece, reading what it shares its blocks with first.
-    async fn write_piece(&self, rq: Request, bytes: &[u8]) -> Result<()> {
+    /// Writes one piece, the bytes of `lease` from `at` on, reading what it shares its blocks with first.
+    async fn write_piece(&self, rq: Request, lease: &Lease, at: usize) -> Result<()> {
         let locks = &self.view.node(self.index).state().locks;
         let whole = self.limits.alignment.around(rq.range);
         let aligned = whole == rq.range;
-        let _lock = if aligned { locks.shared(whole).await } else { locks.exclusive(whole).await };
+        let lock = if aligned { locks.shared(whole).await } else { locks.exclusive(whole).await };
         let mut bounce = Lease::new(whole.len() as usize);
         if !aligned {
             let mut read = rq.on(whole);
@@ -127,7 +125,11 @@ impl<'a> Door<'a> {
             bounce = old;
         }
         let from = (rq.range.start() - whole.start()) as usize;
-        bounce[from..from + bytes.len()].copy_from_slice(bytes);
+        let len = rq.range.len() as usize;
+        bounce[from..from + len].copy_from_slice(&lease[at..at + len]);
+        bounce.carry_along(lease);
+        // The neighbours' bytes are in it: abandoned, it keeps them locked until it has landed.
+        bounce.carry(lock);
         self.pass(rq.on(whole), bounce).await.0
     }
 

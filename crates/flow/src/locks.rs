@@ -3,7 +3,7 @@
 //! First come, first served: an entry is granted when no earlier entry that overlaps it excludes it, so nobody
 //! starves. A dropped guard or a dropped wait removes its entry.
 
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use block::ByteRange;
 use io::sync::Notify;
@@ -12,7 +12,10 @@ use crate::sabotage::{self, Rule};
 
 /// The locks of one node.
 #[derive(Default)]
-pub struct RangeLocks {
+pub struct RangeLocks(Arc<Shared>);
+
+#[derive(Default)]
+struct Shared {
     entries: Mutex<Entries>,
     released: Notify,
 }
@@ -40,47 +43,49 @@ impl Entries {
 
 impl RangeLocks {
     /// Holds `range` against everybody; waits for those who came before.
-    pub async fn exclusive(&self, range: ByteRange) -> RangeGuard<'_> {
+    pub async fn exclusive(&self, range: ByteRange) -> RangeGuard {
         self.lock(range, true).await
     }
 
     /// Holds `range` against exclusive holders; waits for those who came before.
-    pub async fn shared(&self, range: ByteRange) -> RangeGuard<'_> {
+    pub async fn shared(&self, range: ByteRange) -> RangeGuard {
         self.lock(range, false).await
     }
 
-    async fn lock(&self, range: ByteRange, exclusive: bool) -> RangeGuard<'_> {
+    async fn lock(&self, range: ByteRange, exclusive: bool) -> RangeGuard {
         let ticket = {
-            let mut entries = self.entries();
+            let mut entries = self.0.entries();
             let ticket = entries.next;
             entries.next += 1;
             entries.list.push(Entry { ticket, range, exclusive });
             ticket
         };
-        let guard = RangeGuard { locks: self, ticket };
+        let guard = RangeGuard { locks: self.0.clone(), ticket };
         loop {
-            let released = self.released.notified();
-            if sabotage::broken(Rule::RangeLocks) || !self.entries().blocked(ticket) {
+            let released = self.0.released.notified();
+            if sabotage::broken(Rule::RangeLocks) || !self.0.entries().blocked(ticket) {
                 return guard;
             }
             released.await;
         }
     }
+}
 
+impl Shared {
     fn entries(&self) -> MutexGuard<'_, Entries> {
         // The list is consistent between any two statements that hold it.
         self.entries.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// A held (or awaited) range; released when dropped.
+/// A held (or awaited) range; released when dropped. It can travel with a buffer.
 #[must_use]
-pub struct RangeGuard<'a> {
-    locks: &'a RangeLocks,
+pub struct RangeGuard {
+    locks: Arc<Shared>,
     ticket: u64,
 }
 
-impl Drop for RangeGuard<'_> {
+impl Drop for RangeGuard {
     fn drop(&mut self) {
         let waiters = {
             let mut entries = self.locks.entries();

@@ -1,12 +1,14 @@
 //! Buffers of the path that waits: owned, pooled, splittable, passed and returned by value.
 //!
 //! Invariants: the bytes are always initialised; the start of a fresh lease is page-aligned; two leases never
-//! share a byte; what a lease carries is dropped only when the last operation that used it has ended.
+//! share a byte; what a lease carries is dropped only when the last operation that used it, or any part that was
+//! split off it, has ended.
 
 use std::any::Any;
 use std::cell::RefCell;
 use std::fmt;
 use std::ops::{Deref, DerefMut};
+use std::sync::Arc;
 
 use block::Alignment;
 use bytes::{Buf, BytesMut};
@@ -45,7 +47,7 @@ impl Pool {
 /// An owned buffer of a request that waits.
 pub struct Lease {
     bytes: BytesMut,
-    cargo: Vec<Box<dyn Any + Send + Sync>>,
+    cargo: Vec<Arc<dyn Any + Send + Sync>>,
 }
 
 impl Lease {
@@ -77,10 +79,10 @@ impl Lease {
         lease
     }
 
-    /// Splits off the first `len` bytes; what is carried stays here.
+    /// Splits off the first `len` bytes; both parts carry what this one did.
     #[must_use]
     pub fn split_to(&mut self, len: usize) -> Self {
-        Self { bytes: self.bytes.split_to(len), cargo: Vec::new() }
+        Self { bytes: self.bytes.split_to(len), cargo: self.cargo.clone() }
     }
 
     /// Appends what was split off behind; its cargo comes along. Copies when `tail` is no neighbour.
@@ -89,14 +91,20 @@ impl Lease {
         self.bytes.unsplit(std::mem::take(&mut tail.bytes));
     }
 
-    /// Lets the buffer carry `thing`: it is dropped with the lease, so not before any I/O on it has ended.
-    pub fn carry(&mut self, thing: Box<dyn Any + Send + Sync>) {
-        self.cargo.push(thing);
+    /// Lets the buffer carry `thing`: it is dropped when the last part of it is, so not before any I/O on it has
+    /// ended.
+    pub fn carry(&mut self, thing: impl Any + Send + Sync) {
+        self.cargo.push(Arc::new(thing));
     }
 
-    /// Takes back everything carried.
-    pub fn unload(&mut self) -> Vec<Box<dyn Any + Send + Sync>> {
-        std::mem::take(&mut self.cargo)
+    /// Carries all that `other` does: for a copy that is written in its place.
+    pub fn carry_along(&mut self, other: &Self) {
+        self.cargo.extend_from_slice(&other.cargo);
+    }
+
+    /// Drops everything carried by this part: its I/O has ended.
+    pub fn unload(&mut self) {
+        self.cargo.clear();
     }
 
     /// Whether the memory starts at a multiple of `alignment`.
@@ -148,7 +156,6 @@ impl fmt::Debug for Lease {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::sync::Arc;
 
     #[test]
     fn splits_and_joins_in_place() {
@@ -176,11 +183,18 @@ mod tests {
     fn cargo_lives_as_long_as_the_lease() {
         let thing = Arc::new(());
         let mut lease = Lease::new(8);
-        lease.carry(Box::new(thing.clone()));
-        let head = lease.split_to(4);
-        drop(head);
-        assert_eq!(Arc::strong_count(&thing), 2);
-        drop(lease);
+        lease.carry(thing.clone());
+        let mut copy = Lease::new(4);
+        copy.carry_along(&lease);
+        let mut head = lease.split_to(4);
+        let middle = head.split_to(2);
+        head.unload();
+        for part in [lease, copy, head] {
+            assert_eq!(Arc::strong_count(&thing), 2);
+            drop(part);
+        }
+        assert_eq!(Arc::strong_count(&thing), 2, "the middle is still out");
+        drop(middle);
         assert_eq!(Arc::strong_count(&thing), 1);
     }
 }

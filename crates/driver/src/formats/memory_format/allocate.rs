@@ -83,7 +83,7 @@ impl MemoryFormat {
         }
         let mut zeros = Lease::zeroed(tail.len() as usize);
         // The room stays taken until this buffer's I/O has ended, whatever becomes of us.
-        zeros.carry(Box::new(room.clone()));
+        zeros.carry(room.clone());
         next.execute(FILE, Request::new(Op::Write, tail), zeros).await.0
     }
 

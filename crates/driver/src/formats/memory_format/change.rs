@@ -92,7 +92,7 @@ impl MemoryFormat {
     async fn overwrite(&self, rq: Request, part: ByteRange, host: u64, next: Next<'_>) -> Result<()> {
         let inside = part.start() - self.cluster().down(part.start());
         let mut zeros = Lease::zeroed(part.len() as usize);
-        zeros.carry(Box::new(next.reclaim().waits().enter_owned()));
+        zeros.carry(next.reclaim().waits().enter_owned());
         let at = part.at(host * self.cluster().bytes() + inside);
         next.execute(FILE, plain(rq, Op::Write, at), zeros).await.0
     }
@@ -110,7 +110,7 @@ impl MemoryFormat {
         let from = (part.start() - whole.start()) as usize;
         old[from..from + part.len() as usize].fill(0);
         let room = Arc::new(self.take(1, next).await?);
-        old.carry(Box::new(room.clone()));
+        old.carry(room.clone());
         let at = whole.at(room.run.first * self.cluster().bytes());
         next.execute(FILE, plain(rq, Op::Write, at), old).await.0?;
         self.map_absent(whole.start(), &room);
