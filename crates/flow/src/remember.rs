@@ -104,6 +104,14 @@ impl Trail {
         Self { mode: Mode::Noting, ..Self::ignoring() }
     }
 
+    /// The walk depends on something that has no generation (the size of a child, which writes in place may
+    /// change): it is not remembered.
+    pub(crate) fn lose(&mut self) {
+        if self.mode == Mode::Noting {
+            self.mode = Mode::Lost;
+        }
+    }
+
     /// Notes a layer before it is asked for the first bytes of `range`.
     #[inline]
     pub(crate) fn note(&mut self, index: ViewIndex, format: &dyn Format, range: ByteRange) {
@@ -161,11 +169,14 @@ impl Table {
         span: ByteRange,
         range: ByteRange,
     ) -> Result<Option<Step>> {
-        let inside = span.intersection(ByteRange::between(0, view.size_of(index)));
+        // A span that is cut off by the end would grow with it.
+        if span.end() > view.size_of(index) {
+            return Ok(None);
+        }
         let mut trail = Trail::noting();
-        let step = walk::resolve_noting(view, index, inside, &mut trail)?;
+        let step = walk::resolve_noting(view, index, span, &mut trail)?;
         let Step::Found(target, len) = step else { return Ok(None) };
-        if trail.mode == Mode::Lost || len < inside.len() || !inside.contains(range.head(1)) {
+        if trail.mode == Mode::Lost || len < span.len() {
             return Ok(None);
         }
         let found = match target {
@@ -182,7 +193,7 @@ impl Table {
             noted: trail.notes,
         };
         self.keep(view, index, span, entry);
-        Ok(Some(entry.step(range.intersection(inside))))
+        Ok(Some(entry.step(range)))
     }
 
     fn keep(&mut self, view: &View, index: ViewIndex, span: ByteRange, entry: Entry) {

@@ -65,6 +65,9 @@ pub(crate) fn resolve_noting(
         };
         // A child may end earlier (a short backing file, a file that was cut): zeros from there on.
         let inside = view.size_of(child).saturating_sub(offset).min(len);
+        if inside < len {
+            trail.lose();
+        }
         if inside == 0 {
             return Ok(Step::Found(Target::Zero, len));
         }
@@ -74,7 +77,7 @@ pub(crate) fn resolve_noting(
 }
 
 #[cold]
-fn overflows(view: &View, index: ViewIndex, offset: u64) -> BlockError {
+pub(super) fn overflows(view: &View, index: ViewIndex, offset: u64) -> BlockError {
     let context = format!("node '{}' maps data to the impossible offset {offset}", view.node(index).name());
     BlockError::new(ErrorKind::Corrupt, context)
 }
