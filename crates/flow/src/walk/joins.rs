@@ -2,8 +2,11 @@
 //! write at the same time have written, and then only what is left is copied.
 //!
 //! State of a join: open (writers may enter) -> sealed (the leader waits for the writers inside, copies the gaps)
-//! -> committed or abandoned. Invariants: the room returns to the format only when the last buffer that was
-//! written there is gone; a writer is answered only after the commit.
+//! -> committed or abandoned.
+//!
+//! Invariants: a writer is inside until the I/O of its buffer has ended, whatever becomes of its future, so nothing
+//! lands in the room after the commit; an abandoned room returns to the format only then, too; a writer is answered
+//! only after the commit; nobody writes at the same time what the leader stores on condition that it is unchanged.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -16,6 +19,7 @@ use crate::contract::Prepared;
 #[derive(Default)]
 pub(crate) struct Joins {
     open: Mutex<Vec<Arc<Join>>>,
+    opened: Notify,
 }
 
 /// How a join ended.
@@ -31,6 +35,8 @@ pub(super) struct Join {
     pub(super) guest: ByteRange,
     pub(super) child: ChildIndex,
     offset: u64,
+    /// What the leader writes only because nobody else has: no writer of it may enter.
+    unchanged: ByteRange,
     state: Mutex<State>,
     changed: Notify,
 }
@@ -44,29 +50,37 @@ struct State {
 }
 
 impl Joins {
-    /// The open join that `at` lies in.
-    pub(super) fn find(&self, at: u64) -> Option<Arc<Join>> {
-        let byte = ByteRange::new(at, 1);
-        self.open().iter().find(|join| join.guest.contains(byte)).cloned()
+    /// Enters a join to write the first bytes of `range`, as soon as one is open that takes it.
+    pub(super) async fn enter(&self, range: ByteRange) -> Writer {
+        loop {
+            let opened = self.opened.notified();
+            if let Some(writer) = self.open().iter().find_map(|join| join.enter(range)) {
+                return writer;
+            }
+            opened.await;
+        }
     }
 
-    /// Opens a join for what the leader has prepared.
-    pub(super) fn lead(&self, prepared: Prepared) -> Leader<'_> {
+    /// Opens a join for what the leader has prepared; the leader is its first writer. `unchanged` is empty, or
+    /// what the leader writes only because nobody else has.
+    pub(super) fn lead(&self, prepared: Prepared, unchanged: ByteRange) -> (Leader<'_>, Writer) {
         let join = Arc::new(Join {
             guest: prepared.guest,
             child: prepared.child,
             offset: prepared.offset,
+            unchanged,
             state: Mutex::new(State {
                 prepared: Some(prepared),
                 covered: RangeSet::new(),
-                writers: 0,
+                writers: 1,
                 sealed: false,
                 outcome: None,
             }),
             changed: Notify::new(),
         });
         self.open().push(join.clone());
-        Leader { joins: self, join }
+        self.opened.notify_waiters();
+        (Leader { joins: self, join: join.clone() }, Writer { join })
     }
 
     fn open(&self) -> MutexGuard<'_, Vec<Arc<Join>>> {
@@ -80,14 +94,19 @@ impl Join {
         guest.at(self.offset + (guest.start() - self.guest.start()))
     }
 
-    /// Enters to write; `None` when the join is sealed.
-    pub(super) fn enter(self: &Arc<Self>) -> Option<Writer> {
+    fn enter(self: &Arc<Self>, range: ByteRange) -> Option<Writer> {
+        let takes = self.guest.contains(range.head(1)) && !self.unchanged.overlaps(range);
         let mut state = self.state();
-        if state.sealed {
+        if !takes || state.sealed {
             return None;
         }
         state.writers += 1;
-        Some(Writer { join: self.clone(), written: None })
+        Some(Writer { join: self.clone() })
+    }
+
+    /// Notes that `range` has been written.
+    pub(super) fn cover(&self, range: ByteRange) {
+        self.state().covered.insert(range);
     }
 
     /// Waits until the join has ended.
@@ -106,27 +125,14 @@ impl Join {
     }
 }
 
-/// Somebody who writes into a join.
+/// Somebody who writes into a join; travels with the buffer, and leaves when it is dropped.
 pub(super) struct Writer {
-    join: Arc<Join>,
-    written: Option<ByteRange>,
-}
-
-impl Writer {
-    /// Notes that `range` has been written and leaves.
-    pub(super) fn wrote(mut self, range: ByteRange) {
-        self.written = Some(range);
-    }
+    pub(super) join: Arc<Join>,
 }
 
 impl Drop for Writer {
     fn drop(&mut self) {
-        let mut state = self.join.state();
-        state.writers -= 1;
-        if let Some(range) = self.written {
-            state.covered.insert(range);
-        }
-        drop(state);
+        self.join.state().writers -= 1;
         self.join.changed.notify_waiters();
     }
 }

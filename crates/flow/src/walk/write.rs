@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use block::{Alignment, BlockError, ByteRange, ErrorKind, Place, Result};
 use io::Lease;
+use io::select::{Either, race};
 
 use super::joins::{Join, Outcome, Writer};
 use super::read::joined;
@@ -34,7 +35,7 @@ pub(super) async fn write(
             How::InPlace { child, at, guard } => {
                 let mut part = lease.split_to(at.len() as usize);
                 // An abandoned write holds the cluster until it has landed.
-                part.carry(Box::new(guard));
+                part.carry(guard);
                 let (result, mut part) = super::execute(view, child, rq.on(at), part).await;
                 part.unload();
                 (result, part)
@@ -92,7 +93,9 @@ impl<'a> Target<'a> {
                 _ if unchanged => How::Skip(len),
                 Place::Data { child, offset, exclusive: true } => {
                     let child = self.view.child(self.index, child)?;
-                    How::InPlace { child, at: ByteRange::new(offset, len), guard }
+                    let at = ByteRange::checked(offset, len)
+                        .ok_or_else(|| super::resolve::overflows(self.view, self.index, offset))?;
+                    How::InPlace { child, at, guard }
                 }
                 _ => How::Allocate,
             });
@@ -108,19 +111,22 @@ impl<'a> Target<'a> {
     /// Writes the first bytes of what is left to new room; answers the part of the lease that is written
     /// (empty when the world changed meanwhile and the caller has to look again).
     async fn allocate(&self, rq: &Request, lease: &mut Lease) -> (Result<()>, Lease) {
+        let state = self.view.node(self.index).state();
+        let lock = state.locks.exclusive(self.clusters(rq.rest()));
         // Those who must leave held bytes unchanged look again under the lock instead of joining.
-        if !rq.flags.has(Flags::UNCHANGED)
-            && let Some(join) = self.view.node(self.index).state().joins.find(rq.rest().start())
-            && let Some(writer) = join.enter()
-        {
-            return self.follow(rq, lease, join, writer).await;
+        if rq.flags.has(Flags::UNCHANGED) {
+            let _lock = lock.await;
+            return self.lead(rq, lease).await;
         }
-        self.lead(rq, lease).await
+        // Whoever waits for the lock may find that its holder opens a join meanwhile.
+        match race(state.joins.enter(rq.rest()), lock).await {
+            Either::First(writer) => self.follow(rq, lease, writer).await,
+            Either::Second(_lock) => self.lead(rq, lease).await,
+        }
     }
 
+    /// Holding the lock of the clusters.
     async fn lead(&self, rq: &Request, lease: &mut Lease) -> (Result<()>, Lease) {
-        let state = self.view.node(self.index).state();
-        let _lock = state.locks.exclusive(self.clusters(rq.rest())).await;
         let range = match self.still_to_allocate(rq).await {
             Ok(range) if range.is_empty() => return (Ok(()), Lease::empty()),
             Ok(range) => range,
@@ -131,10 +137,9 @@ impl<'a> Target<'a> {
             Ok(None) => return (Ok(()), Lease::empty()),
             Err(error) => return (Err(super::at_node(self.view, self.index, error)), Lease::empty()),
         };
-        let leader = state.joins.lead(prepared);
-        let join = leader.join.clone();
-        let Some(writer) = join.enter() else { return (Ok(()), Lease::empty()) };
-        let (result, part) = self.move_in(rq, lease, &join, writer).await;
+        let unchanged = if rq.flags.has(Flags::UNCHANGED) { range } else { ByteRange::default() };
+        let (leader, writer) = self.view.node(self.index).state().joins.lead(prepared, unchanged);
+        let (result, part) = self.move_in(rq, lease, writer).await;
         if let Err(error) = result {
             return (Err(error), part);
         }
@@ -169,14 +174,9 @@ impl<'a> Target<'a> {
     }
 
     /// Writes into somebody else's new room and waits for the commit.
-    async fn follow(
-        &self,
-        rq: &Request,
-        lease: &mut Lease,
-        join: Arc<Join>,
-        writer: Writer,
-    ) -> (Result<()>, Lease) {
-        let (result, mut part) = self.move_in(rq, lease, &join, writer).await;
+    async fn follow(&self, rq: &Request, lease: &mut Lease, writer: Writer) -> (Result<()>, Lease) {
+        let join = writer.join.clone();
+        let (result, mut part) = self.move_in(rq, lease, writer).await;
         if result.is_ok() && join.ended().await == Outcome::Abandoned {
             // Nothing was mapped: put the bytes back and let the caller look again.
             let rest = std::mem::replace(lease, Lease::empty());
@@ -187,22 +187,17 @@ impl<'a> Target<'a> {
         (result, part)
     }
 
-    async fn move_in(
-        &self,
-        rq: &Request,
-        lease: &mut Lease,
-        join: &Arc<Join>,
-        writer: Writer,
-    ) -> (Result<()>, Lease) {
+    async fn move_in(&self, rq: &Request, lease: &mut Lease, writer: Writer) -> (Result<()>, Lease) {
+        let join = writer.join.clone();
         let guest = rq.rest().intersection(join.guest);
         let mut part = lease.split_to(guest.len() as usize);
-        // The room stays taken until this buffer's I/O has ended, whatever becomes of us.
-        part.carry(Box::new(join.clone()));
-        let (result, mut part) = self.pass_down(rq, join, guest, part).await;
-        part.unload();
+        // We are inside until this buffer's I/O has ended, whatever becomes of us.
+        part.carry(writer);
+        let (result, mut part) = self.pass_down(rq, &join, guest, part).await;
         if result.is_ok() {
-            writer.wrote(guest);
+            join.cover(guest);
         }
+        part.unload();
         (result, part)
     }
 
@@ -212,7 +207,7 @@ impl<'a> Target<'a> {
         let (result, mut old) =
             super::execute(self.view, self.index, read, Lease::new(gap.len() as usize)).await;
         result?;
-        old.carry(Box::new(join.clone()));
+        old.carry(join.clone());
         self.pass_down(rq, join, gap, old).await.0
     }
 
