@@ -181,7 +181,8 @@ impl<'a> Next<'a> {
         Ok(*self.view.limits_of(self.child(child)?))
     }
 
-    /// Passes a request to a child as far as that needs no wait.
+    /// Passes a request to a child as far as that needs no wait. Only from within [`Execute::try_now`]: the
+    /// mappings below are used under the guard of the turn.
     pub fn try_now(&self, child: ChildIndex, rq: &mut Request, window: Window<'_>) -> Result<Now> {
         walk::try_now(self.view, self.child(child)?, rq, window)
     }

@@ -10,7 +10,7 @@
 use std::cell::Cell;
 use std::marker::PhantomData;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
+use std::sync::atomic::{AtomicU64, Ordering::SeqCst, fence};
 
 use crate::sabotage::{self, Rule};
 
@@ -143,6 +143,9 @@ impl Reclaim {
 
     /// Tags what has just been dropped from the mapping.
     pub fn tag(&self) -> Tag {
+        // Whoever enters after an epoch that is later than the tag must not see the old mapping any more, however
+        // weakly it was replaced.
+        fence(SeqCst);
         Tag { turns: self.turns.epoch(), waits: self.waits.epoch() }
     }
 

@@ -34,6 +34,9 @@ pub fn try_now(turn: &Turn<'_>, rq: &mut Request, mut window: Window<'_>) -> Res
 
 /// Carries out the rest of `rq`; may wait. The lease is as long as the range for reads and writes (its first
 /// `rq.done` bytes are done), empty otherwise, and comes back whole.
+///
+/// Dropping the future of a change does not undo it: what has begun may land at any later time, over newer bytes
+/// of the same range (never of another). So whoever goes away lets its changes end first.
 pub async fn execute(view: &View, rq: Request, lease: Lease) -> (Result<()>, Lease) {
     if let Err(error) = check(view, &rq) {
         return (Err(error), lease);
