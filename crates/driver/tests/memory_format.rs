@@ -9,7 +9,7 @@ use std::sync::Arc;
 use block::{ByteRange, ErrorKind, ExtentState};
 use flow::{CheckReport, Flags, Op, Request, View, seam};
 use io::Lease;
-use lab::{Lab, Tree};
+use lab::{Lab, Tree, same};
 use serde_json::json;
 use sim::{Options, SimWorld};
 
@@ -47,8 +47,8 @@ fn reads_what_was_written_across_clusters_and_holes() {
         let view = tree.view();
         let text: Vec<u8> = (0..200 * K).map(|i| (i % 251) as u8 + 1).collect();
         seam::write(&view, 100 * K + 3, &text).await.unwrap();
-        assert_eq!(bytes(&view, 100 * K + 3, 200 * K).await, text);
-        assert_eq!(bytes(&view, 64 * K, 36 * K + 3).await, vec![0; 36 * K as usize + 3]);
+        same(&bytes(&view, 100 * K + 3, 200 * K).await, &text);
+        same(&bytes(&view, 64 * K, 36 * K + 3).await, &vec![0; 36 * K as usize + 3]);
         seam::write(&view, 1000 * K, b"the end").await.unwrap();
         assert_eq!(bytes(&view, 999 * K, K + 7).await[K as usize..], *b"the end");
         assert_eq!(check(&tree, &view).await, sound(4 + 1));
@@ -72,20 +72,20 @@ fn what_it_does_not_hold_comes_from_the_backing_child() {
         let mut model = vec![7; 200 << 10];
         model.resize(512 << 10, 0);
         model[70 << 10..][..10].fill(1);
-        assert_eq!(bytes(&view, 0, 512 * K).await, model);
+        same(&bytes(&view, 0, 512 * K).await, &model);
 
         // Within one cluster; with both ends inside clusters; to the end.
         for (start, len) in [(K, 2 * K), (60 * K, 100 * K), (190 * K, 322 * K)] {
             change(&view, Op::WriteZeroes, start, len, Flags::MAY_UNMAP).await;
             model[start as usize..(start + len) as usize].fill(0);
-            assert_eq!(bytes(&view, 0, 512 * K).await, model, "zeroed {len} from {start}");
+            same(&bytes(&view, 0, 512 * K).await, &model);
         }
         // Discarded bytes must not bring back what lies below.
         change(&view, Op::Discard, 10, 100 * K, Flags::NONE).await;
-        assert_eq!(bytes(&view, 0, 512 * K).await, model);
+        same(&bytes(&view, 0, 512 * K).await, &model);
         change(&view, Op::Discard, 0, 100 * K, Flags::NONE).await;
         model[..64 << 10].fill(0);
-        assert_eq!(bytes(&view, 0, 512 * K).await, model);
+        same(&bytes(&view, 0, 512 * K).await, &model);
         assert!(check(&tree, &view).await.corruptions.is_empty());
     });
 }
@@ -101,7 +101,7 @@ fn freed_clusters_are_used_again() {
             let start = u64::from(round) * 3 * CLUSTER;
             seam::write(&view, start, &[round; 3 << 16]).await.unwrap();
             change(&view, Op::Discard, start, 3 * CLUSTER, Flags::NONE).await;
-            assert_eq!(bytes(&view, start, 3 * CLUSTER).await, [0; 3 << 16]);
+            same(&bytes(&view, start, 3 * CLUSTER).await, &[0; 3 << 16]);
         }
         assert_eq!(world.disk().bytes("disk").unwrap().len(), 3 << 16, "one place for all rounds");
         assert_eq!(check(&tree, &view).await.leaks, 0);
@@ -157,7 +157,7 @@ fn what_was_cut_off_does_not_come_back() {
             let mut model = vec![0; 5 << 16 | 1];
             model[..1 << 16].fill(old);
             model[1 << 16..][..100].fill(1);
-            assert_eq!(bytes(&view, 0, 5 * CLUSTER + 1).await, model);
+            same(&bytes(&view, 0, 5 * CLUSTER + 1).await, &model);
             resize(10).await;
             resize(20).await;
             assert_eq!(bytes(&view, 0, 20).await, [vec![old; 10], vec![0; 10]].concat());
@@ -186,7 +186,7 @@ fn tables_that_are_not_there_are_loaded() {
             waited += u32::from(now == flow::Now::Wait);
             let (result, lease) = seam::execute(&root.view(), rq, Lease::copy_of(&buf)).await;
             result.unwrap();
-            assert_eq!(*lease, text);
+            same(&lease, &text);
         }
         assert!((20..100).contains(&waited), "{waited}");
     });

@@ -3,11 +3,16 @@
 #![allow(dead_code, unreachable_pub, reason = "each test binary uses a part of it")]
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
+pub mod client;
 pub mod file;
+pub mod layer;
 
 use std::cell::Cell;
+use std::future::{Future, poll_fn};
 use std::path::Path;
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::Poll;
 
 use driver::OpenContext;
 use flow::guard::Domain;
@@ -16,7 +21,7 @@ use io::{OpenOptions, World};
 use serde_json::Value;
 use sim::SimWorld;
 
-pub use file::{Counts, FileNode};
+use file::{Counts, FileNode};
 
 /// Builds graphs in one world.
 pub struct Lab {
@@ -55,7 +60,12 @@ impl Lab {
 
     /// A node that carries requests to the file `path` of the simulated disk, made empty when it is not there.
     pub async fn file(&self, path: &str) -> (Tree, Arc<Counts>) {
-        let options = OpenOptions { write: true, create: true, ..OpenOptions::default() };
+        self.file_with(path, false).await
+    }
+
+    /// The same; `direct` asks for blocks of 512 bytes.
+    pub async fn file_with(&self, path: &str, direct: bool) -> (Tree, Arc<Counts>) {
+        let options = OpenOptions { write: true, create: true, direct, ..OpenOptions::default() };
         let file = FileNode::new(self.world.open(Path::new(path), options).await.unwrap());
         let counts = file.counts.clone();
         (self.node("file", Body::Executes(Arc::new(file)), &[]), counts)
@@ -103,5 +113,20 @@ impl Tree {
     pub fn view(&self) -> Arc<View> {
         let add = |builder: ViewBuilder, (node, edges): &Entry| builder.node(node.clone(), edges.clone());
         self.nodes.iter().fold(ViewBuilder::new(), add).build().unwrap()
+    }
+}
+
+/// Polls `future` once: what it does at once is done then.
+pub async fn start<T>(future: &mut Pin<Box<impl Future<Output = T> + ?Sized>>) -> Poll<T> {
+    poll_fn(|cx| Poll::Ready(future.as_mut().poll(cx))).await
+}
+
+/// Both are the same, or a panic that says where they are not.
+#[track_caller]
+pub fn same(found: &[u8], expected: &[u8]) {
+    assert_eq!(found.len(), expected.len(), "lengths differ");
+    if let Some(at) = found.iter().zip(expected).position(|(a, b)| a != b) {
+        let wrong = found.iter().zip(expected).filter(|(a, b)| a != b).count();
+        panic!("{wrong} wrong bytes, the first at {at}: {} instead of {}", found[at], expected[at]);
     }
 }
