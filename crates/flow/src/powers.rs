@@ -22,7 +22,8 @@ pub struct Powers<'a> {
     pub permit: Option<&'a dyn Permit>,
 }
 
-/// Being told what all users of a node together do with it.
+/// Being told what all users of a node together do with it. Giving up what was taken never fails. A body that
+/// replaces another is told afresh, while the old one still is in use: it takes the other's locks over.
 pub trait Permit: Sync {
     /// From now on our users do `uses` and let others do `shares`. On an error (another process is in the way)
     /// nothing has changed.

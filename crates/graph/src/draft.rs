@@ -35,6 +35,33 @@ pub(crate) struct Draft<'a> {
     visited: Cell<usize>,
 }
 
+/// What kind of node a body makes.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Kind {
+    Protocol,
+    Format,
+    Filter,
+}
+
+impl Kind {
+    pub(crate) fn of(body: &Body) -> Self {
+        match body {
+            Body::Maps(_) => Self::Format,
+            Body::Executes(node) if node.size().is_some() => Self::Protocol,
+            Body::Executes(_) => Self::Filter,
+        }
+    }
+
+    /// Whether it may have a child of this role; which ones a format needs, its driver knows.
+    const fn takes(self, role: Role) -> bool {
+        match self {
+            Self::Protocol => false,
+            Self::Format => true,
+            Self::Filter => matches!(role, Role::Filtered),
+        }
+    }
+}
+
 impl<'a> Draft<'a> {
     pub(crate) fn new(tables: &'a Tables) -> Self {
         Self {
@@ -51,18 +78,22 @@ impl<'a> Draft<'a> {
         }
     }
 
-    /// How many rows of nodes were looked at so far.
+    /// How many nodes and parents were looked at so far.
     pub(crate) fn visited(&self) -> usize {
         self.visited.get()
     }
 
-    pub(crate) fn node(&self, id: NodeId) -> Result<&NodeRow> {
+    fn visit(&self) {
         self.visited.set(self.visited.get() + 1);
+    }
+
+    pub(crate) fn node(&self, id: NodeId) -> Result<&NodeRow> {
+        self.visit();
         self.nodes.get(&id).ok_or_else(|| missing(id))
     }
 
     pub(crate) fn node_mut(&mut self, id: NodeId) -> Result<&mut NodeRow> {
-        self.visited.set(self.visited.get() + 1);
+        self.visit();
         self.nodes.get_mut(&id).ok_or_else(|| missing(id))
     }
 
@@ -75,15 +106,14 @@ impl<'a> Draft<'a> {
     }
 
     pub(crate) fn parents(&self, child: NodeId) -> impl Iterator<Item = Parent> {
-        self.parents.range(parents_of(child)).map(|((_, parent), ())| *parent)
+        self.parents.range(parents_of(child)).inspect(|_| self.visit()).map(|((_, parent), ())| *parent)
     }
 
     /// The node that `filter`, which must be one, passes requests to.
     pub(crate) fn filtered(&self, filter: NodeId) -> Result<NodeId> {
         let row = self.node(filter)?;
-        let passes = matches!(row.node.body(), Body::Executes(body) if body.size().is_none());
         match row.child(Role::Filtered) {
-            Some(edge) if passes => Ok(edge.child),
+            Some(edge) if Kind::of(row.node.body()) == Kind::Filter => Ok(edge.child),
             _ => {
                 let context = format!("Node '{}' is not a filter", row.node.name());
                 Err(BlockError::new(ErrorKind::Invalid, context))
@@ -103,7 +133,12 @@ impl<'a> Draft<'a> {
     /// Gives `parent`, which has no child of this role, one.
     pub(crate) fn link(&mut self, parent: NodeId, role: Role, child: NodeId) -> Result<()> {
         self.node(child)?;
-        let children = &mut self.node_mut(parent)?.children;
+        let row = self.node_mut(parent)?;
+        if !Kind::of(row.node.body()).takes(role) {
+            let context = format!("node {:?} cannot have a '{}' child", row.node, role.name());
+            return Err(BlockError::new(ErrorKind::Invalid, context));
+        }
+        let children = &mut row.children;
         let at = children.iter().position(|e| e.role > role).unwrap_or(children.len());
         children.insert(at, Edge { role, child, demand: Demand::NOTHING });
         self.parents.insert((child, Parent::Node(parent, role)), ());
@@ -217,13 +252,15 @@ impl<'a> Draft<'a> {
 
     /// The type of the job that fits, or nothing of another user that does.
     fn user(&self, id: NodeId, fits: impl Fn(&User) -> bool) -> Option<Arc<str>> {
-        self.parents.range(users_of(id)).find_map(|((_, parent), ())| match parent {
-            Parent::Root(root) => match &self.roots.get(root)?.user {
-                user if !fits(user) => None,
-                user => Some(user.job_type().unwrap_or_default()),
+        self.parents.range(users_of(id)).inspect(|_| self.visit()).find_map(
+            |((_, parent), ())| match parent {
+                Parent::Root(root) => match &self.roots.get(root)?.user {
+                    user if !fits(user) => None,
+                    user => Some(user.job_type().unwrap_or_default()),
+                },
+                Parent::Node(..) => None,
             },
-            Parent::Node(..) => None,
-        })
+        )
     }
 }
 

@@ -12,7 +12,8 @@ use crate::permits::Hold;
 type Gone = Pin<Box<dyn Future<Output = ()> + Send>>;
 
 /// Ready when nobody uses the views that an edit replaced: when all requests that began before it, at the roots
-/// that it concerned, have ended. Nobody has to wait for it: dropped, it goes on without being watched.
+/// that it concerned, have ended. Locks that only these needed are given up then. Nobody has to wait for it: dropped,
+/// it is looked after at the next edit, or by [`crate::Graph::settle`].
 #[must_use = "the edit is made; drop this if nobody needs to wait for the requests before it"]
 pub struct Drained {
     draining: Option<Draining>,

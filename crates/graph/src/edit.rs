@@ -1,5 +1,6 @@
 //! Edits of the graph, as data.
 
+use std::fmt;
 use std::sync::Arc;
 
 use flow::{Body, DetectZeroes, Node, NodeId, Role};
@@ -8,7 +9,7 @@ use crate::permissions::{Demand, EdgeDemand};
 use crate::user::{RootId, User};
 
 /// One change of the graph. A list of them is checked whole and applied whole, see [`crate::Graph::check`].
-#[derive(Clone)]
+#[derive(Clone, Debug)]
 pub enum Edit {
     /// Adds a node.
     AddNode(NewNode),
@@ -43,7 +44,7 @@ pub enum Edit {
     RemoveFilter(NodeId),
     /// Gives a node another body, other children or other flags; its locks, guards and name stay.
     Reopen(Reopen),
-    /// Refuses writes from now on, or takes them.
+    /// Refuses writes from now on, or takes them. Writes that are in flight then may be refused: drain first.
     SetReadOnly {
         /// Which node.
         node: NodeId,
@@ -96,7 +97,7 @@ pub enum Place {
 }
 
 /// A node to be added.
-#[derive(Clone)]
+#[derive(Clone, Debug)]
 pub struct NewNode {
     /// The node, from [`crate::Graph::new_node`].
     pub node: Arc<Node>,
@@ -182,5 +183,18 @@ impl Reopen {
     /// Changes nothing yet.
     pub fn new(node: NodeId) -> Self {
         Self { node, body: None, children: None, read_only: None, detect_zeroes: None }
+    }
+}
+
+impl fmt::Debug for Reopen {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let body = self.body.as_ref().map(|_| "another");
+        f.debug_struct("Reopen")
+            .field("node", &self.node)
+            .field("body", &body)
+            .field("children", &self.children)
+            .field("read_only", &self.read_only)
+            .field("detect_zeroes", &self.detect_zeroes)
+            .finish()
     }
 }

@@ -50,14 +50,14 @@ impl Draft<'_> {
     fn top_down(&self) -> Result<Vec<NodeId>> {
         let (mut order, mut state) = (Vec::new(), BTreeMap::new());
         for &start in self.dirty.iter().filter(|id| self.nodes.get(id).is_some()) {
-            self.visit(start, &mut state, &mut order)?;
+            self.descend(start, &mut state, &mut order)?;
         }
         order.reverse();
         Ok(order)
     }
 
     /// Depth first, on a stack of its own: chains can be long. `state` is whether a node is finished.
-    fn visit(
+    fn descend(
         &self,
         start: NodeId,
         state: &mut BTreeMap<NodeId, bool>,

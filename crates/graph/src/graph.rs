@@ -118,6 +118,7 @@ impl Graph {
     /// Gives up what only requests needed that have ended by now (locks); every edit does so as well.
     pub fn settle(&self) {
         self.unwatched.settle();
+        self.permits.settle();
     }
 
     /// The node called `name`.

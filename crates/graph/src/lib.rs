@@ -40,3 +40,11 @@ pub use plan::{Effort, Plan};
 pub use query::{EdgeInfo, NodeInfo, UserInfo};
 pub use tables::{Edge, Parent};
 pub use user::{RootId, User, UserKind};
+
+/// The control plane may live on any thread, and so may who waits for it.
+const _: () = {
+    const fn is_send<T: Send>() {}
+    is_send::<Graph>();
+    is_send::<Plan>();
+    is_send::<Drained>();
+};

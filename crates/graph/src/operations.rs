@@ -35,6 +35,19 @@ impl Operation {
         Self::RemoveFilter,
         Self::ExportWritable,
     ];
+
+    /// In words, for people.
+    pub const fn words(self) -> &'static str {
+        match self {
+            Self::Delete => "delete the node",
+            Self::Resize => "change its size",
+            Self::StartJob => "start a job on it",
+            Self::ChangeLink => "replace or cut a link to a child, insert a filter into one",
+            Self::Replace => "put another node in its place",
+            Self::RemoveFilter => "take it, a filter, out",
+            Self::ExportWritable => "export it writable",
+        }
+    }
 }
 
 /// A condition that a node may be in.
@@ -67,6 +80,19 @@ impl Condition {
         Self::HasParents,
         Self::ReadOnly,
     ];
+
+    /// In words, for people.
+    pub const fn words(self) -> &'static str {
+        match self {
+            Self::UsedByExport => "used by an export or a named user",
+            Self::UsedByJob => "used by a job",
+            Self::PinnedByJob => "used by a job that needs its links as they are",
+            Self::UsedAsBacking => "backing child of a node",
+            Self::NotOwned => "not added by the user",
+            Self::HasParents => "child of a node",
+            Self::ReadOnly => "read-only",
+        }
+    }
 }
 
 /// An operation that is refused in a condition.

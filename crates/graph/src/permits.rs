@@ -3,7 +3,7 @@
 //! Invariants: a node is told at least what its users do now *and* what users of views that are still in use did:
 //! what is given up is given up when those views are gone ([`Hold`]). An edit that fails has changed nothing.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use block::Result;
@@ -28,6 +28,8 @@ pub(crate) struct Permits(Arc<Mutex<Ledger>>);
 struct Ledger {
     entries: BTreeMap<NodeId, Entry>,
     next_hold: u64,
+    /// Nodes that refused to give something up.
+    owing: BTreeSet<NodeId>,
 }
 
 #[derive(Clone)]
@@ -85,6 +87,12 @@ impl Permits {
         }
         drop(ledger);
         Ok(Hold { ledger: self.clone(), hold, nodes: done.into_iter().map(|(id, _)| id).collect() })
+    }
+
+    /// Tries again with the nodes that refused to give something up.
+    pub(crate) fn settle(&self) {
+        let mut ledger = self.lock();
+        std::mem::take(&mut ledger.owing).into_iter().for_each(|id| ledger.give_up(id));
     }
 
     /// What a node was told last.
@@ -146,12 +154,17 @@ impl Ledger {
     fn release(&mut self, hold: u64, id: NodeId) {
         let Some(entry) = self.entries.get_mut(&id) else { return };
         entry.held.retain(|(by, _)| *by != hold);
+        self.give_up(id);
+    }
+
+    /// Tells a node what is due, which is less than it knows. It has no reason to refuse; if it does all the same,
+    /// it is told again later.
+    fn give_up(&mut self, id: NodeId) {
+        let Some(entry) = self.entries.get_mut(&id) else { return };
         let due = entry.due();
-        if due != entry.told {
-            // Giving up has no reason to fail; if it does, the next change tries again.
-            let _ = entry.tell(due);
-        }
-        if entry.removed && entry.held.is_empty() {
+        if due != entry.told && entry.tell(due).is_err() {
+            self.owing.insert(id);
+        } else if entry.removed && entry.held.is_empty() {
             self.entries.remove(&id);
         }
     }

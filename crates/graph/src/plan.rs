@@ -35,7 +35,7 @@ pub struct Plan {
 /// What a plan takes: grows with what it touches, not with the graph.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Effort {
-    /// How often a node was looked at.
+    /// How often a node or a parent of one was looked at.
     pub visited: usize,
     /// Nodes that change.
     pub changed: usize,
@@ -70,7 +70,7 @@ impl Graph {
     /// graph was edited since the plan was checked. Never waits: the answer tells when requests that began
     /// before have ended. A filter sees *every* write from then on.
     pub fn apply(&mut self, plan: Plan) -> Result<Drained> {
-        self.unwatched.settle();
+        self.settle();
         if plan.edits_before != self.edits {
             return Err(BlockError::new(
                 ErrorKind::Busy,

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use block::{BlockError, ErrorKind, Permissions, Result};
 use flow::{NodeId, Role};
 
-use crate::draft::Draft;
+use crate::draft::{Draft, Kind};
 use crate::edit::{Child, Edit, NewNode, Place, Reopen};
 use crate::names;
 use crate::operations::Operation;
@@ -154,8 +154,13 @@ impl Draft<'_> {
 
     fn reopen(&mut self, reopen: &Reopen) -> Result<()> {
         let id = reopen.node;
+        self.node(id)?;
         if let Some(body) = &reopen.body {
             let row = self.node_mut(id)?;
+            if Kind::of(body) != Kind::of(row.node.body()) {
+                let context = format!("node {:?} cannot be reopened as another kind of node", row.node);
+                return Err(BlockError::new(ErrorKind::Invalid, context));
+            }
             row.node = Arc::new(row.node.reopened(body.clone()));
         }
         if let Some(mode) = reopen.detect_zeroes {
@@ -197,7 +202,8 @@ impl Draft<'_> {
     }
 
     fn attach_root(&mut self, id: RootId, node: NodeId, user: &User, demand: Demand) -> Result<()> {
-        if self.roots.get(&id).is_some() {
+        // One that was detached by an edit before this one is not free either: its clients hold the old root.
+        if self.roots.get(&id).is_some() || self.roots.before(&id).is_some() {
             let context = format!("{user} is attached already (root number {})", id.0);
             return Err(BlockError::new(ErrorKind::Exists, context));
         }

@@ -243,3 +243,49 @@ fn refusals_of_operations_are_those_of_qemu() {
     assert_eq!(said(Operation::Resize, Condition::ReadOnly), "Image is read-only");
     assert_eq!(said(Operation::StartJob, Condition::ReadOnly), "");
 }
+
+#[test]
+fn a_root_is_attached_once() {
+    let mut world = World::new();
+    world.disk("a");
+    let root = world.export("a");
+    let again = world.attaching(root, "a", User::export("e1"), Demand::READ);
+    assert!(world.refused(std::slice::from_ref(&again)).contains("export 'e1' is attached already"));
+    assert!(world.refused(&[Edit::DetachRoot(root), again]).contains("export 'e1' is attached already"));
+}
+
+#[test]
+fn a_node_has_children_of_its_kind() {
+    let mut world = World::new();
+    world.disk("a");
+    world.disk("b");
+    world.filter("f", "a");
+    let give = |parent: &str, role| Edit::ReplaceChild {
+        parent: world.id(parent),
+        role,
+        child: Some(world.id("b")),
+    };
+    assert_eq!(world.refused(&[give("a", Role::Backing)]), "node test 'a' cannot have a 'backing' child");
+    assert_eq!(world.refused(&[give("f", Role::File)]), "node test 'f' cannot have a 'file' child");
+    assert_eq!(
+        world.refused(&[world.reopen("f", Body::Maps(Layer::new()))]),
+        "node test 'f' cannot be reopened as another kind of node"
+    );
+}
+
+#[test]
+fn more_filters_than_a_request_can_remember_are_refused() {
+    let mut world = World::new();
+    world.disk("a");
+    let root = world.export("a");
+    for number in 0..64 {
+        let filter = world.new_filter(&format!("f{number}"), &Gate::open(), &world.seen(root)[0]);
+        let insert = Edit::InsertFilter { filter: filter.node.id(), at: Place::Root(root) };
+        drop(world.edit(&[Edit::AddNode(filter), insert]));
+    }
+    let filter = world.new_filter("f64", &Gate::open(), "f63");
+    let insert = Edit::InsertFilter { filter: filter.node.id(), at: Place::Root(root) };
+    assert!(
+        world.refused(&[Edit::AddNode(filter), insert]).starts_with("more than 64 filters below one root")
+    );
+}
