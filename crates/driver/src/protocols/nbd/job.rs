@@ -66,9 +66,8 @@ impl Job {
     /// Answers a job that stays in flight: its I/O goes on in `scratch`, which also takes over what the lease
     /// carries.
     pub(super) fn answer_early(&mut self, outcome: Outcome, mut scratch: Lease) {
-        for thing in self.lease.unload() {
-            scratch.carry(thing);
-        }
+        scratch.carry_along(&self.lease);
+        self.lease.unload();
         let lease = std::mem::replace(&mut self.lease, scratch);
         self.deadline = None;
         if let Some(reply) = self.reply.take() {
