@@ -32,6 +32,8 @@ pub(crate) struct Opening<'e> {
     edits: Vec<Edit>,
     files: Vec<(NodeId, PathBuf)>,
     depth: usize,
+    /// What the body of the node that is being reopened keeps.
+    kept: Option<driver::Kept>,
 }
 
 /// A child that is open.
@@ -42,7 +44,12 @@ struct OpenChild {
 
 impl<'e> Opening<'e> {
     pub(crate) fn new(engine: &'e Engine) -> Self {
-        Self { engine, edits: Vec::new(), files: Vec::new(), depth: 0 }
+        Self { engine, edits: Vec::new(), files: Vec::new(), depth: 0, kept: None }
+    }
+
+    /// To reopen a node whose body keeps `kept`.
+    pub(crate) fn again(engine: &'e Engine, kept: Option<driver::Kept>) -> Self {
+        Self { kept, ..Self::new(engine) }
     }
 
     /// The edits that add what was opened, and the files the nodes lie on.
@@ -143,6 +150,8 @@ impl<'e> Opening<'e> {
     ) -> Result<OpenContext> {
         let view = |child: &OpenChild| Ok((child.role, self.view(child.node)?));
         Ok(OpenContext {
+            // Children are opened on the way and are new.
+            kept: self.kept.clone().filter(|_| self.depth == 1),
             node_name,
             options: options.own.clone(),
             read_only: modes.read_only,
