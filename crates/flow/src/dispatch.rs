@@ -77,7 +77,7 @@ impl<'a> Door<'a> {
 
     async fn read(&self, mut rq: Request, mut lease: Lease) -> (Result<()>, Lease) {
         while !rq.rest().is_empty() {
-            let piece = rq.rest().head(self.longest(self.limits.max_transfer));
+            let piece = self.piece(rq.rest());
             let whole = self.limits.alignment.around(piece);
             let (result, bounce) = self.pass(rq.on(whole), Lease::new(whole.len() as usize)).await;
             if let Err(error) = result {
@@ -100,7 +100,7 @@ impl<'a> Door<'a> {
             return self.pass(rq, lease).await;
         }
         while !rq.rest().is_empty() {
-            let piece = rq.rest().head(self.longest(self.limits.max_transfer));
+            let piece = self.piece(rq.rest());
             if let Err(error) = self.write_piece(rq.on(piece), &lease, rq.done as usize).await {
                 return (Err(error), lease);
             }
@@ -191,6 +191,12 @@ impl<'a> Door<'a> {
 
     fn pass(&self, rq: Request, lease: Lease) -> LocalFut<'a, (Result<()>, Lease)> {
         self.node.execute(rq, lease, Next::new(self.view, self.index))
+    }
+
+    /// The front of `rest` that can be moved at once, with the rest of the blocks that it begins and ends in.
+    fn piece(&self, rest: ByteRange) -> ByteRange {
+        let inside = rest.start() - self.limits.alignment.down(rest.start());
+        rest.head(self.longest(self.limits.max_transfer) - inside)
     }
 
     /// The limit as a multiple of the alignment, at least one unit.
