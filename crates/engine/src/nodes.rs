@@ -95,13 +95,9 @@ impl Engine {
         let options = NodeOptions::parse(options)?;
         let name = options.node_name.clone();
         let name = name.ok_or_else(|| BlockError::new(ErrorKind::Invalid, "node-name not specified"))?;
-        let (old, kept) = {
-            let graph = self.graph();
-            let old = graph.find(&name)?;
-            (old, graph.node(old)?.node.keep())
-        };
+        let old = self.graph().find(&name)?;
         let (read_only, detect_zeroes) = (options.read_only.unwrap_or(false), options.detect_zeroes);
-        let mut opening = Opening::again(self, kept);
+        let mut opening = Opening::new(self);
         let fresh =
             opening.open(NodeOptions { node_name: None, ..options }, Inherited::default(), false).await?;
         self.swap_body(opening, old, fresh, read_only, detect_zeroes)?.await;

@@ -1,6 +1,4 @@
 //! The protocols, one file each.
 
 pub mod file;
-pub mod memory;
 pub mod nbd;
-pub mod null;

@@ -217,11 +217,18 @@ fn deadlines_give_the_lease_back() {
         let mut rq = Request::new(Op::Read, ByteRange::new(0, 65_536));
         rq.deadline = Some(io::now().after(Duration::from_millis(5)));
         let begun = io::now();
-        let (result, lease) = seam::execute(&client.view, rq, Lease::new(65_536)).await;
+        let cargo = Arc::new(());
+        let mut lease = Lease::new(65_536);
+        lease.carry(Box::new(cargo.clone()));
+        let (result, lease) = seam::execute(&client.view, rq, lease).await;
         let error = result.unwrap_err();
         assert_eq!((error.kind(), lease.len()), (ErrorKind::TimedOut, 65_536));
         assert!(error.to_string().contains("'disk'"), "{error}");
         assert!(io::now().since(begun) < Duration::from_millis(6));
+        drop(lease);
+        assert_eq!(Arc::strong_count(&cargo), 2, "the I/O has not ended");
+        io::sleep(Duration::from_millis(100)).await;
+        assert_eq!(Arc::strong_count(&cargo), 1);
         // The late reply harms nobody.
         assert!(client.read(0, 65_536).await.unwrap()[..] == store.at(ByteRange::new(0, 65_536)));
     });

@@ -84,6 +84,23 @@ impl Stage {
         multi_conn: bool,
         description: &str,
     ) -> Running {
+        self.serve_limited(node, writable, multi_conn, description, ServerOptions::default()).await
+    }
+
+    /// Serves `store` to so many connections at a time; more wait.
+    pub async fn serve_few(&self, store: &Arc<Store>, connections: usize) -> Running {
+        let limit = ServerOptions { max_connections: connections, ..ServerOptions::default() };
+        self.serve_limited(Arc::new(StoreNode(store.clone())), false, false, "", limit).await
+    }
+
+    async fn serve_limited(
+        &self,
+        node: Arc<dyn Execute>,
+        writable: bool,
+        multi_conn: bool,
+        description: &str,
+        limit: ServerOptions,
+    ) -> Running {
         let node = self.lab.node("store", Body::Executes(node), &[]);
         let options = ExportOptions {
             name: "disk".to_owned(),
@@ -94,7 +111,7 @@ impl Stage {
         };
         let export = Export::new(options, self.lab.root(&node));
         let thread = self.world.start_thread("server").unwrap();
-        let server = Server::new(ServerOptions::default(), vec![thread.clone()], |_| {});
+        let server = Server::new(limit, vec![thread.clone()], |_| {});
         server.add(export.clone()).unwrap();
         let listening = self.world.start_thread("listener").unwrap();
         let (world, (ready, is_ready)) = (self.world.clone(), oneshot::channel());
@@ -111,11 +128,16 @@ impl Stage {
 
     /// A client whose sockets belong to this thread.
     pub async fn connect(&self, config: Config, use_as: Use) -> Result<Client> {
-        let client = Arc::new(NbdClient::connect(config, use_as, Arc::new(self.world.clone())).await?);
+        let client = NbdClient::connect(config, use_as, Arc::new(self.world.clone())).await?;
+        Ok(self.adopt(Arc::new(client), use_as))
+    }
+
+    /// Puts a client into a graph.
+    pub fn adopt(&self, client: Arc<NbdClient>, use_as: Use) -> Client {
         let tree = self.lab.node("nbd", Body::Executes(client.clone()), &[]);
         let view = tree.view();
         view.root().set_read_only(!use_as.writable);
-        Ok(Client { nbd: client, view })
+        Client { nbd: client, view }
     }
 
     pub async fn client(&self, config: Config, use_as: Use) -> Client {

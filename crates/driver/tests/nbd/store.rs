@@ -47,10 +47,6 @@ impl Store {
         Self::new((0..len).map(byte).collect())
     }
 
-    pub fn now(&self) -> Vec<u8> {
-        self.bytes.lock().unwrap().clone()
-    }
-
     pub fn at(&self, range: ByteRange) -> Vec<u8> {
         self.bytes.lock().unwrap()[range.start() as usize..range.end() as usize].to_vec()
     }

@@ -216,11 +216,10 @@ mod tests {
     use serde_json::{Value, json};
 
     use super::*;
-    use crate::options;
+    use crate::lenient::Lenient;
 
     fn config(options: Value) -> std::result::Result<Config, String> {
-        let Value::Object(options) = options else { panic!("options are an object") };
-        let options: Options = options::parse(options).map_err(|e| e.to_string())?;
+        let options = Options::deserialize(Lenient(options)).map_err(|e| e.to_string())?;
         Config::try_from(options).map_err(|e| e.to_string())
     }
 

@@ -372,6 +372,10 @@ impl Owner {
 fn gone_too_long(config: &Config, trouble: Option<&BlockError>) -> BlockError {
     let why = trouble.map_or_else(|| format!("{config}: connection lost"), BlockError::to_string);
     let waited = config.patience().as_secs();
-    let context = format!("{why} (waited {waited} s; start the server again, or raise 'reconnect-delay')");
-    BlockError::new(ErrorKind::Disconnected, context)
+    let context = match waited {
+        0 => why,
+        _ => format!("{why} (waited {waited} s; start the server again, or raise 'reconnect-delay')"),
+    };
+    let lied = trouble.is_some_and(|error| error.kind() == ErrorKind::Protocol);
+    BlockError::new(if lied { ErrorKind::Protocol } else { ErrorKind::Disconnected }, context)
 }
