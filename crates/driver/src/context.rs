@@ -1,5 +1,6 @@
 //! What a driver gets when it is opened, and what it answers.
 
+use std::any::Any;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -10,9 +11,12 @@ use object::Objects;
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 
-use crate::lenient::Lenient;
+use crate::options;
 
-/// What a driver gets when it is opened.
+/// What a driver keeps over a reopen of its node (contents in memory, a file that holds locks); each knows its own.
+pub type Kept = Arc<dyn Any + Send + Sync>;
+
+/// What a driver gets when it is opened. Start from [`OpenContext::new`] and set what is asked for.
 pub struct OpenContext {
     /// Its node-name, for messages.
     pub node_name: Arc<str>,
@@ -33,6 +37,8 @@ pub struct OpenContext {
     pub no_backing: bool,
     /// File name of the `file` child, against which relative names inside the image are resolved.
     pub base: Option<PathBuf>,
+    /// What [`flow::Execute::keep`] of the present body answers, if the node is being reopened.
+    pub kept: Option<Kept>,
     /// The outside.
     pub world: Arc<dyn World>,
     /// Named handles.
@@ -40,11 +46,32 @@ pub struct OpenContext {
 }
 
 impl OpenContext {
-    /// The driver's own options as its struct; unknown and ill-typed ones are named.
+    /// A node that is opened for the first time, for reading and writing, without children.
+    pub fn new(
+        node_name: &str,
+        options: Map<String, Value>,
+        world: Arc<dyn World>,
+        objects: Arc<Objects>,
+    ) -> Self {
+        Self {
+            node_name: node_name.into(),
+            options,
+            read_only: false,
+            direct: false,
+            no_flush: false,
+            unmap: false,
+            children: Vec::new(),
+            no_backing: false,
+            base: None,
+            kept: None,
+            world,
+            objects,
+        }
+    }
+
+    /// The driver's own options as its struct; unknown, missing and ill-typed ones are named.
     pub fn parse<T: DeserializeOwned>(&mut self) -> Result<T> {
-        let options = Value::Object(std::mem::take(&mut self.options));
-        T::deserialize(Lenient(options))
-            .map_err(|e| BlockError::new(ErrorKind::Invalid, format!("node '{}': {e}", self.node_name)))
+        options::parse(std::mem::take(&mut self.options))
     }
 
     /// The child with `role`.

@@ -11,9 +11,9 @@
 mod context;
 pub mod filters;
 pub mod formats;
-mod lenient;
+pub mod options;
 pub mod protocols;
 mod registry;
 
-pub use context::{OpenContext, Opened, Reference, Wanted};
+pub use context::{Kept, OpenContext, Opened, Reference, Wanted};
 pub use registry::{DRIVERS, Driver, Kind, find};

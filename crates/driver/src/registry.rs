@@ -7,7 +7,7 @@ use io::LocalFut;
 use crate::context::{OpenContext, Opened};
 use crate::filters::copy_on_read;
 use crate::formats::{memory_format, qcow2, raw};
-use crate::protocols::{file, nbd};
+use crate::protocols::{file, memory, nbd, null};
 
 /// What a driver does with requests.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -44,10 +44,13 @@ const IMAGE: &[Role] = &[Role::File, Role::DataFile, Role::Backing];
 pub const DRIVERS: &[Driver] = &[
     Driver { name: "copy-on-read", kind: Kind::Filter, children: FILTERED, asks: Permissions::WRITE_UNCHANGED, open: copy_on_read::open },
     Driver { name: "file", kind: Kind::Protocol, children: &[], asks: NOTHING, open: file::open },
+    Driver { name: "memory", kind: Kind::Protocol, children: &[], asks: NOTHING, open: memory::open },
     Driver { name: "memory-format", kind: Kind::Format, children: MAPPED, asks: NOTHING, open: memory_format::open },
-    Driver { name: "raw", kind: Kind::Format, children: &[Role::File], asks: NOTHING, open: raw::open },
     Driver { name: "nbd", kind: Kind::Protocol, children: &[], asks: NOTHING, open: nbd::open },
+    Driver { name: "null-aio", kind: Kind::Protocol, children: &[], asks: NOTHING, open: null::open },
+    Driver { name: "null-co", kind: Kind::Protocol, children: &[], asks: NOTHING, open: null::open },
     Driver { name: "qcow2", kind: Kind::Format, children: IMAGE, asks: NOTHING, open: qcow2::open },
+    Driver { name: "raw", kind: Kind::Format, children: &[Role::File], asks: NOTHING, open: raw::open },
 ];
 
 impl std::fmt::Debug for Driver {

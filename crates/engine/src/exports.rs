@@ -57,7 +57,7 @@ impl Engine {
     }
 
     /// Attaches a user to a node; the root is what it sees.
-    pub(crate) fn attach(&self, node: &str, user: User, demand: Demand) -> Result<(RootId, Arc<Root>)> {
+    pub fn attach(&self, node: &str, user: User, demand: Demand) -> Result<(RootId, Arc<Root>)> {
         let mut graph = self.graph();
         let node = graph.find(node)?;
         let root = graph.new_root();
@@ -67,7 +67,7 @@ impl Engine {
     }
 
     /// Detaches a user. Ready when its requests have ended.
-    pub(crate) async fn detach(&self, root: RootId) -> Result<()> {
+    pub async fn detach(&self, root: RootId) -> Result<()> {
         let drained = self.graph().edit(&[Edit::DetachRoot(root)])?;
         drained.await;
         Ok(())

@@ -6,6 +6,9 @@
 use block::{BlockError, ErrorKind, Result};
 use serde_json::{Map, Value};
 
+/// Deepest nesting that dots may stand for: bounds what recursion takes of the stack.
+const DEPTH_MAX: usize = 256;
+
 /// Reads `text`; `implied` is the key of a first item that has none (`--object secret,id=x`: `qom-type`).
 pub fn parse(text: &str, implied: Option<&str>) -> Result<Map<String, Value>> {
     let mut map = Map::new();
@@ -18,7 +21,7 @@ pub fn parse(text: &str, implied: Option<&str>) -> Result<Map<String, Value>> {
         if key.is_empty() || key.split('.').any(str::is_empty) {
             return Err(invalid(format!("Invalid parameter '{key}'")));
         }
-        put(&mut map, &key, Value::String(value))?;
+        put_below(&mut map, &key, Value::String(value))?;
     }
     lists(&mut map);
     Ok(map)
@@ -32,10 +35,18 @@ pub fn nest(flat: Map<String, Value>) -> Result<Map<String, Value>> {
             Value::Object(inner) => Value::Object(nest(inner)?),
             other => other,
         };
-        put(&mut map, &key, value)?;
+        put_below(&mut map, &key, value)?;
     }
     lists(&mut map);
     Ok(map)
+}
+
+fn put_below(map: &mut Map<String, Value>, key: &str, value: Value) -> Result<()> {
+    if key.split('.').count() > DEPTH_MAX {
+        let start: String = key.chars().take(40).collect();
+        return Err(invalid(format!("Parameter '{start}...' is nested deeper than {DEPTH_MAX}")));
+    }
+    put(map, key, value)
 }
 
 /// At single commas; a doubled one stands for itself.
@@ -113,6 +124,10 @@ mod tests {
             let error = parse(text, None).unwrap_err().to_string();
             assert!(error.contains(name), "{text}: {error}");
         }
+        let deep = format!("{}=1", vec!["a"; 100_000].join("."));
+        assert!(parse(&deep, None).unwrap_err().to_string().contains("deeper than 256"));
+        let deep = Map::from_iter([(vec!["0"; 100_000].join("."), Value::Null)]);
+        assert!(nest(deep).unwrap_err().to_string().contains("deeper than 256"));
     }
 
     #[test]

@@ -95,9 +95,13 @@ impl Engine {
         let options = NodeOptions::parse(options)?;
         let name = options.node_name.clone();
         let name = name.ok_or_else(|| BlockError::new(ErrorKind::Invalid, "node-name not specified"))?;
-        let old = self.graph().find(&name)?;
+        let (old, kept) = {
+            let graph = self.graph();
+            let old = graph.find(&name)?;
+            (old, graph.node(old)?.node.keep())
+        };
         let (read_only, detect_zeroes) = (options.read_only.unwrap_or(false), options.detect_zeroes);
-        let mut opening = Opening::new(self);
+        let mut opening = Opening::again(self, kept);
         let fresh =
             opening.open(NodeOptions { node_name: None, ..options }, Inherited::default(), false).await?;
         self.swap_body(opening, old, fresh, read_only, detect_zeroes)?.await;

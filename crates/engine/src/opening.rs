@@ -1,13 +1,16 @@
 //! Opening a tree of nodes: children first, then the driver, then the children it learnt of. Nothing is in the graph
 //! before all of it is open; what was opened for nothing is closed again by being dropped.
+//!
+//! Invariants: a format reads its tables only while its files are locked as it will need them; what images name is
+//! opened where the policy allows it, read-only below a backing link, and never in a circle.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use block::{BlockError, ErrorKind, Permissions, Result};
-use driver::{OpenContext, Reference, Wanted};
+use driver::{Kind, OpenContext, Reference, Wanted};
 use flow::{NodeId, Role, View};
-use graph::{Child, EdgeDemand, Edit, NewNode};
+use graph::{Child, Demand, EdgeDemand, Edit, NewNode, permissions};
 use io::LocalFut;
 use serde_json::{Map, Value};
 
@@ -15,7 +18,7 @@ use crate::engine::Engine;
 use crate::options::{ChildOptions, NodeOptions};
 
 /// Longest chain of images that name one another.
-const CHAIN_MAX: usize = 1024;
+const CHAIN_MAX: usize = 256;
 
 /// What children take over from their parent where they say nothing themselves.
 #[derive(Clone, Copy, Debug, Default)]
@@ -31,7 +34,22 @@ pub(crate) struct Opening<'e> {
     engine: &'e Engine,
     edits: Vec<Edit>,
     files: Vec<(NodeId, PathBuf)>,
+    /// Nodes that are being opened now, one within the other.
     depth: usize,
+    /// What the body of the node that is being reopened keeps.
+    kept: Option<driver::Kept>,
+    /// The images whose names led here, the outermost first.
+    trail: Vec<Named>,
+    /// Whether the error under way says already which image named the one that failed.
+    blamed: bool,
+}
+
+/// An image that names another one.
+#[derive(PartialEq)]
+struct Named {
+    driver: &'static str,
+    /// Its file, where it lies on one by itself.
+    file: Option<PathBuf>,
 }
 
 /// A child that is open.
@@ -40,9 +58,22 @@ struct OpenChild {
     node: NodeId,
 }
 
+/// What a node's own children say about it.
+struct Below {
+    children: Vec<OpenChild>,
+    modes: Inherited,
+    file: Option<PathBuf>,
+}
+
 impl<'e> Opening<'e> {
     pub(crate) fn new(engine: &'e Engine) -> Self {
-        Self { engine, edits: Vec::new(), files: Vec::new(), depth: 0 }
+        let (trail, blamed) = (Vec::new(), false);
+        Self { engine, edits: Vec::new(), files: Vec::new(), depth: 0, kept: None, trail, blamed }
+    }
+
+    /// To reopen a node whose body keeps `kept`.
+    pub(crate) fn again(engine: &'e Engine, kept: Option<driver::Kept>) -> Self {
+        Self { kept, ..Self::new(engine) }
     }
 
     /// The edits that add what was opened, and the files the nodes lie on.
@@ -59,22 +90,18 @@ impl<'e> Opening<'e> {
     ) -> LocalFut<'a, Result<NodeId>> {
         Box::pin(async move {
             self.depth += 1;
-            if self.depth > CHAIN_MAX {
-                let context =
-                    format!("more than {CHAIN_MAX} images name one another: is the chain a circle?");
-                return Err(BlockError::new(ErrorKind::Invalid, context));
+            let before = (self.edits.len(), self.files.len(), self.trail.len());
+            let mut opened = self.open_as(&options, inherited, owned).await;
+            if may_fall_back(&options, inherited) && opened.as_ref().is_err_and(only_writing_failed) {
+                self.edits.truncate(before.0);
+                self.files.truncate(before.1);
+                self.trail.truncate(before.2);
+                self.blamed = false;
+                let options = NodeOptions { read_only: Some(true), ..options };
+                opened = self.open_as(&options, inherited, owned).await;
             }
-            let opened = self.open_as(&options, inherited, owned).await;
-            let refused = matches!(&opened, Err(e) if matches!(e.kind(), ErrorKind::ReadOnly | ErrorKind::NotPermitted));
-            let node = match opened {
-                Err(_) if refused && options.auto_read_only && options.read_only != Some(true) => {
-                    let again = NodeOptions { read_only: Some(true), ..options };
-                    self.open_as(&again, inherited, owned).await?
-                }
-                other => other?,
-            };
             self.depth -= 1;
-            Ok(node)
+            opened
         })
     }
 
@@ -85,37 +112,35 @@ impl<'e> Opening<'e> {
             no_flush: options.no_flush.unwrap_or(inherited.no_flush),
             unmap: options.unmap.unwrap_or(inherited.unmap),
         };
-        let mut children = self.open_children(options, modes).await?;
-        let base = match children.iter().find(|child| matches!(child.role, Role::File | Role::Filtered)) {
+        let children = self.open_children(options, modes).await?;
+        let file = match children.iter().find(|child| matches!(child.role, Role::File | Role::Filtered)) {
             Some(child) => self.file_of(child.node),
             None => options.own.get("filename").and_then(Value::as_str).map(PathBuf::from),
         };
+        let mut below = Below { children, modes, file };
         let name = self.engine.graph().name(options.node_name.as_deref())?;
-        let context = self.context(options, name.text().clone(), modes, &children, base.clone())?;
+        let context = self.context(options, name.text().clone(), &below)?;
         let opened = (options.driver.open)(context).await?;
-        for wanted in opened.wants {
-            let node = self.open_wanted(&wanted, modes).await?;
-            children.push(OpenChild { role: wanted.role, node });
-        }
-        children.sort_by_key(|child| child.role);
+        self.open_wants(options, &mut below, &opened.wants).await?;
         let node = self.engine.graph().new_node(&name, options.driver.name, opened.body);
+        Ok(self.add(node, options, below, owned))
+    }
+
+    fn add(&mut self, node: Arc<flow::Node>, options: &NodeOptions, below: Below, owned: bool) -> NodeId {
         let id = node.id();
-        let asks = EdgeDemand { uses: options.driver.asks, unshares: Permissions::NONE };
-        let extra = |role| if role == Role::Backing { EdgeDemand::default() } else { asks };
+        let extra = |role| if role == Role::Backing { EdgeDemand::default() } else { asks(options) };
+        let child = |c: OpenChild| Child { role: c.role, node: c.node, extra: extra(c.role) };
+        let mut children: Vec<Child> = below.children.into_iter().map(child).collect();
+        children.sort_by_key(|child| child.role);
         self.edits.push(Edit::AddNode(NewNode {
             node,
-            children: children
-                .iter()
-                .map(|c| Child { role: c.role, node: c.node, extra: extra(c.role) })
-                .collect(),
-            read_only: modes.read_only,
+            children,
+            read_only: below.modes.read_only,
             detect_zeroes: options.detect_zeroes,
             owned,
         }));
-        if let Some(path) = base {
-            self.files.push((id, path));
-        }
-        Ok(id)
+        self.files.extend(below.file.map(|path| (id, path)));
+        id
     }
 
     async fn open_children(&mut self, options: &NodeOptions, modes: Inherited) -> Result<Vec<OpenChild>> {
@@ -125,7 +150,9 @@ impl<'e> Opening<'e> {
                 ChildOptions::Nothing => continue,
                 ChildOptions::Existing(name) => self.engine.graph().find(name)?,
                 ChildOptions::Inline(inner) => {
-                    self.open((**inner).clone(), modes.for_child(*role), false).await?
+                    let node = self.open((**inner).clone(), modes.for_child(*role), false).await?;
+                    self.lock(node, *role, options, modes)?;
+                    node
                 }
             };
             children.push(OpenChild { role: *role, node });
@@ -133,25 +160,33 @@ impl<'e> Opening<'e> {
         Ok(children)
     }
 
-    fn context(
-        &self,
-        options: &NodeOptions,
-        node_name: Arc<str>,
-        modes: Inherited,
-        children: &[OpenChild],
-        base: Option<PathBuf>,
-    ) -> Result<OpenContext> {
+    /// Takes the locks that the node will need for its child at the least, before the driver reads any of it: what
+    /// it remembers must not change in between. The graph takes them over.
+    fn lock(&self, child: NodeId, role: Role, options: &NodeOptions, modes: Inherited) -> Result<()> {
+        if options.driver.kind != Kind::Format {
+            return Ok(());
+        }
+        let demand = permissions::edge(role, Demand::NOTHING, !modes.read_only, asks(options));
+        let view = self.view(child)?;
+        let permit = view.root().powers().permit;
+        permit.map_or(Ok(()), |permit| permit.permit(demand.uses, demand.shares))
+    }
+
+    fn context(&self, options: &NodeOptions, node_name: Arc<str>, below: &Below) -> Result<OpenContext> {
         let view = |child: &OpenChild| Ok((child.role, self.view(child.node)?));
+        let no_backing = |(role, child): &_| *role == Role::Backing && matches!(child, ChildOptions::Nothing);
         Ok(OpenContext {
+            // Children are opened on the way and are new.
+            kept: self.kept.clone().filter(|_| self.depth == 1),
             node_name,
             options: options.own.clone(),
-            read_only: modes.read_only,
-            direct: modes.direct,
-            no_flush: modes.no_flush,
-            unmap: modes.unmap,
-            children: children.iter().map(view).collect::<Result<_>>()?,
-            no_backing: options.children.iter().any(|(_, child)| matches!(child, ChildOptions::Nothing)),
-            base,
+            read_only: below.modes.read_only,
+            direct: below.modes.direct,
+            no_flush: below.modes.no_flush,
+            unmap: below.modes.unmap,
+            children: below.children.iter().map(view).collect::<Result<_>>()?,
+            no_backing: options.children.iter().any(no_backing),
+            base: below.file.clone(),
             world: self.engine.world.clone(),
             objects: self.engine.objects.clone(),
         })
@@ -166,25 +201,83 @@ impl<'e> Opening<'e> {
         fresh.or_else(|| self.engine.filename(node))
     }
 
+    /// Opens the images that an image names.
+    async fn open_wants(&mut self, options: &NodeOptions, below: &mut Below, wants: &[Wanted]) -> Result<()> {
+        if wants.is_empty() {
+            return Ok(());
+        }
+        self.enter(options, below)?;
+        for wanted in wants {
+            let node = match self.open_wanted(wanted, below.modes).await {
+                Ok(node) => node,
+                Err(error) => return Err(self.blame(error, wanted.role, below)),
+            };
+            below.children.push(OpenChild { role: wanted.role, node });
+        }
+        self.trail.pop();
+        Ok(())
+    }
+
+    /// Says which image named the one that could not be opened.
+    fn blame(&mut self, error: BlockError, role: Role, below: &Below) -> BlockError {
+        match &below.file {
+            Some(file) if !self.blamed => {
+                self.blamed = true;
+                error.within(format_args!("{} of image '{}'", what(role), file.display()))
+            }
+            _ => error,
+        }
+    }
+
+    /// Notes an image that names others; fails where it is among those whose names led to it.
+    fn enter(&mut self, options: &NodeOptions, below: &Below) -> Result<()> {
+        let on_file = below.children.iter().any(|c| c.role == Role::File && self.is_file(c.node));
+        let file = below.file.as_ref().filter(|_| on_file);
+        // One that cannot be followed is as good as its name here: it was opened by it.
+        let real = |path: &PathBuf| path.canonicalize().unwrap_or_else(|_| path.clone());
+        let named = Named { driver: options.driver.name, file: file.map(real) };
+        let again = named.file.is_some() && self.trail.contains(&named);
+        if again || self.trail.len() == CHAIN_MAX {
+            let name = below.file.as_ref().map(|file| format!(" '{}'", file.display())).unwrap_or_default();
+            let context = match again {
+                true => {
+                    format!("image{name} is among its own backing files: name another one with 'backing'")
+                }
+                false => format!(
+                    "image{name} is below {CHAIN_MAX} others that name one another, which is too deep"
+                ),
+            };
+            self.blamed = true;
+            return Err(BlockError::new(ErrorKind::Invalid, context));
+        }
+        self.trail.push(named);
+        Ok(())
+    }
+
+    fn is_file(&self, node: NodeId) -> bool {
+        self.view(node).is_ok_and(|view| view.root().driver() == "file")
+    }
+
     /// Opens what an image names, where the policy allows it.
     async fn open_wanted(&mut self, wanted: &Wanted, modes: Inherited) -> Result<NodeId> {
         let policy = &self.engine.policy;
         let map = match &wanted.reference {
             Reference::File { path, format } => {
                 policy.allow_file(path)?;
-                image_options(format.as_deref(), &file_options(path), wanted.role)?
+                image_options(format.as_deref(), &file_options(path), wanted)?
             }
             Reference::Protocol { name, format } => {
                 policy.allow_network(name)?;
-                image_options(format.as_deref(), &protocol_options(name), wanted.role)?
+                image_options(format.as_deref(), &protocol_options(name), wanted)?
             }
-            Reference::Options(map) => {
-                allow_options(policy, map)?;
-                map.clone()
-            }
+            Reference::Options(map) => map.clone(),
         };
         let mut options = NodeOptions::parse(map)?;
-        options.node_name = None;
+        policy.allow_nodes(&options)?;
+        options.forget_names();
+        if wanted.role == Role::Backing {
+            options.refuse_writes();
+        }
         self.open(options, modes.for_child(wanted.role), false).await
     }
 }
@@ -195,13 +288,37 @@ impl Inherited {
     }
 }
 
+/// Whether the node may be opened read-only where it cannot be written.
+fn may_fall_back(options: &NodeOptions, inherited: Inherited) -> bool {
+    options.auto_read_only && !options.read_only.unwrap_or(inherited.read_only)
+}
+
+fn only_writing_failed(error: &BlockError) -> bool {
+    matches!(error.kind(), ErrorKind::ReadOnly | ErrorKind::NotPermitted)
+}
+
+fn asks(options: &NodeOptions) -> EdgeDemand {
+    EdgeDemand { uses: options.driver.asks, unshares: Permissions::NONE }
+}
+
+fn what(role: Role) -> &'static str {
+    match role {
+        Role::Backing => "backing file",
+        Role::DataFile => "data file",
+        Role::File | Role::Filtered => "file",
+    }
+}
+
 /// Options of an image that another one names; its format is never guessed.
-fn image_options(format: Option<&str>, file: &Map<String, Value>, role: Role) -> Result<Map<String, Value>> {
+fn image_options(
+    format: Option<&str>,
+    file: &Map<String, Value>,
+    wanted: &Wanted,
+) -> Result<Map<String, Value>> {
     let Some(format) = format else {
+        let role = wanted.role.name();
         let context = format!(
-            "the image names a {} image without its format: say it with '{}.driver=...'",
-            role.name(),
-            role.name()
+            "the image does not say its format, which is never guessed: name it yourself with '{role}.driver=...,{role}.file.driver=...'"
         );
         return Err(BlockError::new(ErrorKind::Invalid, context));
     };
@@ -217,7 +334,7 @@ fn file_options(path: &Path) -> Map<String, Value> {
 
 fn protocol_options(name: &str) -> Map<String, Value> {
     let scheme = name.split([':', '+']).next().unwrap_or_default();
-    options_of(scheme, "uri", name)
+    options_of(scheme, "filename", name)
 }
 
 fn options_of(driver: &str, key: &str, value: &str) -> Map<String, Value> {
@@ -225,17 +342,4 @@ fn options_of(driver: &str, key: &str, value: &str) -> Map<String, Value> {
         ("driver".to_owned(), Value::String(driver.to_owned())),
         (key.to_owned(), Value::String(value.to_owned())),
     ])
-}
-
-/// Every file name and every server inside options that an image holds.
-fn allow_options(policy: &crate::ImagePolicy, map: &Map<String, Value>) -> Result<()> {
-    for (key, value) in map {
-        match (key.as_str(), value) {
-            (_, Value::Object(inner)) if key != "server" => allow_options(policy, inner)?,
-            ("filename", Value::String(path)) => policy.allow_file(Path::new(path))?,
-            ("server", _) | ("uri" | "url" | "host", _) => policy.allow_network(&value.to_string())?,
-            _ => {}
-        }
-    }
-    Ok(())
 }

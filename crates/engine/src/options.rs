@@ -50,6 +50,25 @@ impl NodeOptions {
         Self::parse_at(crate::keyval::nest(map)?, 0)
     }
 
+    /// Takes the node-names away, of this node and of those inline below it: they are the user's to give.
+    pub(crate) fn forget_names(&mut self) {
+        self.visit(&mut |options| options.node_name = None);
+    }
+
+    /// Refuses writes to this node and to those inline below it.
+    pub(crate) fn refuse_writes(&mut self) {
+        self.visit(&mut |options| options.read_only = Some(true));
+    }
+
+    fn visit(&mut self, change: &mut impl FnMut(&mut Self)) {
+        change(self);
+        for (_, child) in &mut self.children {
+            if let ChildOptions::Inline(inner) = child {
+                inner.visit(change);
+            }
+        }
+    }
+
     fn parse_at(mut map: Map<String, Value>, depth: usize) -> Result<Self> {
         if depth > DEPTH_MAX {
             return Err(invalid(format!("nodes are nested deeper than {DEPTH_MAX}")));

@@ -42,7 +42,13 @@ pub trait Execute: Send + Sync {
         Box::pin(async move { Ok(vec![Extent { range, state: ExtentState::Data }]) })
     }
 
-    /// The filter was taken out of every path: requests that wait in it go on to its child now.
+    /// What its driver wants back when the node is reopened: contents in memory, a file that holds locks.
+    fn keep(&self) -> Option<Arc<dyn Any + Send + Sync>> {
+        None
+    }
+
+    /// The filter was taken out of every path: requests that wait in it go on to its child now, and so do those of
+    /// older views ([`View::newest_version`]) that come yet.
     fn release(&self) {}
 
     /// Its optional powers.
@@ -53,8 +59,13 @@ pub trait Execute: Send + Sync {
 
 /// A node that maps: it says where bytes are, and the core moves them.
 pub trait Format: Send + Sync {
-    /// Virtual size in bytes.
+    /// Virtual size in bytes. Not asked for where [`Format::sized_by`] answers.
     fn size(&self) -> u64;
+
+    /// A format without a size of its own (raw) is as long as this child from this offset on, at any time.
+    fn sized_by(&self) -> Option<(ChildIndex, u64)> {
+        None
+    }
 
     /// What requests must look like. `granule` is the cluster size.
     fn limits(&self) -> Limits;
@@ -142,6 +153,11 @@ impl<'a> Next<'a> {
         self.view.node(self.index)
     }
 
+    /// Version of the view that this belongs to (see [`View::version`]).
+    pub fn version(&self) -> u64 {
+        self.view.version()
+    }
+
     /// The bit of this filter in [`Request::acted`].
     pub fn slot(&self) -> u64 {
         self.view.slot(self.index)
@@ -193,6 +209,14 @@ impl<'a> Next<'a> {
         match self.child(child) {
             Ok(index) => walk::execute(self.view, index, rq, lease),
             Err(error) => Box::pin(async move { (Err(error), lease) }),
+        }
+    }
+
+    /// Makes a child `size` bytes long.
+    pub fn resize(&self, child: ChildIndex, size: u64) -> LocalFut<'a, Result<()>> {
+        match self.child(child) {
+            Ok(index) => walk::resize(self.view, index, size),
+            Err(error) => Box::pin(async move { Err(error) }),
         }
     }
 

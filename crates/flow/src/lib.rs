@@ -35,7 +35,7 @@ pub use contract::{Changes, Execute, Format, Hold, Next, Prepared};
 pub use guard::{Reclaim, Tag};
 pub use locks::{RangeGuard, RangeLocks};
 pub use node::{Body, Capabilities, Limits, Node, NodeId, NodeState, Role, ZeroCost};
-pub use powers::{Bitmaps, Check, CheckReport, Permit, Powers, Quota, Resize, Snapshots};
+pub use powers::{Bitmaps, Check, CheckReport, Permit, Powers, Quota, Resize, Snapshots, Stats};
 pub use remember::{set_budget as set_remember_budget, usage as remember_usage};
 pub use request::{Flags, Now, Op, Piece, PieceSource, Pieces, Request, Window};
 pub use root::{Retiring, Root, Turn};

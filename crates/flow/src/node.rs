@@ -1,5 +1,6 @@
 //! Nodes: a body that maps or executes, and the state that outlives its reopening.
 
+use std::any::Any;
 use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -157,6 +158,14 @@ impl Node {
         self.driver
     }
 
+    /// What its driver wants back when the node is reopened.
+    pub fn keep(&self) -> Option<Arc<dyn Any + Send + Sync>> {
+        match &self.body {
+            Body::Executes(node) => node.keep(),
+            Body::Maps(_) => None,
+        }
+    }
+
     /// Its body.
     pub fn body(&self) -> &Body {
         &self.body
@@ -170,9 +179,10 @@ impl Node {
         }
     }
 
-    /// Size of its own; `None` of a filter.
+    /// Size of its own; `None` of a filter, and of a format that is as long as its child.
     pub fn own_size(&self) -> Option<u64> {
         match &self.body {
+            Body::Maps(format) if format.sized_by().is_some() => None,
             Body::Maps(format) => Some(format.size()),
             Body::Executes(node) => node.size(),
         }

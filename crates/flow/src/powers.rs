@@ -20,6 +20,14 @@ pub struct Powers<'a> {
     pub quota: Option<&'a dyn Quota>,
     /// It keeps other processes from what our users exclude.
     pub permit: Option<&'a dyn Permit>,
+    /// It counts what it does.
+    pub stats: Option<&'a dyn Stats>,
+}
+
+/// Figures of a driver's own, for people and tests.
+pub trait Stats: Sync {
+    /// Each figure by name (`discarded-bytes`, `label 'header': seen`), since the node was opened.
+    fn stats(&self) -> Vec<(String, u64)>;
 }
 
 /// Being told what all users of a node together do with it. Giving up what was taken never fails. A body that

@@ -139,7 +139,7 @@ pub(crate) fn resolve(view: &View, index: ViewIndex, range: ByteRange) -> Result
             }
         }
         for (start, len) in spans(range.start()) {
-            if let Some(step) = table.learn(view, index, ByteRange::new(start, len), range)? {
+            if let Some(step) = table.learn(view, index, ByteRange::new(start, len), range) {
                 return Ok(step);
             }
         }
@@ -162,27 +162,22 @@ impl Table {
     }
 
     /// Walks the whole span; remembers it when it is one extent.
-    fn learn(
-        &mut self,
-        view: &View,
-        index: ViewIndex,
-        span: ByteRange,
-        range: ByteRange,
-    ) -> Result<Option<Step>> {
+    fn learn(&mut self, view: &View, index: ViewIndex, span: ByteRange, range: ByteRange) -> Option<Step> {
         // A span that is cut off by the end would grow with it.
         if span.end() > view.size_of(index) {
-            return Ok(None);
+            return None;
         }
         let mut trail = Trail::noting();
-        let step = walk::resolve_noting(view, index, span, &mut trail)?;
-        let Step::Found(target, len) = step else { return Ok(None) };
+        // What is wrong with the first bytes of the span concerns those who ask for them.
+        let step = walk::resolve_noting(view, index, span, &mut trail).ok()?;
+        let Step::Found(target, len) = step else { return None };
         if trail.mode == Mode::Lost || len < span.len() {
-            return Ok(None);
+            return None;
         }
         let found = match target {
             Target::Zero => Found::Zero,
             Target::Execute { index, offset } => Found::Execute { index: index.0, offset },
-            Target::Special { .. } => return Ok(None),
+            Target::Special { .. } => return None,
         };
         let entry = Entry {
             version: view.version(),
@@ -193,7 +188,7 @@ impl Table {
             noted: trail.notes,
         };
         self.keep(view, index, span, entry);
-        Ok(Some(entry.step(range)))
+        Some(entry.step(range))
     }
 
     fn keep(&mut self, view: &View, index: ViewIndex, span: ByteRange, entry: Entry) {

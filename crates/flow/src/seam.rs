@@ -70,6 +70,16 @@ pub async fn extents(view: &View, range: ByteRange) -> Result<Vec<Extent>> {
     walk::extents(view, ViewIndex::ROOT, range).await
 }
 
+/// Makes the root `size` bytes long; new bytes read as zeros. The caller has seen to it that nobody else needs the
+/// old size (permission `resize`) and that requests have ended where it shrinks.
+pub async fn resize(view: &View, size: u64) -> Result<()> {
+    if view.root().is_read_only() {
+        let context = format!("node '{}' is read-only", view.root().name());
+        return Err(BlockError::new(ErrorKind::ReadOnly, context));
+    }
+    walk::resize(view, ViewIndex::ROOT, size).await
+}
+
 /// Reads `range` into a lease of its own.
 pub async fn read(view: &View, range: ByteRange) -> Result<Lease> {
     let (result, lease) =

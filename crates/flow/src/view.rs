@@ -40,13 +40,24 @@ struct ViewNode {
     node: Arc<Node>,
     children: Box<[(Role, ViewIndex)]>,
     backing: Option<u8>,
-    /// The node whose size this one has: itself, or the first below filters that has one.
-    sized: ViewIndex,
+    sized: Sized,
     slot: u64,
     limits: Limits,
     /// It is where a format that allocates keeps its clusters.
     stores_clusters: bool,
 }
+
+/// Where a node's size comes from.
+#[derive(Clone, Copy)]
+struct Sized {
+    /// The node that has it: itself, or the first on the way down.
+    by: ViewIndex,
+    /// Bytes at the beginning of that node that do not count (the offset of raw nodes on the way).
+    less: u64,
+}
+
+/// Version of the next view.
+static VERSION: AtomicU64 = AtomicU64::new(1);
 
 /// The graph below one root, at one moment.
 pub struct View {
@@ -66,9 +77,14 @@ impl View {
         self.me.upgrade()
     }
 
-    /// Unique among all views of the process.
+    /// Unique among all views of the process; later ones have higher ones.
     pub fn version(&self) -> u64 {
         self.version
+    }
+
+    /// A version that no view built so far exceeds, and any built from now on does.
+    pub fn newest_version() -> u64 {
+        VERSION.load(Ordering::SeqCst) - 1
     }
 
     /// A node of the view.
@@ -123,12 +139,12 @@ impl View {
     }
 
     pub(crate) fn size_of(&self, index: ViewIndex) -> u64 {
-        let sized = self.at(index).sized;
-        self.at(sized).node.own_size().unwrap_or(0)
+        let Sized { by, less } = self.at(index).sized;
+        self.at(by).node.own_size().unwrap_or(0).saturating_sub(less)
     }
 
     pub(crate) fn grows(&self, index: ViewIndex) -> bool {
-        let node = &self.at(self.at(index).sized).node;
+        let node = &self.at(self.at(index).sized.by).node;
         matches!(node.body(), Body::Executes(_)) && node.powers().resize.is_some()
     }
 
@@ -218,17 +234,11 @@ impl ViewBuilder {
 
     /// Compiles the view. Fails on a child that was not added, on a cycle, and on a filter without a child.
     pub fn build(self) -> Result<Arc<View>> {
-        static VERSION: AtomicU64 = AtomicU64::new(1);
         let edges = self.edges()?;
         let order = topological(&edges)?;
-        let mut sized = vec![ViewIndex::ROOT; edges.len()];
+        let mut sized = vec![Sized { by: ViewIndex::ROOT, less: 0 }; edges.len()];
         for &at in &order {
-            let (node, _) = &self.nodes[at];
-            sized[at] = match (node.own_size(), edges[at].first()) {
-                (Some(_), _) => ViewIndex(at as u32),
-                (None, Some((_, child))) => sized[child.0 as usize],
-                (None, None) => return Err(malformed(format!("filter '{}' has no child", node.name()))),
-            };
+            sized[at] = self.size_source(&edges, &sized, at)?;
         }
         let stores: Vec<bool> = (0..edges.len()).map(|at| self.stores_clusters(&edges, at)).collect();
         let mut slots = 0;
@@ -254,7 +264,7 @@ impl ViewBuilder {
         let changing =
             (0..nodes.len()).filter(|i| changes(&nodes[*i])).map(|i| ViewIndex(i as u32)).collect();
         Ok(Arc::new_cyclic(|me| View {
-            version: VERSION.fetch_add(1, Ordering::Relaxed),
+            version: VERSION.fetch_add(1, Ordering::SeqCst),
             formats: nodes.iter().filter(|n| maps(n)).count(),
             changing,
             nodes,
@@ -262,6 +272,22 @@ impl ViewBuilder {
             retired: Mutex::default(),
             me: me.clone(),
         }))
+    }
+
+    fn size_source(&self, edges: &[Vec<(Role, ViewIndex)>], known: &[Sized], at: usize) -> Result<Sized> {
+        let (node, _) = &self.nodes[at];
+        if node.own_size().is_some() {
+            return Ok(Sized { by: ViewIndex(at as u32), less: 0 });
+        }
+        let (child, offset) = match node.body() {
+            Body::Maps(format) => format.sized_by().unwrap_or((ChildIndex(0), 0)),
+            Body::Executes(_) => (ChildIndex(0), 0),
+        };
+        let Some((_, below)) = edges[at].get(usize::from(child.0)) else {
+            return Err(malformed(format!("filter '{}' has no child", node.name())));
+        };
+        let Sized { by, less } = known[below.0 as usize];
+        Ok(Sized { by, less: less.saturating_add(offset) })
     }
 
     fn stores_clusters(&self, edges: &[Vec<(Role, ViewIndex)>], at: usize) -> bool {

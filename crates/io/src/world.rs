@@ -20,6 +20,12 @@ pub trait World: Send + Sync {
     /// Connects to `address`. The caller attaches the stream on the thread that shall own it.
     fn connect<'a>(&'a self, address: &'a Address) -> LocalFut<'a, io::Result<Box<dyn Incoming>>>;
 
+    /// Carries out long computations (unpacking megabytes) without holding up the calling thread, which may be an
+    /// I/O thread. Work that was handed over is done whether or not the future is dropped.
+    fn compute(&self, work: Box<dyn FnOnce() + Send>) -> LocalFut<'static, ()> {
+        Box::pin(async move { work() })
+    }
+
     /// Starts another I/O thread.
     fn start_thread(&self, name: &str) -> io::Result<Arc<dyn Thread>>;
 }

@@ -4,98 +4,63 @@
 //! L1 table whole, L2 tables in slices within a budget, and the last few clusters that were decompressed.
 //!
 //! Invariants: nothing is written; the image's own names are answered as wishes and opened by nobody here; a lie
-//! in a table is an error of those who read there and of nobody else.
+//! in a table is an error of those who read there and of nobody else; a table that could not be read is read again
+//! when it is next needed.
 
 mod inflated;
+mod options;
 mod slices;
+mod wants;
 
-use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use block::{BlockError, ByteRange, ErrorKind, Mapping, Place, Result};
-use flow::{Body, Changes, Format, Limits, Next, Op, Request, Role, View, ZeroCost, seam};
+use flow::{Body, Changes, Format, Limits, Next, Op, RangeLocks, Request, Role, View, ZeroCost, seam};
 use io::{Lease, LocalFut};
-use qcow2::{CompressedCluster, FILE_CHILD, Geometry, Header, L1Table, L2Slice, Located, SliceAddress};
-use serde::Deserialize;
+use qcow2::{
+    CompressedCluster, DATA_FILE_CHILD, FILE_CHILD, Geometry, Header, L1Table, L2Slice, Located, SliceAddress,
+};
 
-use crate::context::{OpenContext, Opened, Reference, Wanted};
+use crate::context::{OpenContext, Opened};
 use inflated::Inflated;
+pub use options::Options;
 use slices::Slices;
-
-/// Memory for L2 tables unless the options say otherwise, in bytes (QEMU's default).
-const L2_CACHE: u64 = 32 << 20;
-
-/// Options of a qcow2 node; those that only concern writing are taken and have no effect yet.
-#[derive(Debug, Default, Deserialize)]
-#[serde(deny_unknown_fields, default, rename_all = "kebab-case")]
-pub struct Options {
-    /// Most bytes of L2 tables in memory; default 32 MiB.
-    l2_cache_size: Option<u64>,
-    /// The same for all tables.
-    cache_size: Option<u64>,
-    /// Bytes of an L2 table that are read at a time, 512 to the cluster size; default 4096.
-    l2_cache_entry_size: Option<u64>,
-    #[serde(rename = "refcount-cache-size")]
-    _refcount_cache_size: Option<u64>,
-    #[serde(rename = "lazy-refcounts")]
-    _lazy_refcounts: Option<bool>,
-    #[serde(rename = "overlap-check")]
-    _overlap_check: Option<serde_json::Value>,
-    #[serde(rename = "cache-clean-interval")]
-    _cache_clean_interval: Option<u64>,
-    #[serde(rename = "pass-discard-request")]
-    _pass_discard_request: Option<bool>,
-    #[serde(rename = "pass-discard-snapshot")]
-    _pass_discard_snapshot: Option<bool>,
-    #[serde(rename = "pass-discard-other")]
-    _pass_discard_other: Option<bool>,
-    #[serde(rename = "discard-no-unref")]
-    _discard_no_unref: Option<bool>,
-}
 
 /// Opens a `qcow2` node.
 pub fn open(mut context: OpenContext) -> LocalFut<'static, Result<Opened>> {
     Box::pin(async move {
         let options: Options = context.parse()?;
-        let name = context.node_name.clone();
-        if !context.read_only {
-            let text =
-                format!("node '{name}': qcow2 images are opened read-only for now: add 'read-only=on'");
-            return Err(BlockError::new(ErrorKind::Unsupported, text));
-        }
         let file = context.child(Role::File)?.clone();
-        let image = base(&context, &file);
-        let opened = open_image(&context, &options, &file).await;
+        let image = name(&context, &file);
+        let opened = match context.read_only {
+            true => open_image(&context, &options, &file, &image).await,
+            false => Err(BlockError::new(
+                ErrorKind::Unsupported,
+                "qcow2 images are opened read-only for now: add 'read-only=on' (-r)",
+            )),
+        };
         opened.map_err(|error| error.within(format_args!("image '{image}'")))
     })
 }
 
-async fn open_image(context: &OpenContext, options: &Options, file: &View) -> Result<Opened> {
+async fn open_image(context: &OpenContext, options: &Options, file: &View, name: &str) -> Result<Opened> {
+    let budget = options.l2_budget()?;
     let file_len = file.size();
     let header = read_header(file, file_len).await?;
-    let entry = options.l2_cache_entry_size.and_then(|bytes| usize::try_from(bytes).ok());
-    let geometry = match entry {
-        Some(bytes) => Geometry::new(&header).with_slice_bytes(bytes),
-        None => Geometry::new(&header),
-    };
+    let geometry = options.geometry(&header)?;
     let l1 = seam::read(file, geometry.l1_range(file_len)?).await?;
-    let wants = wants(context, &header)?;
-    let data_len = match context.child(Role::DataFile) {
-        Ok(data) if header.data_file.is_some() => data.size(),
-        // Opened after us: what it does not hold reads as zeros.
-        _ if header.data_file.is_some() => u64::MAX,
-        _ => file_len,
-    };
-    let budget = options.l2_cache_size.or(options.cache_size).unwrap_or(L2_CACHE);
     let image = Qcow2 {
+        name: name.into(),
         l1: L1Table::parse(&geometry, &l1)?,
         slices: Slices::new(&geometry, budget),
-        inflated: Inflated::new(header.compression),
+        loads: RangeLocks::default(),
+        inflated: Inflated::new(header.compression, context.world.clone()),
         geometry,
         file_len,
-        data_len,
+        data_len: AtomicU64::new(if header.data_file.is_some() { u64::MAX } else { file_len }),
     };
-    Ok(Opened { body: Body::Maps(Arc::new(image)), wants })
+    Ok(Opened { body: Body::Maps(Arc::new(image)), wants: wants::wants(context, &header)? })
 }
 
 async fn read_header(file: &View, file_len: u64) -> Result<Header> {
@@ -105,40 +70,8 @@ async fn read_header(file: &View, file_len: u64) -> Result<Header> {
     Header::parse(&first)
 }
 
-/// The other images that the header names, unless the options named theirs.
-fn wants(context: &OpenContext, header: &Header) -> Result<Vec<Wanted>> {
-    let mut wants = Vec::new();
-    let given = |role| context.children.iter().any(|(r, _)| *r == role);
-    if let Some(data) = header.data_file.as_ref().filter(|_| !given(Role::DataFile)) {
-        let missing =
-            || BlockError::new(ErrorKind::Invalid, "it names no data file: add the option 'data-file'");
-        let name = data.name.as_deref().ok_or_else(missing)?;
-        // As QEMU takes it: relative to the working directory.
-        let reference = refer(name, "", Some("raw"))?;
-        wants.push(Wanted { role: Role::DataFile, reference });
-    }
-    if let Some(backing) = header.backing.as_ref().filter(|_| !given(Role::Backing) && !context.no_backing) {
-        let base =
-            context.base.as_deref().map(|path| path.to_string_lossy().into_owned()).unwrap_or_default();
-        let reference = refer(&backing.name, &base, backing.format.as_deref())?;
-        wants.push(Wanted { role: Role::Backing, reference });
-    }
-    Ok(wants)
-}
-
-fn refer(name: &str, base: &str, format: Option<&str>) -> Result<Reference> {
-    let format = format.map(str::to_owned);
-    Ok(match qcow2::resolve(name, base)? {
-        qcow2::Target::Path(path) => Reference::File { path: PathBuf::from(path), format },
-        qcow2::Target::Protocol { name, .. } => Reference::Protocol { name, format },
-        qcow2::Target::Options(options) => match options.nested()? {
-            serde_json::Value::Object(map) => Reference::Options(map),
-            _ => return Err(BlockError::new(ErrorKind::Corrupt, "a json: name holds no options")),
-        },
-    })
-}
-
-fn base(context: &OpenContext, file: &View) -> String {
+/// What messages call the image: its path, else the node that it lies on.
+fn name(context: &OpenContext, file: &View) -> String {
     match &context.base {
         Some(path) => path.display().to_string(),
         None => file.root().name().to_string(),
@@ -146,12 +79,17 @@ fn base(context: &OpenContext, file: &View) -> String {
 }
 
 struct Qcow2 {
+    name: Box<str>,
     geometry: Geometry,
     l1: L1Table,
     slices: Slices,
+    /// Held while a slice is read, so that those who need it too wait for it.
+    loads: RangeLocks,
     inflated: Inflated,
     file_len: u64,
-    data_len: u64,
+    /// Length of the file that holds guest data. A data file is opened after us: nothing is known of it before the
+    /// first slice is loaded, and nothing is mapped before that.
+    data_len: AtomicU64,
 }
 
 impl Qcow2 {
@@ -160,10 +98,15 @@ impl Qcow2 {
         let Located::Slice(address) = self.geometry.locate(&self.l1, range, self.file_len)? else {
             return Ok(());
         };
+        let _alone = self.loads.exclusive(ByteRange::new(address.first_guest, 1)).await;
         if self.slices.find(address, |_| ()).is_some() {
             return Ok(());
         }
-        let bytes = self.read_file(address.host.0, self.geometry.slice_bytes(), next).await?;
+        if self.geometry.data_child() == DATA_FILE_CHILD {
+            self.data_len.store(next.size(DATA_FILE_CHILD)?, Ordering::Release);
+        }
+        let bytes = self.read_file(address.host.0, self.geometry.slice_bytes(), next).await;
+        let bytes = bytes.map_err(|error| unreadable(error, address))?;
         self.slices.keep(Arc::new(L2Slice::parse(&self.geometry, address, &bytes)?));
         Ok(())
     }
@@ -174,47 +117,65 @@ impl Qcow2 {
         result.map(|()| bytes)
     }
 
+    /// Where the compressed cluster is that holds `guest`.
     async fn compressed(&self, guest: u64, next: Next<'_>) -> Result<CompressedCluster> {
+        let range = ByteRange::new(guest, 1);
         loop {
-            let range = ByteRange::new(guest, 1);
             let address = match self.geometry.locate(&self.l1, range, self.file_len)? {
                 Located::Slice(address) => address,
                 Located::Unallocated { .. } => return Err(not_compressed(guest)),
             };
-            if let Some(found) =
-                self.slices.find(address, |s| self.geometry.compressed(s, guest, self.file_len))
-            {
+            let found = self.slices.find(address, |s| self.geometry.compressed(s, guest, self.file_len));
+            if let Some(found) = found {
                 return found;
             }
             self.load_slice(range, next).await?;
         }
     }
 
+    /// Fills the lease with the bytes of `range`, which lie in compressed clusters.
     async fn inflate(&self, range: ByteRange, lease: &mut Lease, next: Next<'_>) -> Result<()> {
         let mut done = 0;
         while done < lease.len() {
             let at = range.start() + done as u64;
-            let cluster = at - at % self.geometry.cluster_size();
-            let bytes = match self.inflated.find(cluster) {
+            let first = at - at % self.geometry.cluster_size();
+            let bytes = match self.inflated.find(first) {
                 Some(bytes) => bytes,
-                None => {
-                    let place = self.compressed(at, next).await?;
-                    let packed = self.read_file(place.host.0, place.len, next).await?;
-                    self.inflated.inflate(&place, &packed)?
-                }
+                None => self.unpack(at, next).await?,
             };
-            let from = (at - cluster) as usize;
+            let from = (at - first) as usize;
             let len = (bytes.len() - from).min(lease.len() - done);
             lease[done..done + len].copy_from_slice(&bytes[from..from + len]);
             done += len;
         }
         Ok(())
     }
+
+    async fn unpack(&self, guest: u64, next: Next<'_>) -> Result<Arc<Vec<u8>>> {
+        let cluster = self.compressed(guest, next).await?;
+        let _turn = self.inflated.turn(&cluster).await?;
+        if let Some(bytes) = self.inflated.find(cluster.guest.start()) {
+            return Ok(bytes);
+        }
+        let packed = self.read_file(cluster.host.0, cluster.len, next).await?;
+        self.inflated.inflate(cluster, packed).await
+    }
+
+    #[cold]
+    fn named(&self, error: BlockError) -> BlockError {
+        error.within(format_args!("image '{}'", self.name))
+    }
 }
 
 #[cold]
 fn not_compressed(guest: u64) -> BlockError {
     BlockError::new(ErrorKind::Corrupt, format!("guest offset {guest:#x} is not compressed"))
+}
+
+#[cold]
+fn unreadable(error: BlockError, address: SliceAddress) -> BlockError {
+    let SliceAddress { host, first_guest } = address;
+    error.within(format_args!("cannot read the L2 table at {host} for guest offset {first_guest:#x}"))
 }
 
 impl Format for Qcow2 {
@@ -227,16 +188,19 @@ impl Format for Qcow2 {
     }
 
     fn map_now(&self, range: ByteRange) -> Result<Option<Mapping>> {
-        match self.geometry.locate(&self.l1, range, self.file_len)? {
-            Located::Unallocated { len } => Ok(Some(Mapping::new(Place::Unallocated, len))),
-            Located::Slice(address) => {
-                self.slices.find(address, |slice| self.geometry.map(slice, range, self.data_len)).transpose()
+        let mapped = match self.geometry.locate(&self.l1, range, self.file_len) {
+            Ok(Located::Slice(address)) => {
+                let map = |slice: &_| self.geometry.map(slice, range, self.data_len.load(Ordering::Relaxed));
+                self.slices.find(address, map).transpose()
             }
-        }
+            Ok(Located::Unallocated { len }) => Ok(Some(Mapping::new(Place::Unallocated, len))),
+            Err(error) => Err(error),
+        };
+        mapped.map_err(|error| self.named(error))
     }
 
     fn load<'a>(&'a self, range: ByteRange, next: Next<'a>) -> LocalFut<'a, Result<()>> {
-        Box::pin(self.load_slice(range, next))
+        Box::pin(async move { self.load_slice(range, next).await.map_err(|error| self.named(error)) })
     }
 
     fn read_special<'a>(
@@ -245,15 +209,13 @@ impl Format for Qcow2 {
         mut lease: Lease,
         next: Next<'a>,
     ) -> LocalFut<'a, (Result<()>, Lease)> {
-        Box::pin(async move { (self.inflate(range, &mut lease, next).await, lease) })
+        Box::pin(async move {
+            let done = self.inflate(range, &mut lease, next).await;
+            (done.map_err(|error| self.named(error)), lease)
+        })
     }
 
     fn changes(&self) -> Option<&dyn Changes> {
         None
     }
-}
-
-/// The key of a slice in the cache.
-fn same(slice: &L2Slice, address: SliceAddress) -> bool {
-    slice.address() == address
 }

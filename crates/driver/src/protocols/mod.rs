@@ -1,4 +1,6 @@
 //! The protocols, one file each.
 
 pub mod file;
+pub mod memory;
 pub mod nbd;
+pub mod null;

@@ -6,6 +6,7 @@
 pub mod client;
 pub mod file;
 pub mod layer;
+pub mod model;
 
 use std::cell::Cell;
 use std::future::{Future, poll_fn};
@@ -73,23 +74,28 @@ impl Lab {
 
     /// A node opened by the driver of this name.
     pub async fn open(&self, driver: &str, options: Value, children: &[(Role, &Tree)]) -> Tree {
+        self.open_with(driver, options, children, |_| {}).await.unwrap()
+    }
+
+    /// The same in other circumstances, or refused.
+    pub async fn open_with(
+        &self,
+        driver: &str,
+        options: Value,
+        children: &[(Role, &Tree)],
+        adjust: impl FnOnce(&mut OpenContext),
+    ) -> block::Result<Tree> {
         let driver = driver::find(driver).unwrap();
         let Value::Object(options) = options else { panic!("options are an object") };
-        let context = OpenContext {
-            node_name: "n".into(),
-            options,
-            read_only: false,
-            direct: false,
-            no_flush: false,
-            unmap: true,
-            children: children.iter().map(|(role, tree)| (*role, tree.view())).collect(),
-            no_backing: false,
-            base: None,
-            world: Arc::new(self.world.clone()),
-            objects: Arc::default(),
-        };
-        let opened = (driver.open)(context).await.unwrap();
-        self.node(driver.name, opened.body, children)
+        let mut context = OpenContext::new("n", options, Arc::new(self.world.clone()), Arc::default());
+        context.unmap = true;
+        context.children = children.iter().map(|(role, tree)| (*role, tree.view())).collect();
+        adjust(&mut context);
+        let read_only = context.read_only;
+        let opened = (driver.open)(context).await?;
+        let tree = self.node(driver.name, opened.body, children);
+        tree.node().set_read_only(read_only);
+        Ok(tree)
     }
 
     /// A `memory-format` on a file of its own, over `backing`.

@@ -11,10 +11,10 @@ mod resolve;
 mod status;
 mod write;
 
-use block::{BlockError, Result};
+use block::{BlockError, ChildIndex, ErrorKind, Result};
 use io::{Lease, LocalFut};
 
-use crate::contract::Format;
+use crate::contract::{Format, Next};
 use crate::dispatch;
 use crate::node::Body;
 use crate::request::{Op, Request};
@@ -44,6 +44,28 @@ pub(crate) fn execute<'a>(
         // Without a filter that stores it, nearer than the format's own child there is nowhere to bring it.
         Op::Cache => Box::pin(async move { (Ok(()), lease) }),
     }
+}
+
+/// Makes a node `size` bytes long; a filter passes it to its child.
+pub(crate) fn resize(view: &View, mut index: ViewIndex, size: u64) -> LocalFut<'_, Result<()>> {
+    loop {
+        let node = view.node(index);
+        if let Some(power) = node.powers().resize {
+            let future = power.resize(size, Next::new(view, index));
+            return Box::pin(async move { future.await.map_err(|e| at_node(view, index, e)) });
+        }
+        match (node.body(), view.child(index, ChildIndex(0))) {
+            (Body::Executes(body), Ok(child)) if body.size().is_none() => index = child,
+            _ => return Box::pin(async move { Err(cannot_resize(view, index)) }),
+        }
+    }
+}
+
+#[cold]
+fn cannot_resize(view: &View, index: ViewIndex) -> BlockError {
+    let node = view.node(index);
+    let context = format!("node '{}': driver '{}' cannot change its size", node.name(), node.driver());
+    BlockError::new(ErrorKind::Unsupported, context)
 }
 
 /// Says at which node an error of a driver arose; drivers name the file or the peer.

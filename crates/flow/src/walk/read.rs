@@ -25,8 +25,9 @@ pub(super) async fn read(
     let _guards: Vec<Guard<'_>> =
         view.changing().iter().map(|at| view.node(*at).reclaim().waits().enter()).collect();
     let mut head = lease.split_to(rq.done as usize);
+    let mut begin = None;
     while !rq.rest().is_empty() {
-        let (extents, load) = match gather(view, index, rq.rest()) {
+        let (extents, load) = match gather(view, index, rq.rest(), begin.take()) {
             Ok(found) => found,
             Err(error) => return (Err(error), joined(head, lease)),
         };
@@ -45,6 +46,7 @@ pub(super) async fn read(
         }
         if let (Ok(()), Some((at, range))) = (&outcome, load) {
             outcome = self::load(view, at, range).await;
+            begin = load;
         }
         if let Err(error) = outcome {
             return (Err(error), joined(head, lease));
@@ -56,11 +58,19 @@ pub(super) async fn read(
 type Extents = Vec<(Target, ByteRange)>;
 type ToLoad = Option<(ViewIndex, ByteRange)>;
 
-/// The extents from the front of `range` up to the first that needs a table, and that table.
-fn gather(view: &View, index: ViewIndex, mut range: ByteRange) -> Result<(Extents, ToLoad)> {
+/// The extents from the front of `range` up to the first that needs a table, and that table. `begin` is where the
+/// first bytes of `range` were found to lie before the table that was missing there was loaded: going on from
+/// there, a walk down a long chain gets on even where the tables of its layers do not fit into memory together.
+fn gather(
+    view: &View,
+    index: ViewIndex,
+    mut range: ByteRange,
+    mut begin: ToLoad,
+) -> Result<(Extents, ToLoad)> {
     let mut extents = Vec::new();
     while !range.is_empty() && extents.len() < EXTENTS_MAX {
-        match resolve(view, index, range)? {
+        let (at, first) = begin.take().unwrap_or((index, range));
+        match resolve(view, at, first)? {
             Step::Found(target, len) => {
                 extents.push((target, range.head(len)));
                 range = range.skip(len);

@@ -26,10 +26,15 @@ pub(crate) fn extents<'a>(
 async fn format_extents(view: &View, index: ViewIndex, range: ByteRange) -> Result<Vec<Extent>> {
     let _guards: Vec<_> = view.changing().iter().map(|at| view.node(*at).reclaim().waits().enter()).collect();
     let mut found = Vec::new();
-    let mut rest = range;
+    let (mut rest, mut begin) = (range, None);
     while !rest.is_empty() && found.len() < EXTENTS_MAX {
-        match resolve(view, index, rest)? {
-            Step::Load { index, range } => super::read::load(view, index, range).await?,
+        // From where a table was missing, as reads do.
+        let (at, first) = begin.take().unwrap_or((index, rest));
+        match resolve(view, at, first)? {
+            Step::Load { index, range } => {
+                super::read::load(view, index, range).await?;
+                begin = Some((index, range));
+            }
             Step::Found(target, len) => {
                 let run = rest.head(len);
                 for extent in states(view, target, run).await? {

@@ -93,6 +93,10 @@ impl World for RealWorld {
         Box::pin(connect::connect(address))
     }
 
+    fn compute(&self, work: Box<dyn FnOnce() + Send>) -> LocalFut<'static, ()> {
+        Box::pin(self.shared.pool.run(work))
+    }
+
     fn start_thread(&self, name: &str) -> io::Result<Arc<dyn Thread>> {
         thread::start(&self.shared, name)
     }

@@ -1,35 +1,109 @@
 //! The last clusters that were decompressed: short reads of one cluster unpack it once.
+//!
+//! Invariants: what is kept and what is being unpacked takes bounded memory, whatever clients ask; a cluster is
+//! unpacked by one reader at a time, the others wait and find it; a large one does not hold up the I/O thread.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use block::Result;
+use block::{BlockError, ErrorKind, Result};
+use flow::{RangeGuard, RangeLocks};
+use io::sync::{Semaphore, SemaphorePermit};
+use io::{Lease, World};
 use qcow2::{CompressedCluster, Compression, Decompressor};
 
 /// Bytes that are kept, at most (and one cluster at least).
-const BYTES_MAX: usize = 4 << 20;
+const KEPT_BYTES: usize = 4 << 20;
+/// Clusters that are kept, at most: they are looked through one by one.
+const KEPT_MAX: usize = 64;
 /// Idle decompressors that are kept, for as many threads.
 const IDLE_MAX: usize = 8;
+/// Bytes, packed and unpacked, of clusters that are being unpacked, in units of [`UNIT`].
+const UNDER_WAY: usize = (64 << 20) / UNIT;
+const UNIT: usize = 4096;
+/// Larger clusters are unpacked elsewhere: these take some 100 microseconds.
+const INLINE_MAX: u64 = 64 << 10;
 
 /// Unpacked clusters of one image, the newest first.
 pub(super) struct Inflated {
-    kind: Compression,
-    kept: Mutex<VecDeque<(u64, Arc<[u8]>)>>,
-    idle: Mutex<Vec<Decompressor>>,
+    kept: Mutex<VecDeque<(u64, Arc<Vec<u8>>)>>,
+    unpacker: Arc<Unpacker>,
+    at_work: RangeLocks,
+    room: Semaphore,
+    world: Arc<dyn World>,
+}
+
+/// The right to unpack a cluster.
+pub(super) struct Turn<'a> {
+    _alone: RangeGuard,
+    _room: SemaphorePermit<'a>,
 }
 
 impl Inflated {
-    pub(super) fn new(kind: Compression) -> Self {
-        Self { kind, kept: Mutex::default(), idle: Mutex::default() }
+    pub(super) fn new(kind: Compression, world: Arc<dyn World>) -> Self {
+        Self {
+            kept: Mutex::default(),
+            unpacker: Arc::new(Unpacker { kind, idle: Mutex::default() }),
+            at_work: RangeLocks::default(),
+            room: Semaphore::new(UNDER_WAY),
+            world,
+        }
     }
 
     /// The cluster that starts at `guest`.
-    pub(super) fn find(&self, guest: u64) -> Option<Arc<[u8]>> {
-        self.kept().iter().find(|(at, _)| *at == guest).map(|(_, bytes)| bytes.clone())
+    pub(super) fn find(&self, guest: u64) -> Option<Arc<Vec<u8>>> {
+        lock(&self.kept).iter().find(|(at, _)| *at == guest).map(|(_, bytes)| bytes.clone())
+    }
+
+    /// Waits until nobody else unpacks this cluster and there is memory for it. Look for it once more then.
+    pub(super) async fn turn(&self, cluster: &CompressedCluster) -> Result<Turn<'_>> {
+        let alone = self.at_work.exclusive(cluster.guest).await;
+        // At most 6 MiB.
+        let units = (cluster.len + cluster.guest.len() as usize).div_ceil(UNIT);
+        let room = self.room.acquire_many(units as u32).await;
+        let closed = |_| BlockError::new(ErrorKind::Cancelled, "the image is closed");
+        Ok(Turn { _alone: alone, _room: room.map_err(closed)? })
     }
 
     /// Unpacks a cluster and keeps it.
-    pub(super) fn inflate(&self, cluster: &CompressedCluster, packed: &[u8]) -> Result<Arc<[u8]>> {
+    pub(super) async fn inflate(&self, cluster: CompressedCluster, packed: Lease) -> Result<Arc<Vec<u8>>> {
+        let bytes = if cluster.guest.len() <= INLINE_MAX {
+            let bytes = self.unpacker.unpack(&cluster, &packed)?;
+            // One such stretch of work a turn.
+            io::yield_now().await;
+            bytes
+        } else {
+            self.unpack_elsewhere(cluster, packed).await?
+        };
+        let bytes = Arc::new(bytes);
+        let mut kept = lock(&self.kept);
+        kept.push_front((cluster.guest.start(), bytes.clone()));
+        let room = (KEPT_BYTES / bytes.len()).clamp(1, KEPT_MAX);
+        kept.truncate(room);
+        Ok(bytes)
+    }
+
+    async fn unpack_elsewhere(&self, cluster: CompressedCluster, packed: Lease) -> Result<Vec<u8>> {
+        let unpacker = self.unpacker.clone();
+        let (tell, told) = io::sync::oneshot::channel();
+        let work = self.world.compute(Box::new(move || {
+            // Nobody may be waiting any more.
+            let _ = tell.send(unpacker.unpack(&cluster, &packed));
+        }));
+        work.await;
+        let lost = |_| BlockError::new(ErrorKind::Cancelled, "unpacking a compressed cluster was stopped");
+        told.await.map_err(lost)?
+    }
+}
+
+/// Decompressors of one image, for whoever needs one.
+struct Unpacker {
+    kind: Compression,
+    idle: Mutex<Vec<Decompressor>>,
+}
+
+impl Unpacker {
+    fn unpack(&self, cluster: &CompressedCluster, packed: &[u8]) -> Result<Vec<u8>> {
         let idle = lock(&self.idle).pop();
         let mut decompressor = match idle {
             Some(decompressor) => decompressor,
@@ -37,26 +111,15 @@ impl Inflated {
         };
         let mut bytes = vec![0; cluster.guest.len() as usize];
         let unpacked = decompressor.decompress(cluster, packed, &mut bytes);
-        {
-            let mut idle = lock(&self.idle);
-            if idle.len() < IDLE_MAX {
-                idle.push(decompressor);
-            }
+        let mut idle = lock(&self.idle);
+        if idle.len() < IDLE_MAX {
+            idle.push(decompressor);
         }
-        unpacked?;
-        let bytes: Arc<[u8]> = bytes.into();
-        let mut kept = self.kept();
-        kept.push_front((cluster.guest.start(), bytes.clone()));
-        let room = (BYTES_MAX / bytes.len()).max(1);
-        kept.truncate(room);
-        Ok(bytes)
-    }
-
-    fn kept(&self) -> MutexGuard<'_, VecDeque<(u64, Arc<[u8]>)>> {
-        lock(&self.kept)
+        unpacked.map(|()| bytes)
     }
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    // What is under it is whole at any point.
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -1,87 +1,216 @@
 //! The cache of L2 slices: looked up without a lock, bounded in bytes.
 //!
-//! Sets of a few slices each; a slice is replaced by the clock rule (the first one that was not used since the
-//! hand last passed).
+//! Sets of up to eight slices each; a slice is replaced by the clock rule (the first one that was not used since
+//! the hand last passed).
+//!
+//! Invariants: the slices and what keeps them take no more than the budget (two slices are always allowed); a slice
+//! that was just kept outlives all others of its set, so that whoever loaded it finds it unless that many others
+//! have loaded theirs in the moment between: somebody always gets on.
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use arc_swap::ArcSwapOption;
 use qcow2::{Geometry, L2Slice, SliceAddress};
 
-const WAYS: usize = 8;
+/// Slices of a set.
+const WAYS: u64 = 8;
+/// Fewest slices: a table and the one behind it.
+const FEWEST: u64 = 2;
+/// Most slices: enough for 4 GiB of tables of the default slice size.
+const MOST: u64 = 1 << 20;
+/// Bytes that a slice takes beside its entries: its way, its head, its share of the allocator.
+const OVERHEAD: u64 = 128;
 
 /// The slices of one image.
 pub(super) struct Slices {
-    sets: Box<[Set]>,
-    span: u64,
-}
-
-#[derive(Default)]
-struct Set {
-    ways: [Way; WAYS],
-    hand: AtomicUsize,
+    ways: Box<[Way]>,
+    /// Where each set's hand stands; held by those who keep a slice.
+    hands: Mutex<Box<[u8]>>,
+    sets: u64,
+    per_set: usize,
+    span_bits: u32,
 }
 
 #[derive(Default)]
 struct Way {
-    slice: ArcSwapOption<L2Slice>,
+    /// Number of the slice plus one, to find it without touching others; 0: none. The slice itself has the last word.
+    key: AtomicU64,
     used: AtomicBool,
+    slice: ArcSwapOption<L2Slice>,
 }
 
 impl Slices {
-    /// Room for `budget` bytes of slices, or for all of the image if that is less.
+    /// Room for `budget` bytes, or for all slices of the image if they take less.
     pub(super) fn new(geometry: &Geometry, budget: u64) -> Self {
+        let span_bits = geometry.slice_span().ilog2();
         let wanted = geometry.virtual_size().div_ceil(geometry.slice_span());
-        let allowed = budget / geometry.slice_bytes() as u64;
-        let sets = wanted.min(allowed).div_ceil(WAYS as u64).max(1);
-        // A handful more than asked for when the budget is tiny; never more than the image has.
-        let sets = (0..sets.min(1 << 22)).map(|_| Set::default()).collect();
-        Self { sets, span: geometry.slice_span() }
+        let allowed = (budget / (geometry.slice_bytes() as u64 + OVERHEAD)).clamp(FEWEST, MOST);
+        let per_set = allowed.min(WAYS);
+        let sets = wanted.div_ceil(per_set).min(allowed / per_set).max(1);
+        let ways = (0..sets * per_set).map(|_| Way::default()).collect();
+        let hands = Mutex::new(vec![0; sets as usize].into());
+        Self { ways, hands, sets, per_set: per_set as usize, span_bits }
     }
 
     /// What `ask` says of the slice at `address`, if it is here.
     #[inline]
     pub(super) fn find<T>(&self, address: SliceAddress, ask: impl FnOnce(&L2Slice) -> T) -> Option<T> {
-        for way in &self.set(address).ways {
-            let slice = way.slice.load();
-            if let Some(slice) = slice.as_ref().filter(|slice| super::same(slice, address)) {
-                if !way.used.load(Ordering::Relaxed) {
-                    way.used.store(true, Ordering::Relaxed);
-                }
-                return Some(ask(slice));
-            }
+        let number = self.number(address);
+        let way = self.set(number).1.iter().find(|way| way.key.load(Ordering::Acquire) == number + 1)?;
+        let slice = way.slice.load();
+        let slice = slice.as_ref().filter(|slice| slice.address() == address)?;
+        // Reading is cheap where all have it; writing takes the line from the other threads.
+        if !way.used.load(Ordering::Relaxed) {
+            way.used.store(true, Ordering::Relaxed);
         }
-        None
+        Some(ask(slice))
     }
 
     /// Keeps a slice, in place of one that was not used lately.
     pub(super) fn keep(&self, slice: Arc<L2Slice>) {
-        let set = self.set(slice.address());
-        let empty = set.ways.iter().find(|way| way.slice.load().is_none());
-        let way = empty.unwrap_or_else(|| set.victim());
+        let number = self.number(slice.address());
+        let (set, ways) = self.set(number);
+        // The hands are whole at any point.
+        let mut hands = self.hands.lock().unwrap_or_else(PoisonError::into_inner);
+        let same = ways.iter().find(|way| way.key.load(Ordering::Relaxed) == number + 1);
+        let way = same.unwrap_or_else(|| victim(ways, &mut hands[set]));
+        way.key.store(0, Ordering::Release);
         way.used.store(true, Ordering::Relaxed);
         way.slice.store(Some(slice));
+        way.key.store(number + 1, Ordering::Release);
     }
 
-    fn set(&self, address: SliceAddress) -> &Set {
-        let number = address.first_guest / self.span;
-        &self.sets[(number % self.sets.len() as u64) as usize]
+    fn number(&self, address: SliceAddress) -> u64 {
+        address.first_guest >> self.span_bits
+    }
+
+    fn set(&self, number: u64) -> (usize, &[Way]) {
+        let set = (number % self.sets) as usize;
+        (set, &self.ways[set * self.per_set..][..self.per_set])
+    }
+
+    #[cfg(test)]
+    fn memory(&self) -> u64 {
+        let slices = self.ways.iter().filter_map(|way| way.slice.load_full());
+        let held: usize = slices.map(|slice| slice.memory() + 2 * size_of::<usize>()).sum();
+        (held + size_of_val(&*self.ways)) as u64 + self.sets
     }
 }
 
-impl Set {
-    fn victim(&self) -> &Way {
-        for _ in 0..WAYS {
-            let way = self.next();
-            if !way.used.swap(false, Ordering::Relaxed) {
-                return way;
-            }
+/// The way that is free, or whose slice goes: the first from the hand on that was not used since it last passed.
+fn victim<'a>(ways: &'a [Way], hand: &mut u8) -> &'a Way {
+    if let Some(free) = ways.iter().find(|way| way.key.load(Ordering::Relaxed) == 0) {
+        return free;
+    }
+    loop {
+        let way = &ways[usize::from(*hand)];
+        *hand = (*hand + 1) % ways.len() as u8;
+        if !way.used.swap(false, Ordering::Relaxed) {
+            return way;
         }
-        self.next()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use qcow2::{Header, HostOffset};
+
+    const SPAN: u64 = 512 << 16;
+
+    /// An image of `size` bytes with clusters of 64 KiB.
+    fn geometry(size: u64) -> Geometry {
+        let mut header = [0; 512];
+        header[..4].copy_from_slice(b"QFI\xfb");
+        let words: [(usize, u32); 8] = [
+            (4, 2),
+            (20, 16),
+            (24, (size >> 32) as u32),
+            (28, size as u32),
+            (36, 1 << 20),
+            (44, 1 << 16),
+            (52, 2 << 16),
+            (56, 1),
+        ];
+        for (at, value) in words {
+            header[at..at + 4].copy_from_slice(&value.to_be_bytes());
+        }
+        Geometry::new(&Header::parse(&header).unwrap())
     }
 
-    fn next(&self) -> &Way {
-        &self.ways[self.hand.fetch_add(1, Ordering::Relaxed) % WAYS]
+    fn address(number: u64) -> SliceAddress {
+        SliceAddress { host: HostOffset(number << 16), first_guest: number * SPAN }
+    }
+
+    fn slice(geometry: &Geometry, number: u64) -> Arc<L2Slice> {
+        Arc::new(L2Slice::parse(geometry, address(number), &[0; 4096]).unwrap())
+    }
+
+    #[test]
+    fn all_slices_stay_where_there_is_room_and_no_more_than_the_budget_where_there_is_not() {
+        let geometry = geometry(1000 * SPAN);
+        for budget in [0, 1, 4096, 10_000, 40_000, 1 << 20, 3 << 20, 32 << 20, u64::MAX] {
+            let slices = Slices::new(&geometry, budget);
+            for number in 0..1000 {
+                slices.keep(slice(&geometry, number));
+                assert!(slices.find(address(number), |s| s.address() == address(number)).unwrap());
+            }
+            let least = 2 * (4096 + OVERHEAD);
+            assert!(slices.memory() <= budget.max(least), "{budget}: {}", slices.memory());
+            let kept = (0..1000).filter(|n| slices.find(address(*n), |_| ()).is_some()).count() as u64;
+            let fits = (budget / (4096 + OVERHEAD)).clamp(2, 1000);
+            assert!(kept >= fits - fits % WAYS.min(fits), "{budget}: {kept} of {fits}");
+        }
+    }
+
+    #[test]
+    fn a_fresh_slice_outlives_the_rest_of_its_set() {
+        let geometry = geometry(1000 * SPAN);
+        let slices = Slices::new(&geometry, 8 * (4096 + OVERHEAD));
+        for number in 0..500 {
+            slices.keep(slice(&geometry, number));
+            // Others may be looked at as they like meanwhile.
+            for other in (0..number).rev().take(5) {
+                slices.find(address(other), |_| ());
+            }
+            for later in 0..6 {
+                slices.keep(slice(&geometry, 500 + later));
+                assert!(slices.find(address(number), |_| ()).is_some(), "{number} after {later}");
+            }
+        }
+    }
+
+    #[test]
+    fn the_same_guest_bytes_in_another_table_are_another_slice() {
+        let geometry = geometry(4 * SPAN);
+        let slices = Slices::new(&geometry, 1 << 20);
+        slices.keep(slice(&geometry, 3));
+        let moved = SliceAddress { host: HostOffset(77 << 16), ..address(3) };
+        assert!(slices.find(moved, |_| ()).is_none());
+        slices.keep(Arc::new(L2Slice::parse(&geometry, moved, &[0; 4096]).unwrap()));
+        assert!(slices.find(moved, |_| ()).is_some() && slices.find(address(3), |_| ()).is_none());
+    }
+
+    #[test]
+    fn threads_that_load_and_look_see_whole_slices_and_get_on() {
+        let geometry = geometry(1000 * SPAN);
+        let slices = Slices::new(&geometry, 0);
+        std::thread::scope(|scope| {
+            for thread in 0..4 {
+                let (slices, geometry) = (&slices, &geometry);
+                scope.spawn(move || {
+                    for turn in 0..20_000u64 {
+                        let number = (turn * 7 + thread * 13) % 5;
+                        while slices
+                            .find(address(number), |s| assert_eq!(s.address(), address(number)))
+                            .is_none()
+                        {
+                            slices.keep(slice(geometry, number));
+                        }
+                    }
+                });
+            }
+        });
     }
 }

@@ -216,10 +216,11 @@ mod tests {
     use serde_json::{Value, json};
 
     use super::*;
-    use crate::lenient::Lenient;
+    use crate::options;
 
     fn config(options: Value) -> std::result::Result<Config, String> {
-        let options = Options::deserialize(Lenient(options)).map_err(|e| e.to_string())?;
+        let Value::Object(options) = options else { panic!("options are an object") };
+        let options: Options = options::parse(options).map_err(|e| e.to_string())?;
         Config::try_from(options).map_err(|e| e.to_string())
     }
 

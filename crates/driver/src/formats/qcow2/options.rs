@@ -1,0 +1,76 @@
+//! Options of a qcow2 node.
+
+use block::{BlockError, ErrorKind, Result};
+use qcow2::{Geometry, Header};
+use serde::Deserialize;
+
+/// Memory for L2 tables unless the options say otherwise, in bytes (QEMU's default).
+const L2_CACHE: u64 = 32 << 20;
+/// Smallest slice of an L2 table that is read at a time, in bytes.
+const MIN_ENTRY: u64 = 512;
+
+/// Options of a qcow2 node; those that only concern writing are taken and have no effect yet.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default, rename_all = "kebab-case")]
+pub struct Options {
+    /// Most bytes of L2 tables in memory; default 32 MiB.
+    l2_cache_size: Option<u64>,
+    /// The same for all tables.
+    cache_size: Option<u64>,
+    /// Bytes of an L2 table that are read at a time, 512 to the cluster size; default 4096.
+    l2_cache_entry_size: Option<u64>,
+    refcount_cache_size: Option<u64>,
+    #[serde(rename = "lazy-refcounts")]
+    _lazy_refcounts: Option<bool>,
+    #[serde(rename = "overlap-check")]
+    _overlap_check: Option<serde_json::Value>,
+    #[serde(rename = "cache-clean-interval")]
+    _cache_clean_interval: Option<u64>,
+    #[serde(rename = "pass-discard-request")]
+    _pass_discard_request: Option<bool>,
+    #[serde(rename = "pass-discard-snapshot")]
+    _pass_discard_snapshot: Option<bool>,
+    #[serde(rename = "pass-discard-other")]
+    _pass_discard_other: Option<bool>,
+    #[serde(rename = "discard-no-unref")]
+    _discard_no_unref: Option<bool>,
+}
+
+impl Options {
+    /// The geometry of the image with slices as long as the options say.
+    pub(super) fn geometry(&self, header: &Header) -> Result<Geometry> {
+        let geometry = Geometry::new(header);
+        let Some(bytes) = self.l2_cache_entry_size else { return Ok(geometry) };
+        let cluster = geometry.cluster_size();
+        if !bytes.is_power_of_two() || !(MIN_ENTRY..=cluster).contains(&bytes) {
+            return Err(invalid(format!(
+                "L2 cache entry size must be a power of two between {MIN_ENTRY} and the cluster size ({cluster})"
+            )));
+        }
+        // At most the cluster size, 2 MiB.
+        Ok(geometry.with_slice_bytes(bytes as usize))
+    }
+
+    /// Most bytes of memory for L2 tables.
+    pub(super) fn l2_budget(&self) -> Result<u64> {
+        let (l2, refcounts, all) = (self.l2_cache_size, self.refcount_cache_size, self.cache_size);
+        let more = |part: Option<u64>| part.zip(all).is_some_and(|(part, all)| part > all);
+        if l2.is_some() && refcounts.is_some() && all.is_some() {
+            return Err(invalid(
+                "cache-size, l2-cache-size and refcount-cache-size may not be set at the same time"
+                    .to_owned(),
+            ));
+        }
+        for (name, part) in [("l2-cache-size", l2), ("refcount-cache-size", refcounts)] {
+            if more(part) {
+                return Err(invalid(format!("{name} may not exceed cache-size")));
+            }
+        }
+        // Of what is for all tables, refcounts have no need while nothing is written.
+        Ok(l2.or(all).unwrap_or(L2_CACHE))
+    }
+}
+
+fn invalid(context: String) -> BlockError {
+    BlockError::new(ErrorKind::Invalid, context)
+}

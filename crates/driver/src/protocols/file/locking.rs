@@ -1,0 +1,68 @@
+//! Locks of a file node: other processes are kept from what our users exclude.
+//!
+//! Invariant: the locks belong to the first open file of the node and stay there over its reopening, so that there
+//! is no moment without them.
+
+use std::io::ErrorKind as Std;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use block::{BlockError, ErrorKind, Permissions, Result};
+use flow::Permit;
+use io::File;
+use io::file::LockConflict;
+
+use super::FileNode;
+use super::options::Locking;
+
+/// What changes the bytes of a file, or takes them away.
+const CHANGING: Permissions = Permissions::WRITE.union(Permissions::RESIZE);
+
+pub(super) struct Locks {
+    /// The open file that holds them.
+    pub(super) holder: Arc<dyn File>,
+    pub(super) locking: Locking,
+}
+
+impl Locks {
+    /// Takes the locks; answers whether they are held.
+    fn take(&self, uses: Permissions, shares: Permissions) -> std::io::Result<bool> {
+        if self.locking == Locking::Off {
+            // There may be some from before a reopen.
+            return self.holder.lock(Permissions::NONE, Permissions::ALL).or(Ok(())).map(|()| false);
+        }
+        match self.holder.lock(uses, shares) {
+            Ok(()) => Ok(true),
+            Err(error) if self.locking == Locking::Auto && error.kind() == Std::Unsupported => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+}
+
+impl Permit for FileNode {
+    fn permit(&self, uses: Permissions, shares: Permissions) -> Result<()> {
+        let held = self.locks.take(uses, shares).map_err(|error| self.refused(error))?;
+        let still = held && ((uses | shares) & CHANGING).is_empty() && !self.file.info().writable;
+        if still {
+            // It may have changed since it was opened.
+            let size = self.file.size().map_err(|e| self.failed("find its size", e))?;
+            self.size.store(size, Ordering::Release);
+        }
+        self.lending.set_still(still);
+        Ok(())
+    }
+}
+
+impl FileNode {
+    fn refused(&self, error: std::io::Error) -> BlockError {
+        let Some(conflict) = error.get_ref().and_then(|e| e.downcast_ref::<LockConflict>()) else {
+            return self.failed("lock it (locking=off would do without)", error);
+        };
+        let shared = if conflict.in_use { "shared " } else { "" };
+        let context = format!(
+            "Failed to get {shared}\"{}\" lock: Is another process using the image [{}]?",
+            conflict.permission, self.name
+        );
+        BlockError::new(ErrorKind::Busy, context)
+    }
+}

@@ -1,0 +1,238 @@
+//! Edits of the graph below a live export: random ones from a table, each of which must be answered.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use block::{ErrorKind, Result};
+use engine::{Engine, ExportRequest, Fill, NbdServer};
+use export::nbd::ExportOptions;
+use flow::Role;
+use flow::copy::Policy;
+use io::LocalFut;
+use serde_json::{Map, Value, json};
+use sim::Rng;
+
+use super::scene::Scene;
+
+/// Filters in the graph at the same time.
+const FILTERS_MAX: usize = 5;
+/// Exports besides the one under fire.
+const EXPORTS_MAX: usize = 3;
+
+/// A kind of edit.
+struct Edit {
+    /// How often, in comparison.
+    share: u64,
+    name: &'static str,
+    /// Whether there is something that it can be done to.
+    fits: fn(&Editor) -> bool,
+    make: for<'a> fn(&'a mut Editor) -> LocalFut<'a, Result<()>>,
+}
+
+/// All kinds of edits.
+#[rustfmt::skip]
+const EDITS: &[Edit] = &[
+    Edit { share: 30, name: "insert-filter", fits: |e| e.filters.len() < FILTERS_MAX, make: |e| Box::pin(e.insert_filter()) },
+    Edit { share: 25, name: "remove-filter", fits: |e| !e.filters.is_empty(), make: |e| Box::pin(e.remove_filter()) },
+    Edit { share: 12, name: "reopen", fits: |_| true, make: |e| Box::pin(e.reopen()) },
+    Edit { share: 8, name: "replace-node", fits: |e| !e.scene.twins.is_empty(), make: |e| Box::pin(e.replace_node()) },
+    Edit { share: 8, name: "replace-child", fits: |e| !e.scene.backings.is_empty(), make: |e| Box::pin(e.replace_child()) },
+    Edit { share: 5, name: "add-export", fits: |e| e.exports.len() < EXPORTS_MAX, make: |e| Box::pin(e.add_export()) },
+    Edit { share: 5, name: "delete-export", fits: |e| !e.exports.is_empty(), make: |e| Box::pin(e.delete_export()) },
+    Edit { share: 4, name: "start-fill", fits: |e| e.fills.is_empty() && !e.scene.caches.is_empty(), make: |e| Box::pin(e.start_fill()) },
+    Edit { share: 4, name: "stop-fill", fits: |e| !e.fills.is_empty(), make: |e| Box::pin(e.stop_fill()) },
+];
+
+/// A kind of filter: its driver, and its options besides the name and the child.
+type Filter = (&'static str, fn(&mut Rng) -> Value);
+
+/// Filters that come and go.
+const FILTERS: &[Filter] = &[("copy-on-read", |_| json!({}))];
+
+/// What an edit may be refused with when it makes no sense at the moment.
+const REFUSALS: &[ErrorKind] =
+    &[ErrorKind::Busy, ErrorKind::NotPermitted, ErrorKind::Invalid, ErrorKind::ReadOnly];
+
+/// How often a kind of edit was made, and how often it was refused.
+#[derive(Default, Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Count {
+    pub made: u64,
+    pub refused: u64,
+}
+
+/// The one who edits.
+pub struct Editor {
+    engine: Arc<Engine>,
+    server: Arc<NbdServer>,
+    scene: &'static Scene,
+    rng: Rng,
+    next: u64,
+    filters: Vec<String>,
+    exports: Vec<String>,
+    fills: Vec<Fill>,
+    pub counts: BTreeMap<&'static str, Count>,
+    /// A few refusals, for people.
+    pub said: BTreeMap<String, u64>,
+}
+
+impl Editor {
+    pub fn new(engine: Arc<Engine>, server: Arc<NbdServer>, scene: &'static Scene, rng: Rng) -> Self {
+        Self {
+            engine,
+            server,
+            scene,
+            rng,
+            next: 0,
+            filters: Vec::new(),
+            exports: Vec::new(),
+            fills: Vec::new(),
+            counts: BTreeMap::new(),
+            said: BTreeMap::new(),
+        }
+    }
+
+    /// One edit, whichever; an error that no edit may be answered with is one.
+    pub async fn step(&mut self) -> std::result::Result<(), String> {
+        let fitting: Vec<&Edit> = EDITS.iter().filter(|edit| (edit.fits)(self)).collect();
+        let mut left = self.rng.below(fitting.iter().map(|edit| edit.share).sum());
+        let chosen = fitting.into_iter().find(|edit| {
+            let here = left < edit.share;
+            left = left.saturating_sub(edit.share);
+            here
+        });
+        let Edit { name, make, .. } = chosen.expect("a reopen always fits");
+        let answer = make(self).await;
+        let count = self.counts.entry(name).or_default();
+        let Err(error) = answer else {
+            count.made += 1;
+            return Ok(());
+        };
+        count.refused += 1;
+        *self.said.entry(format!("{name}: {error}")).or_default() += 1;
+        match REFUSALS.contains(&error.kind()) {
+            true => Ok(()),
+            false => Err(format!("{name}: {error}")),
+        }
+    }
+
+    /// Takes out what it has put in; ready when all of it is gone.
+    pub async fn tidy(&mut self) -> Result<()> {
+        for fill in std::mem::take(&mut self.fills) {
+            fill.ended().await?;
+        }
+        for id in std::mem::take(&mut self.exports) {
+            self.server.remove(&id).await?;
+        }
+        for filter in std::mem::take(&mut self.filters) {
+            self.engine.remove_filter(&filter).await?;
+        }
+        Ok(())
+    }
+
+    fn pick<'a, T>(&mut self, from: &'a [T]) -> &'a T {
+        &from[self.rng.index(from.len())]
+    }
+
+    fn name(&mut self, kind: &str) -> String {
+        self.next += 1;
+        format!("{kind}-{}", self.next)
+    }
+
+    async fn insert_filter(&mut self) -> Result<()> {
+        let (driver, options) = self.pick(FILTERS);
+        let (name, spot) = (self.name(driver), *self.pick(self.scene.spots));
+        let mut options = map(options(&mut self.rng));
+        options.insert("driver".to_owned(), json!(driver));
+        options.insert("node-name".to_owned(), json!(name));
+        options.insert("file".to_owned(), json!(spot));
+        match self.rng.chance(0.75) {
+            true => drop(self.engine.insert_filter(options).await?),
+            false => self.insert_by_replacing(options, &name, spot).await?,
+        }
+        self.filters.push(name);
+        Ok(())
+    }
+
+    /// A filter that is there first and then takes the place of its child.
+    async fn insert_by_replacing(&self, options: Map<String, Value>, name: &str, spot: &str) -> Result<()> {
+        self.engine.add_node(options).await?;
+        if let Err(error) = self.engine.replace_node(spot, name).await {
+            self.engine.delete_node(name).await?;
+            return Err(error);
+        }
+        Ok(())
+    }
+
+    async fn remove_filter(&mut self) -> Result<()> {
+        let filters = self.filters.clone();
+        let name = self.pick(&filters);
+        self.engine.remove_filter(name).await?;
+        self.filters.retain(|filter| filter != name);
+        Ok(())
+    }
+
+    async fn reopen(&mut self) -> Result<()> {
+        let options = (self.scene.reopens)();
+        let options = self.pick(&options).clone();
+        self.engine.reopen_node(map(options)).await
+    }
+
+    async fn replace_node(&mut self) -> Result<()> {
+        let (one, other) = *self.pick(self.scene.twins);
+        let (node, with) = if self.rng.chance(0.5) { (one, other) } else { (other, one) };
+        self.engine.replace_node(node, with).await
+    }
+
+    async fn replace_child(&mut self) -> Result<()> {
+        let (parent, children) = *self.pick(self.scene.backings);
+        let child = *self.pick(children);
+        self.engine.replace_child(parent, Role::Backing, Some(child)).await
+    }
+
+    async fn add_export(&mut self) -> Result<()> {
+        let (id, node) = (self.name("export"), *self.pick(self.scene.spots));
+        self.server.add(request(&id, node, false))?;
+        self.exports.push(id);
+        Ok(())
+    }
+
+    async fn delete_export(&mut self) -> Result<()> {
+        let id = self.exports.remove(self.rng.index(self.exports.len()));
+        self.server.remove(&id).await
+    }
+
+    async fn start_fill(&mut self) -> Result<()> {
+        let id = self.name("fill");
+        // Through whatever stands above the cache at the moment, as an export of it does.
+        let above = *self.pick(self.scene.caches);
+        let fill = self.engine.start_fill(&id, above, Policy { chunk: 64 << 10, ..Policy::default() })?;
+        self.fills.push(fill);
+        Ok(())
+    }
+
+    async fn stop_fill(&mut self) -> Result<()> {
+        match self.fills.pop() {
+            Some(fill) => fill.ended().await,
+            None => Ok(()),
+        }
+    }
+}
+
+/// An export of this node by the name of its id.
+pub fn request(id: &str, node: &str, writable: bool) -> ExportRequest {
+    let options = ExportOptions {
+        name: id.to_owned(),
+        description: String::new(),
+        writable,
+        multi_conn: true,
+        writethrough: false,
+    };
+    ExportRequest { id: id.to_owned(), node: node.to_owned(), options }
+}
+
+pub fn map(options: Value) -> Map<String, Value> {
+    match options {
+        Value::Object(map) => map,
+        other => panic!("options are an object, not {other}"),
+    }
+}

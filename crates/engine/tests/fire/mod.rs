@@ -1,0 +1,253 @@
+//! A live export under fire: clients read and write it while the graph below it is edited.
+//!
+//! What must hold: no wrong byte, every request and every edit answered, memory flat, and at the end nothing left of
+//! what came and went.
+
+#![allow(dead_code, unreachable_pub, reason = "each test binary uses a part of it")]
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
+
+pub mod client;
+pub mod editor;
+pub mod model;
+pub mod scene;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::time::Duration;
+
+use engine::{Engine, EngineOptions, ImagePolicy, NbdServer, ServerRequest};
+use flow::CheckReport;
+use io::select::{Either, race};
+use io::sync::oneshot;
+use io::{Address, Thread, World};
+use sim::Rng;
+
+use client::{Client, Done, Habit};
+use editor::{Count, Editor, map, request};
+use model::Model;
+use scene::Scene;
+
+/// The export under fire.
+const LIVE: &str = "live";
+/// The longest that the editor pauses between two edits.
+const PAUSE: u64 = 200_000;
+
+/// One run.
+#[derive(Clone)]
+pub struct Battle {
+    pub seed: u64,
+    pub scene: &'static Scene,
+    /// I/O threads of the engine.
+    pub threads: usize,
+    /// Clients that stay for a round.
+    pub clients: u64,
+    /// Rounds: all clients come anew, and are gone at the end, when all bytes are looked at.
+    pub rounds: u32,
+    /// Requests of each client in a round.
+    pub requests: u64,
+    pub address: Address,
+    /// Folder of the files.
+    pub folder: String,
+    /// Live bytes of memory, where they are counted.
+    pub memory: fn() -> u64,
+    /// Goes up whenever something is answered: for whoever watches.
+    pub pulse: Arc<AtomicU64>,
+}
+
+/// What a run came to.
+#[derive(Debug)]
+pub struct Outcome {
+    pub done: Arc<Done>,
+    pub edits: BTreeMap<&'static str, Count>,
+    /// Live bytes after each round.
+    pub memory: Vec<u64>,
+}
+
+/// Bytes of an image, some units of which are zeros, and what the disk is at first.
+pub fn image(seed: u64) -> (Model, Vec<u8>) {
+    let mut rng = Rng::new(seed);
+    let units = (scene::BASE / model::UNIT) as usize;
+    let mut base = Vec::with_capacity(units);
+    while base.len() < units {
+        let (run, something) = (1 + rng.index(64), rng.chance(0.7));
+        base.extend(std::iter::repeat_n(something, run.min(units - base.len())));
+    }
+    Model::new(scene::SIZE, &base)
+}
+
+impl Battle {
+    /// The whole run, on an I/O thread of `world`. The files of the scene are there.
+    pub async fn run(self, world: Arc<dyn World>, model: Model) -> Result<Outcome, String> {
+        let options = EngineOptions { threads: self.threads, policy: ImagePolicy::Anywhere };
+        let engine = Engine::new(world.clone(), options).map_err(|e| e.to_string())?;
+        let path = |name: &str| format!("{}{name}", self.folder);
+        for node in (self.scene.nodes)(&path) {
+            engine.add_node(map(node)).await.map_err(|e| e.to_string())?;
+        }
+        let server = Arc::new(engine.nbd_server(&ServerRequest::default()));
+        let nodes = engine.nodes();
+        server.add(request(LIVE, "top", self.scene.writable)).map_err(|e| e.to_string())?;
+        let (address, listening) = listen(&server, &self.address).await;
+        let threads = start(&world, self.clients)?;
+        let editor = Editor::new(engine.clone(), server.clone(), self.scene, Rng::new(self.seed).fork());
+        let mut field = Field {
+            battle: Battle { address, ..self },
+            world,
+            server: server.clone(),
+            editor,
+            threads,
+            model: Arc::new(model),
+            done: Arc::default(),
+        };
+        let outcome = field.rounds().await?;
+        field.check().await?;
+        server.remove(LIVE).await.map_err(|e| e.to_string())?;
+        listening.send(()).map_err(|()| "nobody was listening")?;
+        field.threads.iter().for_each(|thread| thread.stop());
+        match engine.nodes() {
+            left if left.len() == nodes.len() => Ok(outcome),
+            left => Err(format!("other nodes are left than there were: {left:?}, not {nodes:?}")),
+        }
+    }
+}
+
+/// Serves until the sender is used or dropped.
+async fn listen(server: &Arc<NbdServer>, address: &Address) -> (Address, oneshot::Sender<()>) {
+    let (server, address) = (server.clone(), address.clone());
+    let ((stop, stopped), (ready, is_ready)) = (oneshot::channel(), oneshot::channel());
+    io::spawn(async move {
+        let tell = |address: &Address| ready.send(address.clone()).unwrap();
+        if let Either::First(ended) = race(server.listen(&address, tell), stopped).await {
+            panic!("the server stopped listening: {ended:?}");
+        }
+    });
+    (is_ready.await.unwrap(), stop)
+}
+
+fn start(world: &Arc<dyn World>, count: u64) -> Result<Vec<Arc<dyn Thread>>, String> {
+    (0..count).map(|at| world.start_thread(&format!("client{at}")).map_err(|e| e.to_string())).collect()
+}
+
+struct Field {
+    battle: Battle,
+    world: Arc<dyn World>,
+    server: Arc<NbdServer>,
+    editor: Editor,
+    threads: Vec<Arc<dyn Thread>>,
+    model: Arc<Model>,
+    done: Arc<Done>,
+}
+
+impl Field {
+    async fn rounds(&mut self) -> Result<Outcome, String> {
+        let mut memory = Vec::new();
+        let mut rng = Rng::new(self.battle.seed);
+        for _ in 0..self.battle.rounds {
+            self.round(&mut rng).await?;
+            memory.push((self.battle.memory)());
+        }
+        Ok(Outcome { done: self.done.clone(), edits: self.editor.counts.clone(), memory })
+    }
+
+    /// Clients come, the graph is edited for as long as they are there, all is tidied up and looked at.
+    async fn round(&mut self, rng: &mut Rng) -> Result<(), String> {
+        let left = Arc::new(AtomicUsize::new(self.threads.len()));
+        let clients: Vec<_> = (0..self.threads.len())
+            .map(|at| {
+                let writes = self.battle.scene.writable && at != 1;
+                let rude = !writes && rng.chance(0.5);
+                let depth = 1 + rng.index(12);
+                let habit = Habit { writes, rude, depth, ..self.habit(self.battle.requests) };
+                self.send(at, habit, rng.fork(), &left)
+            })
+            .collect();
+        while left.load(Ordering::SeqCst) > 0 {
+            self.editor.step().await?;
+            self.battle.pulse.fetch_add(1, Ordering::Relaxed);
+            io::sleep(Duration::from_nanos(rng.below(PAUSE))).await;
+        }
+        for client in clients {
+            client.await.map_err(|_| "a client was dropped")??;
+        }
+        self.editor.tidy().await.map_err(|e| format!("tidying up: {e}"))?;
+        self.look(rng.fork()).await?;
+        self.server.idle().await;
+        Ok(())
+    }
+
+    fn habit(&self, requests: u64) -> Habit {
+        Habit {
+            address: self.battle.address.clone(),
+            export: LIVE.to_owned(),
+            writes: false,
+            requests,
+            depth: 1,
+            rude: false,
+            may_fail: &[],
+        }
+    }
+
+    /// Lets a client do its work on a thread of its own.
+    fn send(
+        &self,
+        at: usize,
+        habit: Habit,
+        rng: Rng,
+        left: &Arc<AtomicUsize>,
+    ) -> oneshot::Receiver<Result<(), String>> {
+        let (tell, told) = oneshot::channel();
+        let (world, model, done) = (self.world.clone(), self.model.clone(), self.done.clone());
+        let left = left.clone();
+        self.threads[at].run(Box::new(move || {
+            Box::pin(async move {
+                let outcome = match Client::connect(&world, habit, model, done).await {
+                    Ok(client) => client.run(rng).await,
+                    Err(error) => Err(error),
+                };
+                left.fetch_sub(1, Ordering::SeqCst);
+                // Whoever sent it may have failed meanwhile.
+                let _ = tell.send(outcome);
+            })
+        }));
+        told
+    }
+
+    /// All bytes are what they must be.
+    async fn look(&self, rng: Rng) -> Result<(), String> {
+        let habit = self.habit(20);
+        let client = Client::connect(&self.world, habit, self.model.clone(), self.done.clone()).await?;
+        client.read_all().await?;
+        client.run(rng).await
+    }
+
+    /// Nothing of what came and went is left in the nodes.
+    async fn check(&self) -> Result<(), String> {
+        for cache in self.battle.scene.caches {
+            let export = self.server.add(request("check", cache, false)).map_err(|e| e.to_string())?;
+            let view = export.root().view();
+            let check = view.root().powers().check.ok_or("a cache can be checked")?;
+            let found = check.check(view.next()).await.map_err(|e| e.to_string())?;
+            if found != (CheckReport { allocated: found.allocated, ..CheckReport::default() }) {
+                return Err(format!("cache '{cache}': {found:?}"));
+            }
+            drop(view);
+            self.server.remove("check").await.map_err(|e| e.to_string())?;
+        }
+        let live = self.server.export(LIVE).ok_or("the export is gone")?;
+        match (live.clients(), self.server.connections()) {
+            (0, 0) => Ok(()),
+            left => Err(format!("clients of the export and connections are left: {left:?}")),
+        }
+    }
+}
+
+/// How many seeds a test takes: `few`, or as many as a full run is worth.
+pub fn seeds(few: u64, full: u64) -> std::ops::Range<u64> {
+    let number = |text: String| text.parse::<u64>().expect("MILLPOND_FIRE_SEED is a number");
+    if let Some(seed) = std::env::var("MILLPOND_FIRE_SEED").ok().map(number) {
+        return seed..seed + 1;
+    }
+    let all = std::env::var_os("MILLPOND_TEST_FULL").is_some();
+    0..if all { full } else { few }
+}

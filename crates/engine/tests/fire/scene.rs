@@ -1,0 +1,127 @@
+//! The chains that are put under fire: what lies on the disk, which nodes there are, and what may be done to them.
+
+use serde_json::{Value, json};
+
+use super::model::UNIT;
+
+/// Bytes of the exported disk: not a multiple of any cluster.
+pub const SIZE: u64 = 1536 * 1024 + 3 * UNIT;
+/// Bytes of the image: the disk begins as it, followed by zeros.
+pub const BASE: u64 = 1024 * 1024;
+
+/// The path of a file of the scene.
+pub type Paths<'a> = dyn Fn(&str) -> String + 'a;
+
+/// A chain. Names of files are relative to the scene's folder.
+pub struct Scene {
+    pub name: &'static str,
+    /// Clients write.
+    pub writable: bool,
+    /// Files of the scene and their lengths: the image, cut or filled up with zeros.
+    pub files: &'static [(&'static str, u64)],
+    /// Nodes, lowest first, given the path of a file by its name. The last one is exported.
+    pub nodes: fn(&Paths<'_>) -> Vec<Value>,
+    /// Nodes above which filters are put.
+    pub spots: &'static [&'static str],
+    /// Nodes with a source below them, which can be filled.
+    pub caches: &'static [&'static str],
+    /// Node-names that may stand for each other: same bytes, nobody writes.
+    pub twins: &'static [(&'static str, &'static str)],
+    /// Caches and the children that may be below them.
+    pub backings: &'static [(&'static str, &'static [&'static str])],
+    /// Options with which nodes are reopened.
+    pub reopens: fn() -> Vec<Value>,
+}
+
+/// All scenes whose image is plain bytes.
+pub const SCENES: &[Scene] = &[
+    Scene {
+        name: "raw",
+        writable: true,
+        files: &[("disk", SIZE)],
+        nodes: |path| {
+            vec![
+                json!({"driver": "file", "node-name": "disk", "filename": path("disk")}),
+                json!({"driver": "raw", "node-name": "top", "file": "disk"}),
+            ]
+        },
+        spots: &["top", "disk"],
+        caches: &[],
+        twins: &[],
+        backings: &[],
+        reopens: || raws("top", "disk"),
+    },
+    Scene {
+        name: "memory-format",
+        writable: true,
+        files: &[("disk", 0), ("base", BASE)],
+        nodes: |path| {
+            let mut nodes = base(path);
+            nodes.push(json!({"driver": "file", "node-name": "disk", "filename": path("disk")}));
+            nodes.push(memory_format("top", "disk", "base", 4096));
+            nodes
+        },
+        spots: &["top", "top", "disk", "base", "base-file"],
+        caches: &["top"],
+        twins: &[("base", "base-twin")],
+        backings: &[("top", &["base", "base-twin"])],
+        reopens: || raws("base", "base-file").into_iter().map(read_only).collect(),
+    },
+    Scene {
+        name: "two caches",
+        writable: true,
+        files: &[("disk", 0), ("middle-disk", 0), ("base", BASE)],
+        nodes: |path| {
+            let mut nodes = base(path);
+            nodes.push(json!({"driver": "file", "node-name": "disk", "filename": path("disk")}));
+            nodes
+                .push(json!({"driver": "file", "node-name": "middle-disk", "filename": path("middle-disk")}));
+            nodes.push(memory_format("middle", "middle-disk", "base", 16384));
+            nodes.push(memory_format("top", "disk", "middle", 65536));
+            nodes
+        },
+        spots: &["top", "top", "middle", "middle", "disk", "middle-disk", "base"],
+        caches: &["top", "middle"],
+        twins: &[("base", "base-twin")],
+        backings: &[("middle", &["base", "base-twin"])],
+        reopens: || raws("base", "base-file").into_iter().map(read_only).collect(),
+    },
+];
+
+/// A read-only image and two nodes that show it.
+fn base(path: &Paths<'_>) -> Vec<Value> {
+    let twin = |name: &str| read_only(json!({"driver": "raw", "node-name": name, "file": "base-file"}));
+    vec![
+        read_only(json!({"driver": "file", "node-name": "base-file", "filename": path("base")})),
+        twin("base"),
+        twin("base-twin"),
+    ]
+}
+
+fn memory_format(name: &str, file: &str, backing: &str, cluster: u64) -> Value {
+    json!({
+        "driver": "memory-format", "node-name": name, "file": file, "backing": backing,
+        "size": SIZE, "cluster-size": cluster, "table-misses": {"probability": 0.05, "seed": cluster},
+    })
+}
+
+/// The same bytes in other words.
+fn raws(name: &str, file: &str) -> Vec<Value> {
+    let with = |key: &str, value: Value| {
+        let mut options = json!({"driver": "raw", "node-name": name, "file": file});
+        options[key] = value;
+        options
+    };
+    vec![
+        with("offset", json!(0)),
+        with("detect-zeroes", json!("on")),
+        with("detect-zeroes", json!("off")),
+        with("discard", json!("unmap")),
+        with("detect-zeroes", json!("unmap")),
+    ]
+}
+
+fn read_only(mut options: Value) -> Value {
+    options["read-only"] = json!(true);
+    options
+}
