@@ -11,9 +11,11 @@
 mod context;
 pub mod filters;
 pub mod formats;
+pub mod labels;
 pub mod options;
 pub mod protocols;
 mod registry;
+mod release;
 
 pub use context::{Kept, OpenContext, Opened, Reference, Wanted};
 pub use registry::{DRIVERS, Driver, Kind, find};

@@ -14,12 +14,20 @@ use serde_json::{Map, Value};
 
 /// `options` as the struct `T`.
 pub fn parse<T: DeserializeOwned>(options: Map<String, Value>) -> Result<T> {
-    T::deserialize(Given(Value::Object(options)))
+    parse_with(options, T::deserialize)
+}
+
+/// The same for what is not one struct: `read` picks the type.
+pub fn parse_with<T>(
+    options: Map<String, Value>,
+    read: impl FnOnce(Given) -> std::result::Result<T, Refusal>,
+) -> Result<T> {
+    read(Given(Value::Object(options)))
         .map_err(|refusal| BlockError::new(ErrorKind::Invalid, refusal.to_string()))
 }
 
 /// A value whose text may stand for a number or a switch.
-struct Given(Value);
+pub struct Given(Value);
 
 impl Given {
     /// With a number where text stands for one.
@@ -176,7 +184,7 @@ impl<'de> de::MapAccess<'de> for Members {
 
 /// Why options are refused, and which one.
 #[derive(Debug)]
-struct Refusal {
+pub struct Refusal {
     /// Names from the outside in, joined by dots.
     path: String,
     why: Why,
@@ -215,6 +223,7 @@ impl fmt::Display for Refusal {
             Why::Missing => write!(f, "Parameter '{path}' is missing"),
             Why::Type(expected) => write!(f, "Invalid parameter type for '{path}', expected: {expected}"),
             Why::Variant(value) => write!(f, "Parameter '{path}' does not accept value '{value}'"),
+            Why::Other(text) if path.is_empty() => f.write_str(text),
             Why::Other(text) => write!(f, "Parameter '{path}': {text}"),
         }
     }

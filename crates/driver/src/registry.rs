@@ -5,7 +5,7 @@ use flow::Role;
 use io::LocalFut;
 
 use crate::context::{OpenContext, Opened};
-use crate::filters::copy_on_read;
+use crate::filters::{copy_on_read, delay, fault, throttle};
 use crate::formats::{memory_format, qcow2, raw};
 use crate::protocols::{file, memory, nbd, null};
 
@@ -43,6 +43,8 @@ const IMAGE: &[Role] = &[Role::File, Role::DataFile, Role::Backing];
 #[rustfmt::skip]
 pub const DRIVERS: &[Driver] = &[
     Driver { name: "copy-on-read", kind: Kind::Filter, children: FILTERED, asks: Permissions::WRITE_UNCHANGED, open: copy_on_read::open },
+    Driver { name: "delay", kind: Kind::Filter, children: FILTERED, asks: NOTHING, open: delay::open },
+    Driver { name: "fault", kind: Kind::Filter, children: FILTERED, asks: NOTHING, open: fault::open },
     Driver { name: "file", kind: Kind::Protocol, children: &[], asks: NOTHING, open: file::open },
     Driver { name: "memory", kind: Kind::Protocol, children: &[], asks: NOTHING, open: memory::open },
     Driver { name: "memory-format", kind: Kind::Format, children: MAPPED, asks: NOTHING, open: memory_format::open },
@@ -51,6 +53,7 @@ pub const DRIVERS: &[Driver] = &[
     Driver { name: "null-co", kind: Kind::Protocol, children: &[], asks: NOTHING, open: null::open },
     Driver { name: "qcow2", kind: Kind::Format, children: IMAGE, asks: NOTHING, open: qcow2::open },
     Driver { name: "raw", kind: Kind::Format, children: &[Role::File], asks: NOTHING, open: raw::open },
+    Driver { name: "throttle", kind: Kind::Filter, children: FILTERED, asks: NOTHING, open: throttle::open },
 ];
 
 impl std::fmt::Debug for Driver {
