@@ -12,6 +12,7 @@ mod exports;
 mod fill;
 pub mod keyval;
 mod nodes;
+mod objects;
 mod opening;
 mod options;
 mod policy;

@@ -56,6 +56,9 @@ async fn serve(world: Arc<RealWorld>, args: Args, readiness: Option<Readiness>) 
 
 /// Opens the image and exports it; nothing listens yet.
 async fn set_up(engine: &Arc<Engine>, args: &Args) -> Result<(NbdServer, Address)> {
+    for object in &args.object {
+        engine.add_object(engine::keyval::parse(object, Some("qom-type"))?).await?;
+    }
     let options = image::options(engine, args).await?;
     let node = engine.add_node(options).await?;
     let server = engine.nbd_server(&ServerRequest { options: server_options(args) });
