@@ -181,7 +181,7 @@ fn taking_a_throttle_or_a_delay_out_frees_those_who_wait_in_it() {
     delayed.run(async {
         let lab = Lab::new(&delayed);
         let child = file(&lab).await;
-        let filter = filter(&lab, "delay", json!({"read-ms": 3600_000}), &child).await;
+        let filter = filter(&lab, "delay", json!({"read-ms": 3_600_000}), &child).await;
         removal_frees(&lab, &filter, &child).await;
     });
 }

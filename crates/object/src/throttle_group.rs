@@ -123,7 +123,9 @@ impl ThrottleGroup {
             let until = self.lock().ask(&place);
             match until {
                 Turn::Go => break,
-                Turn::At(moment) => drop(race(called, io::sleep_until(moment)).await),
+                Turn::At(moment) => {
+                    race(called, io::sleep_until(moment)).await;
+                }
                 Turn::Later => called.await,
             }
         }
