@@ -39,6 +39,10 @@ pub trait Here {
     fn random(&self) -> u64;
     /// A small number that no other running I/O thread of this world has.
     fn thread_index(&self) -> usize;
+    /// Wakes the task of `cx` when everything else that is ready by then has had its turn, sockets included.
+    fn defer(&self, cx: &mut Context<'_>) {
+        cx.waker().wake_by_ref();
+    }
 }
 
 thread_local! {
@@ -95,7 +99,13 @@ pub async fn timeout_at<T>(when: Moment, future: impl Future<Output = T>) -> Opt
     }
 }
 
-/// Lets every other ready task of this thread run once.
+/// Wakes the task of `cx` when everything else that is ready by then has had its turn: for futures that are
+/// polled by hand. See [`yield_now`].
+pub fn defer(cx: &mut Context<'_>) {
+    here().defer(cx);
+}
+
+/// Lets every other ready task of this thread run once, those whose socket has become ready included.
 pub fn yield_now() -> impl Future<Output = ()> {
     struct Yield(bool);
     impl Future for Yield {
@@ -104,7 +114,7 @@ pub fn yield_now() -> impl Future<Output = ()> {
             if std::mem::replace(&mut self.0, true) {
                 return Poll::Ready(());
             }
-            cx.waker().wake_by_ref();
+            defer(cx);
             Poll::Pending
         }
     }

@@ -25,7 +25,9 @@ use std::future::Future;
 use std::pin::Pin;
 
 pub use file::{File, FileInfo, OpenOptions};
-pub use here::{Here, Moment, now, random, sleep, sleep_until, spawn, thread_index, timeout_at, yield_now};
+pub use here::{
+    Here, Moment, defer, now, random, sleep, sleep_until, spawn, thread_index, timeout_at, yield_now,
+};
 pub use lease::Lease;
 pub use net::{Address, Incoming, Listener, Stream};
 pub use thread::Thread;

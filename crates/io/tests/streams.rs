@@ -194,6 +194,36 @@ fn waiting_for_room_and_for_bytes_at_once() {
 }
 
 #[test]
+fn whoever_yields_lets_in_what_a_socket_has_for_others() {
+    let world = RealWorld::new();
+    world.block_on(async {
+        let (ours, mut theirs) = pair(&world).await;
+        let arrived = std::rc::Rc::new(std::cell::Cell::new(false));
+        let seen = arrived.clone();
+        io::spawn(async move {
+            ours.recv(&mut [0; 8]).await.unwrap();
+            seen.set(true);
+        });
+        let (tell, told) = io::sync::oneshot::channel();
+        io::spawn(async move {
+            // Until the other task waits for its socket.
+            for _ in 0..200 {
+                io::yield_now().await;
+            }
+            theirs.write_all(b"byte").unwrap();
+            let mut yields = 0;
+            while !arrived.get() {
+                io::yield_now().await;
+                yields += 1;
+            }
+            let _ = tell.send(yields);
+        });
+        let yields = told.await.unwrap();
+        assert!(yields <= 2, "{yields} turns of one task before one of the other");
+    });
+}
+
+#[test]
 fn only_inherited_descriptors_are_taken() {
     let world = RealWorld::new();
     let (one, _two) = UnixStream::pair().unwrap();

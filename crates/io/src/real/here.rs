@@ -1,7 +1,10 @@
 //! The services of a real I/O thread: its runtime's tasks and timers, the monotonic clock, the system's dice.
 
 use std::cell::Cell;
+use std::future::Future;
+use std::pin::pin;
 use std::sync::Arc;
+use std::task::Context;
 use std::time::{Duration, Instant};
 
 use rustix::rand::{GetRandomFlags, getrandom};
@@ -63,6 +66,13 @@ impl Here for RealHere {
 
     fn thread_index(&self) -> usize {
         self.index.number
+    }
+
+    fn defer(&self, cx: &mut Context<'_>) {
+        // Waking at once would run the task again before the runtime asks the sockets. Its own yield hands the
+        // waker over when it is polled first, and waits for nothing else.
+        let yielded = pin!(tokio::task::yield_now());
+        let _ = yielded.poll(cx);
     }
 }
 
