@@ -98,25 +98,40 @@ impl Server {
         self.shared.below(1).await;
     }
 
-    /// Accepts clients for ever. Dropping the future closes the listener; connections live on.
+    /// Accepts clients for ever, from any number of listeners. Dropping the future closes the listener;
+    /// connections live on.
     pub async fn listen(&self, listener: Box<dyn Listener>) -> Result<()> {
+        let limit = match self.shared.options.max_connections {
+            0 => usize::MAX,
+            limit => limit,
+        };
         loop {
-            let limit = self.shared.options.max_connections;
-            if limit > 0 {
-                self.shared.below(limit).await;
-            }
+            // Whoever comes too early waits in the backlog; at most one per listener waits here instead, when
+            // another listener was faster.
+            self.shared.below(limit).await;
             let incoming = listener.accept().await;
             let incoming = incoming.map_err(|e| {
                 BlockError::system(format!("cannot accept clients at {}", listener.address()), e)
             })?;
-            self.serve(incoming);
+            let ticket = loop {
+                match Ticket::take(&self.shared, limit) {
+                    Some(ticket) => break ticket,
+                    None => self.shared.below(limit).await,
+                }
+            };
+            self.start(incoming, ticket);
         }
     }
 
-    /// Serves one connection on the next thread.
+    /// Serves one connection on the next thread, whatever the limit.
     pub fn serve(&self, incoming: Box<dyn Incoming>) {
+        if let Some(ticket) = Ticket::take(&self.shared, usize::MAX) {
+            self.start(incoming, ticket);
+        }
+    }
+
+    fn start(&self, incoming: Box<dyn Incoming>, ticket: Ticket) {
         let shared = self.shared.clone();
-        let ticket = Ticket::take(&shared);
         let at = shared.next_thread.fetch_add(1, Ordering::Relaxed) % shared.threads.len();
         let thread = shared.threads[at].clone();
         thread.run(Box::new(move || {
@@ -163,9 +178,11 @@ impl Shared {
 struct Ticket(Arc<Shared>);
 
 impl Ticket {
-    fn take(shared: &Arc<Shared>) -> Self {
-        shared.connections.fetch_add(1, Ordering::SeqCst);
-        Self(shared.clone())
+    /// Counts one more unless there are `limit` already.
+    fn take(shared: &Arc<Shared>, limit: usize) -> Option<Self> {
+        let more = |now| (now < limit).then_some(now + 1);
+        shared.connections.fetch_update(Ordering::SeqCst, Ordering::SeqCst, more).ok()?;
+        Some(Self(shared.clone()))
     }
 }
 
