@@ -1,75 +1,85 @@
 //! The transmission phase of one connection: receive, take a turn, send, wait for whatever comes next.
 //!
-//! Invariants: replies are sent whole and in the order they were queued; a request that has begun ends, also when
-//! its client is gone; nothing more is received while the client's buffers are full.
+//! One poll of its task is one pass: what was left over is sent, then new requests are taken, then those that wait
+//! go on, then the answers of all of them are sent. A pass is bounded in requests, bytes and time; a connection
+//! that has more to do afterwards lets the others of its thread have their turn first.
+//!
+//! | stage | receives | takes requests | ends when |
+//! |---|---|---|---|
+//! | Open | while nothing is left to send and there is room to wait | the same | |
+//! | Leaving: the client said goodbye, or its stream has ended | no | what was received before the end | all is answered and sent |
+//! | Closing: the export closes | no | no | what has begun is carried out |
+//!
+//! Invariants: replies are sent whole and in the order they were queued; no request is begun while replies are
+//! left to send, so that a client that does not read holds nothing but what it had asked for before; waiting
+//! requests go on in every stage, whatever the socket does, since they may hold ranges that others wait for.
 
-use std::future::{Future, poll_fn};
-use std::pin::pin;
-use std::sync::Arc;
+use std::future::poll_fn;
 use std::task::{Context, Poll};
 
 use block::{BlockError, ErrorKind, Result};
 use flow::Pieces;
 use io::Stream;
-use nbd::codec::RequestHeader;
+use nbd::codec::{REQUEST_LEN, RequestHeader};
 use nbd::handshake::server::Negotiated;
-use nbd::transmission::server::{Limits, block_status_len, put_block_status};
+use nbd::transmission::server::Limits;
 
-use super::export::Export;
+use super::answer::{ANSWER_MAX, Answers};
+use super::export::Client;
 use super::inbox::{Arriving, Inbox, Received};
-use super::outbox::Outbox;
-use super::reply::{HEADS_MAX, ReadReply, put_failure};
+use super::outbox::{Outbox, Sent};
 use super::turn::{Desk, Ended};
-use super::waiting::{Done, Finished, Waiting};
-
-/// Descriptors of one answer to BLOCK_STATUS.
-const DESCRIPTORS_MAX: usize = 4096;
+use super::waiting::Waiting;
 
 /// One client in the transmission phase.
 pub(super) struct Connection {
     stream: Box<dyn Stream>,
-    export: Arc<Export>,
+    client: Client,
     limits: Limits,
-    structured: bool,
-    context: u32,
+    answers: Answers,
+    stage: Stage,
     inbox: Inbox,
     outbox: Outbox,
     waiting: Waiting,
+    /// A long write whose payload is on its way.
     arriving: Option<(RequestHeader, Arriving)>,
     pieces: Pieces,
 }
 
-/// What the connection waits for when it has nothing to do.
-#[derive(Clone, Copy, PartialEq, Eq)]
-struct Wants {
-    receive: bool,
-    send: bool,
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Stage {
+    Open,
+    Leaving { said_goodbye: bool },
+    Closing,
 }
 
-/// What woke it.
-enum Event {
-    Socket,
-    Finished(Box<Finished>),
-    Closing,
+/// What a pass leaves to do.
+enum After {
+    /// More, as soon as the others had their turn.
+    More,
+    /// What the socket is waited for; finished requests and the end of the export are waited for anyway.
+    Wait(Option<Readiness>),
+    /// Nothing.
+    Over,
+}
+
+#[derive(Clone, Copy)]
+enum Readiness {
+    Readable,
+    Writable,
 }
 
 impl Connection {
     /// A connection that has shaken hands; `early` is what was received behind the handshake.
-    pub(super) fn new(
-        stream: Box<dyn Stream>,
-        export: Arc<Export>,
-        agreed: &Negotiated,
-        early: &[u8],
-    ) -> Self {
-        let mut inbox = Inbox::new();
-        inbox.preload(early);
+    pub(super) fn new(stream: Box<dyn Stream>, client: Client, agreed: &Negotiated, early: &[u8]) -> Self {
+        let context = agreed.contexts.first().map_or(0, |context| context.id);
         Self {
             stream,
-            export,
+            client,
             limits: agreed.limits(),
-            structured: agreed.structured,
-            context: agreed.contexts.first().map_or(0, |context| context.id),
-            inbox,
+            answers: Answers { structured: agreed.structured, context },
+            stage: Stage::Open,
+            inbox: Inbox::with(early),
             outbox: Outbox::new(),
             waiting: Waiting::default(),
             arriving: None,
@@ -79,63 +89,111 @@ impl Connection {
 
     /// Serves the client until either side ends. What has begun is carried out to its end.
     pub(super) async fn serve(mut self) -> Result<()> {
-        let served = self.serve_requests().await;
+        let served = poll_fn(|cx| self.poll(cx)).await;
         self.waiting.settle().await;
         served
     }
 
-    async fn serve_requests(&mut self) -> Result<()> {
-        let export = self.export.clone();
-        let mut closing = pin!(export.closing());
-        loop {
-            let received = self.receive()?;
-            let ended = self.take_turn();
-            let sent = self.outbox.send(&*self.stream).map_err(|e| self.lost(e))?;
-            match ended {
-                Ended::Garbage(what) => return Err(self.garbage(what)),
-                Ended::Goodbye => return self.say_goodbye().await,
-                Ended::Spent if sent && self.waiting.has_room() => {
-                    // More is there: let the others of this thread have their turn first.
-                    self.answer_ended().await?;
-                    io::yield_now().await;
-                    continue;
-                }
-                Ended::Spent | Ended::Starved => {}
-            }
-            if received == Received::End {
-                return self.say_goodbye().await;
-            }
-            if self.arriving.as_ref().is_some_and(|(_, a)| a.is_complete() || received == Received::Some) {
-                continue;
-            }
-            let wants = Wants { receive: ended == Ended::Starved && sent, send: !sent };
-            match self.event(wants, closing.as_mut()).await? {
-                Event::Socket => {}
-                Event::Finished(first) => self.answer_finished(*first).await?,
-                Event::Closing => return Ok(()),
-            }
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<()>> {
+        if self.client.poll_closing(cx).is_ready() {
+            self.stage = Stage::Closing;
+        }
+        let ready = match self.pass(cx) {
+            Ok(After::Over) => return Poll::Ready(self.verdict()),
+            Ok(After::More) => Poll::Ready(Ok(())),
+            Ok(After::Wait(readiness)) => self.poll_socket(readiness, cx),
+            // Whoever says goodbye need not wait for the answers.
+            Err(_) if self.stage == (Stage::Leaving { said_goodbye: true }) => return Poll::Ready(Ok(())),
+            Err(error) => return Poll::Ready(Err(error)),
+        };
+        match ready {
+            Poll::Ready(Ok(())) => io::defer(cx),
+            Poll::Ready(Err(error)) => return Poll::Ready(Err(self.lost(error))),
+            Poll::Pending => {}
+        }
+        Poll::Pending
+    }
+
+    fn poll_socket(&self, readiness: Option<Readiness>, cx: &mut Context<'_>) -> Poll<std::io::Result<()>> {
+        match readiness {
+            Some(Readiness::Readable) => self.stream.poll_readable(cx),
+            Some(Readiness::Writable) => self.stream.poll_writable(cx),
+            None => Poll::Pending,
         }
     }
 
-    fn receive(&mut self) -> Result<Received> {
-        if !self.outbox.is_empty() || !self.waiting.has_room() {
-            return Ok(Received::Nothing);
+    fn pass(&mut self, cx: &mut Context<'_>) -> Result<After> {
+        let mut more = false;
+        if self.send()? == Sent::All {
+            self.receive()?;
+            more = self.take_requests()?;
+        }
+        let go_on_again = self.waiting.go_on(cx);
+        self.answer_finished();
+        let sent = self.send()?;
+        Ok(if go_on_again { After::More } else { self.after(more, sent) })
+    }
+
+    /// `more`: there may be more requests in the inbox.
+    fn after(&self, more: bool, sent: Sent) -> After {
+        let all_sent = sent == Sent::All;
+        let over = match self.stage {
+            Stage::Open => false,
+            Stage::Leaving { .. } => {
+                all_sent && !more && !self.waiting.is_busy() && !self.waiting.has_finished()
+            }
+            Stage::Closing => !self.waiting.is_busy(),
+        };
+        if over {
+            return After::Over;
+        }
+        let can_take = all_sent && self.waiting.has_room();
+        // Finished requests are left only when their answers had no room, and all of that was sent by now.
+        if sent == Sent::Enough || (more && can_take) || (all_sent && self.waiting.has_finished()) {
+            return After::More;
+        }
+        After::Wait(match sent {
+            Sent::Full => Some(Readiness::Writable),
+            _ if can_take && self.stage == Stage::Open => Some(Readiness::Readable),
+            _ => None,
+        })
+    }
+
+    fn send(&mut self) -> Result<Sent> {
+        if self.outbox.is_empty() {
+            return Ok(Sent::All);
+        }
+        self.outbox.send(&*self.stream).map_err(|e| self.lost(e))
+    }
+
+    /// Receives once.
+    fn receive(&mut self) -> Result<()> {
+        if self.stage != Stage::Open || !self.waiting.has_room() {
+            return Ok(());
         }
         let received = match &mut self.arriving {
             Some((_, arriving)) => arriving.receive(&*self.stream),
             None => self.inbox.receive(&*self.stream),
         };
-        received.map_err(|e| self.lost(e))
+        if received.map_err(|e| self.lost(e))? == Received::End {
+            self.stage = Stage::Leaving { said_goodbye: false };
+        }
+        Ok(())
     }
 
-    fn take_turn(&mut self) -> Ended {
-        let begun = io::now();
+    /// Takes requests that were received; answers whether there may be more of them.
+    fn take_requests(&mut self) -> Result<bool> {
+        if self.stage == Stage::Closing {
+            return Ok(false);
+        }
         let arrived = self.arriving.take_if(|(_, arriving)| arriving.is_complete());
-        let still_arriving = self.arriving.is_some();
+        if arrived.is_none() && self.inbox.bytes().len() < REQUEST_LEN {
+            return Ok(false);
+        }
         let mut desk = Desk {
-            export: &self.export,
+            export: self.client.export(),
             limits: &self.limits,
-            structured: self.structured,
+            structured: self.answers.structured,
             inbox: &mut self.inbox,
             outbox: &mut self.outbox,
             waiting: &mut self.waiting,
@@ -145,123 +203,51 @@ impl Connection {
         if let Some((header, arriving)) = arrived {
             desk.arrived(&header, arriving.lease);
         }
-        if still_arriving { Ended::Starved } else { desk.turn(begun) }
-    }
-
-    /// Waits for the socket, a finished request, or the end of the export.
-    async fn event(
-        &mut self,
-        wants: Wants,
-        mut closing: std::pin::Pin<&mut impl Future<Output = ()>>,
-    ) -> Result<Event> {
-        let event = poll_fn(|cx| {
-            if let Poll::Ready(finished) = self.waiting.poll_next(cx) {
-                return Poll::Ready(Ok(Event::Finished(Box::new(finished))));
+        match desk.turn() {
+            Ended::Starved => Ok(false),
+            Ended::Spent => Ok(true),
+            Ended::Goodbye => {
+                self.inbox.clear();
+                self.stage = Stage::Leaving { said_goodbye: true };
+                Ok(false)
             }
-            if let Poll::Ready(socket) = self.poll_socket(wants, cx) {
-                return Poll::Ready(socket.map(|()| Event::Socket));
-            }
-            closing.as_mut().poll(cx).map(|()| Ok(Event::Closing))
-        })
-        .await;
-        event.map_err(|e| self.lost(e))
-    }
-
-    fn poll_socket(&self, wants: Wants, cx: &mut Context<'_>) -> Poll<std::io::Result<()>> {
-        if wants.send {
-            return self.stream.poll_writable(cx);
-        }
-        if wants.receive { self.stream.poll_readable(cx) } else { Poll::Pending }
-    }
-
-    /// Answers `first` and whatever else has ended meanwhile.
-    async fn answer_finished(&mut self, first: Finished) -> Result<()> {
-        self.make_room().await?;
-        self.answer(first);
-        self.answer_ended().await
-    }
-
-    /// Lets the waiting requests go on and answers those that have ended.
-    async fn answer_ended(&mut self) -> Result<()> {
-        while !self.waiting.is_empty() {
-            let ended = poll_fn(|cx| match self.waiting.poll_next(cx) {
-                Poll::Ready(finished) => Poll::Ready(Some(finished)),
-                Poll::Pending => Poll::Ready(None),
-            })
-            .await;
-            let Some(finished) = ended else { break };
-            self.make_room().await?;
-            self.answer(finished);
-        }
-        Ok(())
-    }
-
-    /// Waits until one more reply fits.
-    async fn make_room(&mut self) -> Result<()> {
-        while !self.outbox.has_room(HEADS_MAX + block_status_len(DESCRIPTORS_MAX)) {
-            if !self.outbox.send(&*self.stream).map_err(|e| self.lost(e))? {
-                self.stream.writable().await.map_err(|e| self.lost(e))?;
-            }
-        }
-        Ok(())
-    }
-
-    fn answer(&mut self, finished: Finished) {
-        let cookie = finished.cookie;
-        match finished.done {
-            Done::Nothing => super::reply::put_success(&mut self.outbox, cookie),
-            Done::Failed(error) => {
-                put_failure(&mut self.outbox, cookie, self.structured, error.errno(), &error.to_string());
-            }
-            Done::Read { range, data_fragment, lease } => {
-                let (structured, holes) = (self.structured, self.structured && !data_fragment);
-                let reply = ReadReply { cookie, offset: range.start(), len: lease.len(), structured, holes };
-                reply.send_lease(&mut self.outbox, lease);
-            }
-            Done::Extents { extents, one } => {
-                let shown = &extents[..extents.len().min(if one { 1 } else { DESCRIPTORS_MAX })];
-                let room = self.outbox.reserve(block_status_len(shown.len()));
-                match put_block_status(room, cookie, true, self.context, shown) {
-                    Some(len) => {
-                        self.outbox.queue(0, len);
-                        self.outbox.settle(len);
-                    }
-                    None => put_failure(
-                        &mut self.outbox,
-                        cookie,
-                        true,
-                        block::Errno::INVAL,
-                        "nothing is known there",
-                    ),
-                }
+            Ended::Garbage(what) => {
+                // It hears of it if it listens; the connection ends anyway.
+                self.send()?;
+                Err(self.garbage(what))
             }
         }
     }
 
-    /// The client sends no more: answers what has begun, as far as it takes the answers.
-    async fn say_goodbye(&mut self) -> Result<()> {
-        while !self.waiting.is_empty() {
-            let finished = poll_fn(|cx| self.waiting.poll_next(cx)).await;
-            self.answer_finished(finished).await?;
+    /// Queues the answers to requests that have been carried out, as far as there is room.
+    fn answer_finished(&mut self) {
+        while self.waiting.has_finished() && self.outbox.has_room(ANSWER_MAX) {
+            let Some(finished) = self.waiting.next_finished() else { return };
+            self.answers.put(finished, self.client.export(), &mut self.outbox);
         }
-        while !self.outbox.send(&*self.stream).map_err(|e| self.lost(e))? {
-            self.stream.writable().await.map_err(|e| self.lost(e))?;
-        }
-        Ok(())
     }
 
+    /// How it ended, when all is done.
+    fn verdict(&self) -> Result<()> {
+        let cut_short = self.arriving.is_some() || !self.inbox.is_clean();
+        match self.stage {
+            Stage::Leaving { said_goodbye: false } if cut_short => {
+                Err(self.garbage("its stream ends in the middle of a request"))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    #[cold]
     fn lost(&self, error: std::io::Error) -> BlockError {
-        BlockError::system(
-            format!("export '{}': client {} is lost", self.export.options().name, self.stream.peer()),
-            error,
-        )
+        let name = &self.client.export().options().name;
+        BlockError::system(format!("export '{name}': client {} is lost", self.stream.peer()), error)
     }
 
+    #[cold]
     fn garbage(&self, what: &str) -> BlockError {
-        let name = &self.export.options().name;
-        BlockError::new(
-            ErrorKind::Protocol,
-            format!("export '{name}': client {}: {what}", self.stream.peer()),
-        )
+        let name = &self.client.export().options().name;
+        let context = format!("export '{name}': client {}: {what}", self.stream.peer());
+        BlockError::new(ErrorKind::Protocol, context)
     }
 }

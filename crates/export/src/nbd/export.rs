@@ -1,10 +1,12 @@
 //! An export: a root of the graph under a name.
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll, Waker};
 
 use block::Alignment;
 use flow::{Root, account::Counters};
+use futures_util::task::AtomicWaker;
 use io::sync::Notify;
 use nbd::codec::{PAYLOAD_MAX, TransmissionFlags};
 use nbd::handshake::server::ExportInfo;
@@ -30,9 +32,9 @@ pub struct Export {
     options: ExportOptions,
     root: Arc<Root>,
     counters: Counters,
-    clients: AtomicUsize,
+    clients: Mutex<Vec<Arc<AtomicWaker>>>,
     closing: AtomicBool,
-    changed: Notify,
+    left: Notify,
 }
 
 impl Export {
@@ -42,9 +44,9 @@ impl Export {
             options,
             root,
             counters: Counters::default(),
-            clients: AtomicUsize::new(0),
+            clients: Mutex::default(),
             closing: AtomicBool::new(false),
-            changed: Notify::new(),
+            left: Notify::new(),
         })
     }
 
@@ -65,41 +67,37 @@ impl Export {
 
     /// Number of connections in the transmission phase.
     pub fn clients(&self) -> usize {
-        self.clients.load(Ordering::SeqCst)
+        self.present().len()
     }
 
-    /// Ends all connections: requests in flight are carried out, their replies are not awaited. Ready when the
-    /// last one has ended.
+    /// Ends all connections, and those that come later at once: requests in flight are carried out, their replies
+    /// are sent as far as the client takes them without a wait. Ready when the last connection has ended.
     pub async fn close(&self) {
         self.closing.store(true, Ordering::SeqCst);
+        self.present().iter().for_each(|client| client.wake());
         loop {
-            let changed = self.changed.notified();
-            self.changed.notify_waiters();
+            let left = self.left.notified();
             if self.clients() == 0 {
                 return;
             }
-            changed.await;
+            left.await;
         }
     }
 
+    /// Whether [`Export::close`] was called.
     pub(super) fn is_closing(&self) -> bool {
         self.closing.load(Ordering::SeqCst)
     }
 
-    /// Ready when [`Export::close`] was called.
-    pub(super) async fn closing(&self) {
-        loop {
-            let changed = self.changed.notified();
-            if self.is_closing() {
-                return;
-            }
-            changed.await;
-        }
+    /// Counts a connection in; whoever enters looks at [`Export::is_closing`] afterwards.
+    pub(super) fn enter(self: &Arc<Self>) -> Client {
+        let closing = Arc::new(AtomicWaker::new());
+        self.present().push(closing.clone());
+        Client { export: self.clone(), closing, registered: None }
     }
 
-    pub(super) fn enter(self: &Arc<Self>) -> Client {
-        self.clients.fetch_add(1, Ordering::SeqCst);
-        Client(self.clone())
+    fn present(&self) -> MutexGuard<'_, Vec<Arc<AtomicWaker>>> {
+        self.clients.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// What clients are told.
@@ -135,11 +133,34 @@ impl Export {
 }
 
 /// One connection of an export, counted while it lives.
-pub(super) struct Client(Arc<Export>);
+pub(super) struct Client {
+    export: Arc<Export>,
+    /// Woken when the export closes.
+    closing: Arc<AtomicWaker>,
+    /// What was registered there last: mostly it is the same again.
+    registered: Option<Waker>,
+}
+
+impl Client {
+    /// The export that it uses.
+    pub(super) fn export(&self) -> &Arc<Export> {
+        &self.export
+    }
+
+    /// Ready when the export closes.
+    pub(super) fn poll_closing(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        if !self.registered.as_ref().is_some_and(|known| known.will_wake(cx.waker())) {
+            self.closing.register(cx.waker());
+            self.registered = Some(cx.waker().clone());
+        }
+        // Whoever closes says so first and wakes then, so one of the two is seen.
+        if self.export.is_closing() { Poll::Ready(()) } else { Poll::Pending }
+    }
+}
 
 impl Drop for Client {
     fn drop(&mut self) {
-        self.0.clients.fetch_sub(1, Ordering::SeqCst);
-        self.0.changed.notify_waiters();
+        self.export.present().retain(|client| !Arc::ptr_eq(client, &self.closing));
+        self.export.left.notify_waiters();
     }
 }

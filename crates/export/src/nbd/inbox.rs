@@ -36,14 +36,11 @@ pub(super) enum Received {
 }
 
 impl Inbox {
-    pub(super) fn new() -> Self {
-        Self { room: vec![0; ROOM].into_boxed_slice(), start: 0, end: 0, skip: 0 }
-    }
-
-    /// Takes over what the handshake had received too much.
-    pub(super) fn preload(&mut self, bytes: &[u8]) {
-        self.room[..bytes.len()].copy_from_slice(bytes);
-        self.end = bytes.len();
+    /// An inbox that begins with `early`, which the handshake had received too much (less than the room).
+    pub(super) fn with(early: &[u8]) -> Self {
+        let mut room = vec![0; ROOM].into_boxed_slice();
+        room[..early.len()].copy_from_slice(early);
+        Self { room, start: 0, end: early.len(), skip: 0 }
     }
 
     /// Longest payload that is received together with its request.
@@ -58,6 +55,16 @@ impl Inbox {
 
     pub(super) fn consume(&mut self, len: usize) {
         self.start += len;
+    }
+
+    /// Throws away all that was received.
+    pub(super) fn clear(&mut self) {
+        self.start = self.end;
+    }
+
+    /// Whether the client stopped between two messages.
+    pub(super) fn is_clean(&self) -> bool {
+        self.start == self.end && self.skip == 0
     }
 
     /// Throws away the next `len` bytes, received or not.
@@ -92,11 +99,11 @@ impl Inbox {
         })
     }
 
-    /// Moves what is there of a payload of `len` bytes into a buffer of its own.
+    /// Moves what is there of a payload of `len` bytes (less than that) into a buffer of its own.
     pub(super) fn begin_payload(&mut self, len: usize) -> Arriving {
         let mut lease = Lease::new(len);
-        let filled = len.min(self.bytes().len());
-        lease[..filled].copy_from_slice(&self.bytes()[..filled]);
+        let filled = self.bytes().len();
+        lease[..filled].copy_from_slice(self.bytes());
         self.consume(filled);
         Arriving { lease, filled }
     }

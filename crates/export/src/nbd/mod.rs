@@ -4,11 +4,13 @@
 //! hands, then runs a [`connection`] until either side ends it. Garbage costs the client that sent it its
 //! connection and nothing else.
 
+mod answer;
 mod connection;
 mod export;
 mod inbox;
 mod outbox;
 mod reply;
+mod runs;
 mod server;
 mod session;
 mod turn;

@@ -5,6 +5,7 @@
 
 use std::collections::VecDeque;
 use std::io::{IoSlice, Result};
+use std::rc::Rc;
 use std::sync::Arc;
 
 use io::{File, Lease, Stream};
@@ -15,6 +16,8 @@ const ROOM: usize = 2 << 20;
 const PARTS: usize = 32;
 /// More segments than this are not queued before some are sent.
 const SEGMENTS_MAX: usize = 1024;
+/// After this many bytes the others of the thread get their turn, however fast the client takes them.
+const SEND_MAX: usize = 4 << 20;
 
 static ZEROES: [u8; 64 << 10] = [0; 64 << 10];
 
@@ -25,11 +28,22 @@ pub(super) struct Outbox {
     segments: VecDeque<Segment>,
 }
 
+/// How far a send came.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Sent {
+    /// Nothing is left.
+    All,
+    /// The socket takes no more now.
+    Full,
+    /// The socket may take more, but this was enough for once.
+    Enough,
+}
+
 enum Segment {
     /// Of the fixed buffer.
     Bytes { start: usize, end: usize },
-    /// The rest of a lease.
-    Lease { lease: Lease, from: usize },
+    /// Of a lease, which may have other segments.
+    Lease { lease: Rc<Lease>, start: usize, end: usize },
     /// Of a file that does not change under us.
     File { file: Arc<dyn File>, offset: u64, len: usize },
     /// Zeros.
@@ -80,70 +94,81 @@ impl Outbox {
         self.settle(bytes.len());
     }
 
-    pub(super) fn put_lease(&mut self, lease: Lease) {
-        if !lease.is_empty() {
-            self.segments.push_back(Segment::Lease { lease, from: 0 });
+    /// Queues a part of a lease, which is kept until its last part was sent.
+    pub(super) fn put_lease(&mut self, lease: &Rc<Lease>, start: usize, end: usize) {
+        if start < end {
+            self.segments.push_back(Segment::Lease { lease: lease.clone(), start, end });
         }
     }
 
     pub(super) fn put_file(&mut self, file: Arc<dyn File>, offset: u64, len: usize) {
-        self.segments.push_back(Segment::File { file, offset, len });
+        if len > 0 {
+            self.segments.push_back(Segment::File { file, offset, len });
+        }
     }
 
     pub(super) fn put_zeroes(&mut self, len: usize) {
-        self.segments.push_back(Segment::Zeroes { len });
+        if len > 0 {
+            self.segments.push_back(Segment::Zeroes { len });
+        }
     }
 
-    /// Sends what the socket takes; answers whether all of it went.
-    pub(super) fn send(&mut self, stream: &dyn Stream) -> Result<bool> {
+    /// Sends what the socket takes, within reason.
+    pub(super) fn send(&mut self, stream: &dyn Stream) -> Result<Sent> {
+        let mut left = SEND_MAX;
         while let Some(front) = self.segments.front() {
+            if left == 0 {
+                return Ok(Sent::Enough);
+            }
             let sent = match front {
-                Segment::File { file, offset, len } => stream.try_send_file(&**file, *offset, *len)?,
+                Segment::File { file, offset, len } => {
+                    stream.try_send_file(&**file, *offset, left.min(*len))?
+                }
                 _ => self.send_bytes(stream)?,
             };
             match sent {
                 // Only a file can end early, and a file that does was cut under our lock.
                 Some(0) => return Err(std::io::ErrorKind::UnexpectedEof.into()),
-                Some(sent) => self.advance(sent),
-                None => return Ok(false),
+                Some(sent) => {
+                    self.advance(sent);
+                    left = left.saturating_sub(sent);
+                }
+                None => return Ok(Sent::Full),
             }
         }
         self.filled = 0;
-        Ok(true)
+        Ok(Sent::All)
     }
 
     fn send_bytes(&self, stream: &dyn Stream) -> Result<Option<usize>> {
         let mut parts = [IoSlice::new(&[]); PARTS];
         let mut used = 0;
-        let mut segments = self.segments.iter();
-        let mut file_next = false;
-        for segment in segments.by_ref().take(PARTS) {
-            parts[used] = IoSlice::new(match segment {
+        // A long run of zeros takes several parts; a file goes by itself.
+        let mut cut = false;
+        for segment in self.segments.iter().take(PARTS) {
+            let part = match segment {
                 Segment::Bytes { start, end } => &self.room[*start..*end],
-                Segment::Lease { lease, from } => &lease[*from..],
-                Segment::Zeroes { len } if *len <= ZEROES.len() => &ZEROES[..*len],
-                // The rest of a long run goes with the next send.
-                Segment::Zeroes { .. } => {
-                    parts[used] = IoSlice::new(&ZEROES);
-                    used += 1;
-                    break;
+                Segment::Lease { lease, start, end } => &lease[*start..*end],
+                Segment::Zeroes { len } => {
+                    cut = *len > ZEROES.len();
+                    &ZEROES[..ZEROES.len().min(*len)]
                 }
-                Segment::File { .. } => {
-                    file_next = true;
-                    break;
-                }
-            });
+                Segment::File { .. } => break,
+            };
+            parts[used] = IoSlice::new(part);
             used += 1;
+            if cut {
+                break;
+            }
         }
-        stream.try_send(&parts[..used], file_next)
+        stream.try_send(&parts[..used], cut || self.segments.len() > used)
     }
 
     fn advance(&mut self, mut sent: usize) {
         while sent > 0 {
             let Some(front) = self.segments.front_mut() else { return };
             let left = match front {
-                Segment::Bytes { start, end } => end.saturating_sub(*start),
-                Segment::Lease { lease, from } => lease.len() - *from,
+                Segment::Bytes { start, end } | Segment::Lease { start, end, .. } => *end - *start,
                 Segment::File { len, .. } | Segment::Zeroes { len } => *len,
             };
             if sent >= left {
@@ -152,8 +177,7 @@ impl Outbox {
                 continue;
             }
             match front {
-                Segment::Bytes { start, .. } => *start += sent,
-                Segment::Lease { from, .. } => *from += sent,
+                Segment::Bytes { start, .. } | Segment::Lease { start, .. } => *start += sent,
                 Segment::Zeroes { len } => *len -= sent,
                 Segment::File { offset, len, .. } => {
                     *offset += sent as u64;

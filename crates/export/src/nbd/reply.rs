@@ -1,21 +1,26 @@
 //! Replies: simple or structured, with runs of zeros sent as holes where the client understands them.
+//!
+//! Invariants: a read is answered with chunks that cover it in order, each byte once, the last one marked; a
+//! client that asked for one fragment (DF) gets one.
+
+use std::rc::Rc;
 
 use block::Errno;
-use flow::{PieceSource, Pieces, seam};
+use flow::{PieceSource, Pieces};
 use io::Lease;
 use nbd::codec::{
-    Cookie, ERROR_LEN, OFFSET_DATA_LEN, OFFSET_HOLE_LEN, SIMPLE_REPLY_LEN, put_error, put_offset_data,
-    put_offset_hole, put_simple_reply,
+    CHUNK_LEN, Cookie, ERROR_LEN, OFFSET_DATA_LEN, OFFSET_HOLE_LEN, SIMPLE_REPLY_LEN, put_error, put_none,
+    put_offset_data, put_offset_hole, put_simple_reply,
 };
 
 use super::outbox::Outbox;
+use super::runs::{RUNS_MAX, Run, Runs};
 
-/// Zeros are looked for, and sent as holes, in units of this many bytes.
-const HOLE_UNIT: usize = 4096;
 /// Longest error text.
 const MESSAGE_MAX: usize = 512;
-/// More runs than this in one read are sent as data.
-const RUNS_MAX: usize = 64;
+
+/// Most room that the heads of a reply need which does not write its data in place.
+pub(super) const HEADS_MAX: usize = (RUNS_MAX + Pieces::MAX) * OFFSET_HOLE_LEN;
 
 /// How to answer one read.
 #[derive(Clone, Copy, Debug)]
@@ -25,16 +30,8 @@ pub(super) struct ReadReply {
     pub(super) len: usize,
     /// In chunks, rather than a simple reply.
     pub(super) structured: bool,
-    /// The client takes holes.
+    /// The client takes holes, and several chunks.
     pub(super) holes: bool,
-}
-
-/// A run of bytes or zeros of one read, relative to its first byte.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-struct Run {
-    start: usize,
-    end: usize,
-    zero: bool,
 }
 
 impl ReadReply {
@@ -48,20 +45,29 @@ impl ReadReply {
         self.head_len() + self.len
     }
 
+    /// Queues the reply to a read of no bytes.
+    pub(super) fn finish_empty(&self, out: &mut Outbox) {
+        if !self.structured {
+            return put_success(out, self.cookie);
+        }
+        let mut chunk = [0; CHUNK_LEN];
+        put_none(&mut chunk, self.cookie);
+        out.put(&chunk);
+    }
+
     /// Queues the reply whose data has been written in place, behind room for the head.
     pub(super) fn finish(&self, out: &mut Outbox) {
         let head = self.head_len();
         let room = out.reserve(self.room());
         if !self.structured {
             put_simple_reply(array(&mut room[..head]), self.cookie, None);
-        } else if self.holes && self.len >= HOLE_UNIT && starts_or_holds_zeroes(&room[head..]) {
-            let mut runs = [Run { start: 0, end: 0, zero: false }; RUNS_MAX];
-            if let Some(count) = find_runs(&room[head..], self.offset, &mut runs) {
-                return self.finish_runs(out, &runs[..count]);
-            }
-            self.put_head(out.reserve(self.room()), 0, self.len, true);
         } else {
-            self.put_head(room, 0, self.len, true);
+            if self.holes
+                && let Some(runs) = Runs::of(&room[head..], self.offset)
+            {
+                return self.finish_runs(out, runs.list());
+            }
+            self.write_head(&mut room[..head], &self.whole(), true);
         }
         out.queue(0, self.room());
         out.settle(self.room());
@@ -69,104 +75,107 @@ impl ReadReply {
 
     /// The heads of later chunks are written into the zeros that are not sent.
     fn finish_runs(&self, out: &mut Outbox, runs: &[Run]) {
-        let head = self.head_len();
         for (at, run) in runs.iter().enumerate() {
             let done = at + 1 == runs.len();
             let room = out.reserve(self.room());
             if run.zero {
                 // Behind the data before it, or where the first head would have stood.
-                let from = if run.start == 0 { 0 } else { head + run.start };
-                self.put_hole(&mut room[from..], run, done);
+                let from = if run.start == 0 { 0 } else { OFFSET_DATA_LEN + run.start };
+                self.write_hole(&mut room[from..], run, done);
                 out.queue(from, from + OFFSET_HOLE_LEN);
             } else {
+                // Right before its data.
                 let from = run.start;
-                self.put_head(&mut room[from..], run.start, run.end - run.start, done);
-                out.queue(from, head + run.end);
+                self.write_head(&mut room[from..], run, done);
+                out.queue(from, OFFSET_DATA_LEN + run.end);
             }
         }
         out.settle(self.room());
     }
 
-    fn put_head(&self, room: &mut [u8], start: usize, len: usize, done: bool) {
-        put_offset_data(
-            array(&mut room[..OFFSET_DATA_LEN]),
-            self.cookie,
-            done,
-            self.offset + start as u64,
-            len as u32,
-        );
-    }
-
-    fn put_hole(&self, room: &mut [u8], run: &Run, done: bool) {
-        let offset = self.offset + run.start as u64;
-        let len = (run.end - run.start) as u32;
-        put_offset_hole(array(&mut room[..OFFSET_HOLE_LEN]), self.cookie, done, offset, len);
-    }
-
     /// Queues the reply whose data lies in a lease.
-    pub(super) fn send_lease(&self, out: &mut Outbox, mut lease: Lease) {
-        let mut runs = [Run { start: 0, end: self.len, zero: false }; RUNS_MAX];
-        let mut count = 1;
-        if self.structured && self.holes && self.len >= HOLE_UNIT {
-            count = find_runs(&lease, self.offset, &mut runs).unwrap_or(1);
-            if count == 1 && !runs[0].zero {
-                runs[0] = Run { start: 0, end: self.len, zero: false };
-            }
-        }
-        if !self.structured {
-            let mut head = [0; SIMPLE_REPLY_LEN];
-            put_simple_reply(&mut head, self.cookie, None);
-            out.put(&head);
-            return out.put_lease(lease);
-        }
-        for (at, run) in runs[..count].iter().enumerate() {
-            let part = lease.split_to(run.end - run.start);
-            if self.put_run_head(out, run, at + 1 == count) {
-                out.put_lease(part);
+    pub(super) fn send_lease(&self, out: &mut Outbox, lease: Lease) {
+        let runs = if self.holes { Runs::of(&lease, self.offset) } else { None };
+        let lease = Rc::new(lease);
+        let Some(runs) = runs else {
+            self.put_head(out);
+            return out.put_lease(&lease, 0, self.len);
+        };
+        for (at, run) in runs.list().iter().enumerate() {
+            let done = at + 1 == runs.list().len();
+            if run.zero {
+                self.put_hole(out, run, done);
+            } else {
+                self.put_run_head(out, run, done);
+                out.put_lease(&lease, run.start, run.end);
             }
         }
     }
 
     /// Queues the reply whose data was lent.
     pub(super) fn send_pieces(&self, out: &mut Outbox, pieces: &mut Pieces) {
-        if !self.structured {
-            let mut head = [0; SIMPLE_REPLY_LEN];
-            put_simple_reply(&mut head, self.cookie, None);
-            out.put(&head);
+        if !self.holes {
+            self.put_head(out);
         }
-        let count = pieces.len();
+        let mut pieces = pieces.drain().filter(|piece| piece.len > 0).peekable();
         let mut start = 0;
-        for (at, piece) in pieces.drain().enumerate() {
-            let zero = self.holes && matches!(piece.source, PieceSource::Zeroes);
-            let run = Run { start, end: start + piece.len, zero };
+        while let Some(piece) = pieces.next() {
+            let done = pieces.peek().is_none();
+            let run = Run { start, end: start + piece.len, zero: false };
             start = run.end;
-            if self.structured && !self.put_run_head(out, &run, at + 1 == count) {
-                continue;
-            }
             match piece.source {
-                PieceSource::File { file, offset } => out.put_file(file, offset, piece.len),
+                PieceSource::Zeroes if self.holes => self.put_hole(out, &run, done),
                 PieceSource::Zeroes => out.put_zeroes(piece.len),
+                PieceSource::File { file, offset } => {
+                    if self.holes {
+                        self.put_run_head(out, &run, done);
+                    }
+                    out.put_file(file, offset, piece.len);
+                }
             }
         }
+        debug_assert_eq!(start, self.len, "what was lent is what was asked for");
     }
 
-    /// Queues the head of a chunk; answers whether data has to follow.
-    fn put_run_head(&self, out: &mut Outbox, run: &Run, done: bool) -> bool {
-        if run.zero {
-            let mut chunk = [0; OFFSET_HOLE_LEN];
-            self.put_hole(&mut chunk, run, done);
-            out.put(&chunk);
-        } else {
-            let mut head = [0; OFFSET_DATA_LEN];
-            self.put_head(&mut head, run.start, run.end - run.start, done);
-            out.put(&head);
+    /// Queues the head of a reply that is one run of data.
+    fn put_head(&self, out: &mut Outbox) {
+        if self.structured {
+            return self.put_run_head(out, &self.whole(), true);
         }
-        !run.zero
+        put_success(out, self.cookie);
+    }
+
+    fn put_run_head(&self, out: &mut Outbox, run: &Run, done: bool) {
+        let mut head = [0; OFFSET_DATA_LEN];
+        self.write_head(&mut head, run, done);
+        out.put(&head);
+    }
+
+    fn put_hole(&self, out: &mut Outbox, run: &Run, done: bool) {
+        let mut chunk = [0; OFFSET_HOLE_LEN];
+        self.write_hole(&mut chunk, run, done);
+        out.put(&chunk);
+    }
+
+    fn write_head(&self, room: &mut [u8], run: &Run, done: bool) {
+        let (offset, len) = self.place(run);
+        put_offset_data(array(room), self.cookie, done, offset, len);
+    }
+
+    fn write_hole(&self, room: &mut [u8], run: &Run, done: bool) {
+        let (offset, len) = self.place(run);
+        put_offset_hole(array(room), self.cookie, done, offset, len);
+    }
+
+    fn whole(&self) -> Run {
+        Run { start: 0, end: self.len, zero: false }
+    }
+
+    /// Where a run lies in the export; lengths of reads fit 32 bits.
+    fn place(&self, run: &Run) -> (u64, u32) {
+        (self.offset + run.start as u64, (run.end - run.start) as u32)
     }
 }
-
-/// Most room that the heads of a reply need which does not write its data in place.
-pub(super) const HEADS_MAX: usize = (RUNS_MAX + Pieces::MAX) * OFFSET_HOLE_LEN;
 
 /// Queues a reply without data.
 pub(super) fn put_success(out: &mut Outbox, cookie: Cookie) {
@@ -188,60 +197,7 @@ pub(super) fn put_failure(out: &mut Outbox, cookie: Cookie, structured: bool, er
     }
 }
 
-/// A cheap look before the real one: most data has no zero unit at all.
-fn starts_or_holds_zeroes(data: &[u8]) -> bool {
-    data.chunks(HOLE_UNIT).any(|unit| unit[0] == 0 && seam::is_zero(&unit[..unit.len().min(64)]))
-}
-
-/// Cuts data into runs, zeros in whole units of the export. `None` when one data chunk is as good.
-fn find_runs(data: &[u8], offset: u64, runs: &mut [Run; RUNS_MAX]) -> Option<usize> {
-    let mut count = 0;
-    let mut start = 0;
-    while start < data.len() {
-        let to_boundary = HOLE_UNIT - (offset as usize + start) % HOLE_UNIT;
-        let end = data.len().min(start + to_boundary);
-        // A hole shorter than a unit would save nothing, and its chunk could not stand in its place.
-        let zero = end - start == HOLE_UNIT && seam::is_zero(&data[start..end]);
-        match count {
-            0 => {}
-            _ if runs[count - 1].zero == zero => {
-                runs[count - 1].end = end;
-                start = end;
-                continue;
-            }
-            RUNS_MAX => return None,
-            _ => {}
-        }
-        runs[count] = Run { start, end, zero };
-        count += 1;
-        start = end;
-    }
-    runs[..count].iter().any(|run| run.zero).then_some(count)
-}
-
-/// The slice as the array that it is; callers cut it to length.
+/// The front of the slice as an array; callers have made sure that it is that long.
 fn array<const N: usize>(bytes: &mut [u8]) -> &mut [u8; N] {
-    bytes.first_chunk_mut().expect("cut to length by the caller")
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn runs_cover_the_data_and_zeros_come_in_units() {
-        let mut data = vec![0u8; 10 * HOLE_UNIT];
-        data[3 * HOLE_UNIT + 5] = 1;
-        data[9 * HOLE_UNIT] = 1;
-        let mut runs = [Run { start: 0, end: 0, zero: false }; RUNS_MAX];
-        let count = find_runs(&data, 0, &mut runs).expect("it holds zeros");
-        let seen: Vec<_> =
-            runs[..count].iter().map(|r| (r.start / HOLE_UNIT, r.end / HOLE_UNIT, r.zero)).collect();
-        assert_eq!(seen, [(0, 3, true), (3, 4, false), (4, 9, true), (9, 10, false)]);
-        // Off the boundaries of the export only whole units in between count.
-        let count = find_runs(&data[..2 * HOLE_UNIT], 512, &mut runs).expect("one unit is whole");
-        assert_eq!((count, runs[1].start, runs[1].end), (3, HOLE_UNIT - 512, 2 * HOLE_UNIT - 512));
-        data.fill(1);
-        assert_eq!(find_runs(&data, 0, &mut runs), None);
-    }
+    bytes.first_chunk_mut().expect("as long as the head that it is for")
 }

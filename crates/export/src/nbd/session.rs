@@ -1,5 +1,6 @@
 //! One session: handshake, then transmission.
 
+use std::cell::RefCell;
 use std::sync::Arc;
 
 use block::{BlockError, ErrorKind, Result};
@@ -16,19 +17,16 @@ const RECEIVE: usize = 16 << 10;
 /// Serves one client from its first byte to its last.
 pub(super) async fn serve(shared: Arc<Shared>, incoming: Box<dyn Incoming>) -> Result<()> {
     let stream = incoming.attach().map_err(|e| BlockError::system("cannot attach a new client", e))?;
-    let peer = stream.peer();
-    let deadline = shared.handshake_deadline();
     let agreed = shake_hands(&shared, &*stream);
-    let outcome = match deadline {
-        Some(deadline) => io::timeout_at(deadline, agreed).await.unwrap_or_else(|| Err(too_slow(&peer))),
+    let outcome = match shared.handshake_deadline() {
+        Some(deadline) => {
+            let in_time = io::timeout_at(deadline, agreed).await;
+            in_time.unwrap_or_else(|| Err(too_slow(&stream.peer())))
+        }
         None => agreed.await,
     }?;
     let Some(Agreed { export, negotiated, early }) = outcome else { return Ok(()) };
-    let _client = export.enter();
-    if export.is_closing() {
-        return Ok(());
-    }
-    Connection::new(stream, export, &negotiated, &early).serve().await
+    Connection::new(stream, export.enter(), &negotiated, &early).serve().await
 }
 
 /// A handshake that led to the transmission phase.
@@ -38,11 +36,12 @@ struct Agreed {
     early: Vec<u8>,
 }
 
+/// Answers options until one of them ends the handshake; `None` when the client left in good order.
 async fn shake_hands(shared: &Shared, stream: &dyn Stream) -> Result<Option<Agreed>> {
     let lost = |e| BlockError::system(format!("client {} is lost in the handshake", stream.peer()), e);
     let mut machine = ServerHandshake::new(Policy::default());
     stream.send_all(&machine.greeting()).await.map_err(lost)?;
-    let offered = Offered(shared);
+    let offered = Offered { shared, found: RefCell::new(None) };
     let (mut received, mut reply) = (Vec::new(), Vec::new());
     loop {
         let progress = machine.feed(&received, &offered, &mut reply);
@@ -51,8 +50,7 @@ async fn shake_hands(shared: &Shared, stream: &dyn Stream) -> Result<Option<Agre
         reply.clear();
         match progress.outcome {
             Some(Outcome::Transmission(negotiated)) => {
-                // It was there a moment ago; if it was deleted since, the client finds the connection closed.
-                let export = shared.export(&negotiated.export.name);
+                let export = offered.found.take();
                 return Ok(export.map(|export| Agreed { export, negotiated, early: received }));
             }
             Some(Outcome::Abort) => return Ok(None),
@@ -60,16 +58,22 @@ async fn shake_hands(shared: &Shared, stream: &dyn Stream) -> Result<Option<Agre
                 let context = format!("client {}: {why}", stream.peer());
                 return Err(BlockError::new(ErrorKind::Protocol, context));
             }
-            None if progress.consumed > 0 => {}
-            None => {
-                let mut room = [0; RECEIVE];
-                match stream.recv(&mut room).await.map_err(lost)? {
-                    0 => return Ok(None),
-                    len => received.extend_from_slice(&room[..len]),
-                }
+            None if progress.consumed == 0 && receive(stream, &mut received).await.map_err(lost)? == 0 => {
+                return Ok(None);
             }
+            // However much it asks, the others of this thread and the limit of time have their turn.
+            None => io::yield_now().await,
         }
     }
+}
+
+/// Receives behind what is there; answers how much, 0 at the end of the stream.
+async fn receive(stream: &dyn Stream, received: &mut Vec<u8>) -> std::io::Result<usize> {
+    let start = received.len();
+    received.resize(start + RECEIVE, 0);
+    let outcome = stream.recv(&mut received[start..]).await;
+    received.truncate(start + outcome.as_ref().map_or(0, |len| *len));
+    outcome
 }
 
 #[cold]
@@ -78,15 +82,22 @@ fn too_slow(peer: &str) -> BlockError {
 }
 
 /// The exports as the handshake sees them.
-struct Offered<'s>(&'s Shared);
+struct Offered<'s> {
+    shared: &'s Shared,
+    /// What was found last: the one that was agreed on, even if another has its name by the end.
+    found: RefCell<Option<Arc<Export>>>,
+}
 
 impl Exports for Offered<'_> {
     fn find(&self, name: &str) -> Option<ExportInfo> {
-        self.0.export(name).map(|export| export.info())
+        let export = self.shared.export(name);
+        let info = export.as_ref().map(|export| export.info());
+        self.found.replace(export);
+        info
     }
 
     fn visit(&self, visit: &mut dyn FnMut(&str, &str) -> bool) {
-        for export in self.0.exports() {
+        for export in self.shared.exports() {
             let options = export.options();
             if !visit(&options.name, &options.description) {
                 return;

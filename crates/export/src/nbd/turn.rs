@@ -5,7 +5,7 @@
 use block::ByteRange;
 use flow::account::Tally;
 use flow::{Flags, Now, Op, Pieces, Request, Turn, Window, seam};
-use io::{Lease, Moment};
+use io::Lease;
 use nbd::codec::{Command, CommandFlags, PAYLOAD_MAX, REQUEST_LEN, RequestHeader};
 use nbd::transmission::server::{Limits, Refusal, validate};
 
@@ -18,7 +18,7 @@ use super::waiting::Waiting;
 /// One turn answers no more requests than this...
 const REQUESTS_MAX: usize = 128;
 /// ...and begins none after this time, so that one greedy client does not hold up the others of its thread.
-const NANOSECONDS_MAX: u64 = 500_000;
+pub(super) const NANOSECONDS_MAX: u64 = 500_000;
 /// Reads of at least this many bytes are sent from where they lie, if they may be.
 const LEND_MIN: usize = 32 << 10;
 /// Longest read that is copied in place; longer ones wait for a buffer of their own.
@@ -62,7 +62,8 @@ enum Taken {
 
 impl Desk<'_> {
     /// Takes requests until there is none, or the turn's budget is spent.
-    pub(super) fn turn(&mut self, begun: Moment) -> Ended {
+    pub(super) fn turn(&mut self) -> Ended {
+        let begun = io::now();
         let turn = self.export.root().turn();
         let mut tally = Tally::default();
         let mut ended = Ended::Spent;
@@ -121,11 +122,12 @@ impl Desk<'_> {
         let reply = self.read_reply(header);
         let mut rq = Request::new(Op::Read, range(header));
         if reply.len == 0 {
-            self.inbox.consume(REQUEST_LEN);
-            put_success(self.outbox, header.cookie);
-            return Taken::Yes;
+            reply.finish_empty(self.outbox);
+            return self.taken(Op::Read, header, tally);
         }
         if reply.len >= LEND_MIN && self.outbox.has_room(HEADS_MAX) {
+            // A read that failed half-way may have left some.
+            self.pieces.truncate(0);
             match seam::try_now(turn, &mut rq, Window::Lend(self.pieces)) {
                 Ok(Now::Lent) => {
                     reply.send_pieces(self.outbox, self.pieces);
@@ -168,13 +170,11 @@ impl Desk<'_> {
 
     fn write(&mut self, turn: &Turn<'_>, header: &RequestHeader, tally: &mut Tally) -> Taken {
         let len = header.len as usize;
-        if len > Inbox::payload_max() {
-            self.inbox.consume(REQUEST_LEN);
-            let arriving = self.inbox.begin_payload(len);
-            *self.arriving = Some((*header, arriving));
-            return Taken::Starved;
-        }
         let Some(payload) = self.inbox.bytes().get(REQUEST_LEN..REQUEST_LEN + len) else {
+            if len > Inbox::payload_max() {
+                self.inbox.consume(REQUEST_LEN);
+                *self.arriving = Some((*header, self.inbox.begin_payload(len)));
+            }
             return Taken::Starved;
         };
         let mut rq = self.changing(header, Op::Write);

@@ -1,0 +1,10 @@
+//! The NBD server in the simulated world.
+
+#![allow(unreachable_pub, reason = "modules of one test")]
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
+
+mod client;
+mod replies;
+mod stage;
+mod store;
+mod waits;

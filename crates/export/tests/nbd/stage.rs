@@ -1,0 +1,94 @@
+//! A world with a server in it.
+
+use std::future::Future;
+use std::sync::{Arc, Mutex};
+
+use export::nbd::{ClientEvent, Export, ExportOptions, Server, ServerOptions};
+use flow::guard::Domain;
+use flow::{Body, Execute, Node, NodeId, NodeState, Root, View, ViewBuilder};
+use io::{Address, World};
+use nbd::handshake::client::Wish;
+use sim::{Options, SimWorld};
+
+use crate::client::{Client, wish};
+use crate::store::{Store, StoreNode};
+
+/// A server with some I/O threads; clients run on the thread that made it.
+pub struct Stage<W> {
+    pub world: W,
+    pub server: Arc<Server>,
+    pub address: Address,
+    /// How connections have ended.
+    pub gone: Arc<Mutex<Vec<Option<String>>>>,
+}
+
+pub fn options(name: &str) -> ExportOptions {
+    ExportOptions {
+        name: name.to_owned(),
+        description: format!("the export {name}"),
+        writable: true,
+        multi_conn: true,
+        writethrough: false,
+    }
+}
+
+pub fn view(node: Arc<dyn Execute>, domain: &Arc<Domain>) -> Arc<View> {
+    let state = NodeState::new(domain.clone());
+    let node = Node::new(NodeId(1), "node".into(), "store", Body::Executes(node), state);
+    ViewBuilder::new().node(Arc::new(node), vec![]).build().unwrap()
+}
+
+/// Runs `play` in a world made from `seed`, with a server on `threads` I/O threads.
+pub fn play<T, F: Future<Output = T>>(
+    seed: u64,
+    options: Options,
+    threads: usize,
+    play: impl FnOnce(Stage<SimWorld>) -> F,
+) -> T {
+    let world = SimWorld::new(seed, options);
+    world.run(async {
+        let address = Address::Tcp { host: "server".to_owned(), port: 10809 };
+        play(Stage::start(world.clone(), ServerOptions::default(), threads, address)).await
+    })
+}
+
+impl<W: World + Clone + 'static> Stage<W> {
+    pub fn start(world: W, options: ServerOptions, threads: usize, address: Address) -> Self {
+        let threads: Vec<_> = (0..threads).map(|i| world.start_thread(&format!("io{i}")).unwrap()).collect();
+        let gone = Arc::<Mutex<Vec<_>>>::default();
+        let told = gone.clone();
+        let tell = move |event| {
+            if let ClientEvent::Gone(error) = event {
+                told.lock().unwrap().push(error.map(|e| e.to_string()));
+            }
+        };
+        let server = Arc::new(Server::new(options, threads, tell));
+        let listener = world.listen(&address).unwrap();
+        let (address, listening) = (listener.address(), server.clone());
+        io::spawn(async move {
+            let _ = listening.listen(listener).await;
+        });
+        Self { world, server, address, gone }
+    }
+
+    /// Exports a node.
+    pub fn export_node(&self, options: ExportOptions, node: Arc<dyn Execute>) -> Arc<Export> {
+        let domain = Arc::new(Domain::default());
+        let export = Export::new(options, Arc::new(Root::new(view(node, &domain), domain)));
+        self.server.add(export.clone()).unwrap();
+        export
+    }
+
+    /// Exports a store, writable, as "disk".
+    pub fn export(&self, store: &Arc<Store>) -> Arc<Export> {
+        self.export_node(options("disk"), Arc::new(StoreNode(store.clone())))
+    }
+
+    pub async fn client(&self) -> Client {
+        self.client_as(wish("disk")).await
+    }
+
+    pub async fn client_as(&self, wish: Wish) -> Client {
+        Client::connect(&self.world, &self.address, wish).await
+    }
+}
