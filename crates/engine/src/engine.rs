@@ -84,12 +84,14 @@ impl Engine {
         self.filenames().get(&node).cloned()
     }
 
-    pub(crate) fn remember_filename(&self, node: NodeId, path: PathBuf) {
-        self.filenames().insert(node, path);
-    }
-
-    pub(crate) fn forget_filename(&self, node: NodeId) {
-        self.filenames().remove(&node);
+    pub(crate) fn remember_filenames(&self, files: Vec<(NodeId, PathBuf)>) {
+        let graph = self.graph();
+        let mut filenames = self.filenames();
+        filenames.extend(files);
+        // Those of nodes that are gone go when there are many: numbers of nodes are never used again.
+        if filenames.len() > 2 * graph.len() {
+            filenames.retain(|node, _| graph.node(*node).is_ok());
+        }
     }
 
     fn filenames(&self) -> MutexGuard<'_, HashMap<NodeId, PathBuf>> {

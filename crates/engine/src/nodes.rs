@@ -1,7 +1,8 @@
 //! Verbs on nodes: add, delete, query, insert and remove filters, replace children, reopen.
 
 use block::{BlockError, ErrorKind, Result};
-use flow::{DetectZeroes, NodeId, Role};
+use driver::Kind;
+use flow::{NodeId, Role};
 use graph::{Drained, Edit, Place, Reopen};
 use serde_json::{Map, Value};
 
@@ -56,13 +57,12 @@ impl Engine {
 
     /// Gives up a node that nobody uses (`blockdev-del`). Ready when it is closed.
     pub async fn delete_node(&self, name: &str) -> Result<()> {
-        let (node, drained) = {
+        let drained = {
             let mut graph = self.graph();
             let node = graph.find(name)?;
-            (node, graph.edit(&[Edit::DeleteNode(node)])?)
+            graph.edit(&[Edit::DeleteNode(node)])?
         };
         drained.await;
-        self.forget_filename(node);
         Ok(())
     }
 
@@ -71,6 +71,13 @@ impl Engine {
         let drained = {
             let mut graph = self.graph();
             let parent = graph.find(parent)?;
+            let driver = driver::find(graph.node(parent)?.node.driver());
+            if role != Role::Backing && driver.is_some_and(|driver| driver.kind == Kind::Format) {
+                // It may have read tables there, and goes on with them.
+                let context =
+                    format!("Cannot change the '{}' child of a format: reopen the node", role.name());
+                return Err(BlockError::new(ErrorKind::Unsupported, context));
+            }
             let child = child.map(|name| graph.find(name)).transpose()?;
             graph.edit(&[Edit::ReplaceChild { parent, role, child }])?
         };
@@ -98,13 +105,14 @@ impl Engine {
         let (old, kept) = {
             let graph = self.graph();
             let old = graph.find(&name)?;
-            (old, graph.node(old)?.node.keep())
+            let info = graph.node(old)?;
+            may_become(&info, &options)?;
+            (old, info.node.keep())
         };
-        let (read_only, detect_zeroes) = (options.read_only.unwrap_or(false), options.detect_zeroes);
         let mut opening = Opening::again(self, kept);
         let fresh =
             opening.open(NodeOptions { node_name: None, ..options }, Inherited::default(), false).await?;
-        self.swap_body(opening, old, fresh, read_only, detect_zeroes)?.await;
+        self.swap_body(opening, old, fresh)?.await;
         Ok(())
     }
 
@@ -140,22 +148,13 @@ impl Engine {
         let (mut edits, files) = opening.finish();
         edits.extend(more(()));
         let drained = self.graph().edit(&edits)?;
-        for (node, path) in files {
-            self.remember_filename(node, path);
-        }
+        self.remember_filenames(files);
         Ok(drained)
     }
 
     /// Adds what was opened below `fresh`, and gives its body and children to `old`.
-    fn swap_body(
-        &self,
-        opening: Opening<'_>,
-        old: NodeId,
-        fresh: NodeId,
-        read_only: bool,
-        detect_zeroes: DetectZeroes,
-    ) -> Result<Drained> {
-        let (mut edits, _) = opening.finish();
+    fn swap_body(&self, opening: Opening<'_>, old: NodeId, fresh: NodeId) -> Result<Drained> {
+        let (mut edits, mut files) = opening.finish();
         let added = edits.pop();
         let Some(Edit::AddNode(new)) =
             added.filter(|edit| matches!(edit, Edit::AddNode(n) if n.node.id() == fresh))
@@ -166,13 +165,29 @@ impl Engine {
             node: old,
             body: Some(new.node.body().clone()),
             children: Some(new.children),
-            read_only: Some(read_only),
-            detect_zeroes: Some(detect_zeroes),
+            read_only: Some(new.read_only),
+            detect_zeroes: Some(new.detect_zeroes),
         }));
-        self.graph().edit(&edits)
+        let drained = self.graph().edit(&edits)?;
+        files.iter_mut().filter(|(node, _)| *node == fresh).for_each(|(node, _)| *node = old);
+        self.remember_filenames(files);
+        Ok(drained)
     }
 
     fn name_of(&self, node: NodeId) -> Result<String> {
         Ok(self.graph().node(node)?.node.name().to_string())
     }
+}
+
+/// Whether a node can be reopened so: what it is stays, and what becomes of its backing child is said.
+fn may_become(node: &graph::NodeInfo<'_>, options: &NodeOptions) -> Result<()> {
+    let says_backing = options.children.iter().any(|(role, _)| *role == Role::Backing);
+    let refusal = if node.node.driver() != options.driver.name {
+        "Cannot change the option 'driver'".to_owned()
+    } else if node.children.iter().any(|edge| edge.role == Role::Backing) && !says_backing {
+        format!("backing is missing for '{}'", node.node.name())
+    } else {
+        return Ok(());
+    };
+    Err(BlockError::new(ErrorKind::Invalid, refusal))
 }

@@ -170,7 +170,9 @@ async fn expect_reads(
     for (at, len) in reads {
         let range = ByteRange::new(at as u64, len as u64);
         let got = read(root, range, way).await.map_err(|error| format!("read of {range}: {error}"))?;
-        if let Some(wrong) = got.iter().zip(&bytes[at..at + len]).position(|(a, b)| a != b) {
+        let expected = &bytes[at..at + len];
+        if got != expected {
+            let wrong = got.iter().zip(expected).position(|(a, b)| a != b).unwrap_or(0);
             return Err(format!("wrong byte at {} in a read of {range} ({way:?})", at + wrong));
         }
     }

@@ -58,7 +58,7 @@ impl Lab {
     /// Makes a qcow2 image over another one.
     pub(crate) fn overlay(&self, options: &str, name: &str, size: u64, backing: &str, format: &str) {
         let options = if options.is_empty() { "compat=1.1" } else { options };
-        let create = ["create", "-q", "-f", "qcow2", "-o", options, "-b", backing, "-F", format, name];
+        let create = ["create", "-q", "-u", "-f", "qcow2", "-o", options, "-b", backing, "-F", format, name];
         self.img(&[&create[..], &[&size.to_string()]].concat());
     }
 

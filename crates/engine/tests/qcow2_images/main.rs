@@ -3,6 +3,12 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot set up its images fails")]
 
+mod broken;
+mod chains;
 mod disk;
+mod faults;
+mod handmade;
 mod lab;
 mod matrix;
+mod names;
+mod verbs;
