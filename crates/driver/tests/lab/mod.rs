@@ -7,6 +7,9 @@ pub mod client;
 pub mod file;
 pub mod layer;
 pub mod model;
+pub mod oracle;
+pub mod ram;
+pub mod work;
 
 use std::cell::Cell;
 use std::future::{Future, poll_fn};
@@ -23,10 +26,11 @@ use serde_json::Value;
 use sim::SimWorld;
 
 use file::{Counts, FileNode};
+use ram::Ram;
 
 /// Builds graphs in one world.
-pub struct Lab {
-    pub world: SimWorld,
+pub struct Lab<W = SimWorld> {
+    pub world: W,
     turns: Arc<Domain>,
     next_id: Cell<u64>,
 }
@@ -39,8 +43,8 @@ pub struct Tree {
 
 type Entry = (Arc<Node>, Vec<(Role, NodeId)>);
 
-impl Lab {
-    pub fn new(world: &SimWorld) -> Self {
+impl<W: World + Clone + 'static> Lab<W> {
+    pub fn new(world: &W) -> Self {
         Self { world: world.clone(), turns: Arc::default(), next_id: Cell::new(0) }
     }
 
@@ -70,6 +74,11 @@ impl Lab {
         let file = FileNode::new(self.world.open(Path::new(path), options).await.unwrap());
         let counts = file.counts.clone();
         (self.node("file", Body::Executes(Arc::new(file)), &[]), counts)
+    }
+
+    /// A node of `size` bytes of memory, some of whose requests wait.
+    pub fn ram(&self, size: u64) -> Tree {
+        self.node("ram", Body::Executes(Arc::new(Ram::new(size))), &[])
     }
 
     /// A node opened by the driver of this name.
@@ -112,6 +121,24 @@ impl Lab {
 }
 
 impl Tree {
+    /// Every node with what lies below it.
+    pub fn subtrees(&self) -> Vec<Tree> {
+        let below = |at: usize| {
+            let mut nodes = vec![self.nodes[at].clone()];
+            let mut next = 0;
+            while next < nodes.len() {
+                for (_, id) in nodes[next].1.clone() {
+                    if nodes.iter().all(|(node, _)| node.id() != id) {
+                        nodes.push(self.nodes.iter().find(|(node, _)| node.id() == id).unwrap().clone());
+                    }
+                }
+                next += 1;
+            }
+            Tree { nodes }
+        };
+        (0..self.nodes.len()).map(below).collect()
+    }
+
     pub fn node(&self) -> &Arc<Node> {
         &self.nodes[0].0
     }
