@@ -228,6 +228,12 @@ impl<'a> Next<'a> {
         }
     }
 
+    /// In what units (bytes) that which [`Next::held_now`] tells of is allocated: below filters, too. 1 where nothing
+    /// is.
+    pub fn granule(&self, child: ChildIndex) -> Result<u64> {
+        Ok(walk::granule(self.view, self.child(child)?))
+    }
+
     /// Whether the first bytes of a child's `range` are held by the child itself (its first format layer),
     /// and how many share that answer. `None`: a table has to be loaded, see [`Next::held`].
     pub fn held_now(&self, child: ChildIndex, range: ByteRange) -> Result<Option<(bool, u64)>> {

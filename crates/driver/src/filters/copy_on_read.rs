@@ -110,6 +110,9 @@ impl CopyOnRead {
         let result = self
             .fetch(priority, range, next, |bytes| {
                 let wanted = bytes.range.intersection(range);
+                if wanted.is_empty() {
+                    return;
+                }
                 let from = (wanted.start() - bytes.range.start()) as usize;
                 let to = (wanted.start() - range.start()) as usize;
                 let len = wanted.len() as usize;
@@ -141,7 +144,8 @@ impl CopyOnRead {
                 // Abandoned by whoever fetched it: board again for what is left.
                 let Some(bytes) = flight.arrived().await? else { break };
                 visit(Arrival { range: flight.range(), bytes: &bytes });
-                rest = ByteRange::between(flight.range().end().min(rest.end()), rest.end());
+                // One that others began may end before what is wanted begins.
+                rest = rest.skip(flight.range().end().saturating_sub(rest.start()));
             }
         }
         Ok(())
@@ -225,7 +229,7 @@ async fn fly(lead: Lead, priority: Priority, next: Next<'_>, counts: &Counts) {
 }
 
 fn granule(next: Next<'_>) -> Result<Alignment> {
-    Ok(Alignment::new(next.limits(CHILD)?.granule).unwrap_or_default())
+    Ok(Alignment::new(next.granule(CHILD)?).unwrap_or_default())
 }
 
 /// The whole granules around `range`, within the child.

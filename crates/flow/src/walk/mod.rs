@@ -23,7 +23,7 @@ use crate::view::{View, ViewIndex};
 pub(crate) use joins::Joins;
 pub(crate) use now::try_now;
 pub(crate) use resolve::{Step, Target, resolve, resolve_noting};
-pub(crate) use status::{extents, held, held_now};
+pub(crate) use status::{extents, granule, held, held_now};
 
 /// Carries out a request at a node of the view; may wait.
 pub(crate) fn execute<'a>(

@@ -92,6 +92,11 @@ pub(crate) async fn held(view: &View, index: ViewIndex, range: ByteRange) -> Res
     }
 }
 
+/// In what units the first format at or below `index` allocates; 1 where there is none.
+pub(crate) fn granule(view: &View, index: ViewIndex) -> u64 {
+    first_format(view, index).map_or(1, |(index, _)| view.limits_of(index).granule)
+}
+
 fn first_format(view: &View, mut index: ViewIndex) -> Option<(ViewIndex, &dyn crate::Format)> {
     loop {
         match view.node(index).body() {

@@ -1,0 +1,70 @@
+//! Copy-on-read above other filters, and over caches whose clusters change in size while bytes are on their way.
+
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
+
+mod lab;
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering::SeqCst;
+
+use block::ByteRange;
+use driver::filters::copy_on_read::CopyOnRead;
+use flow::{Body, Role, seam};
+use futures_util::future::join3;
+use lab::{Lab, same};
+use serde_json::json;
+use sim::{OpKind, Options, SimWorld, Verdict};
+
+const SIZE: u64 = 256 << 10;
+
+#[test]
+fn whole_clusters_are_fetched_below_another_filter_too() {
+    let world = SimWorld::new(1, Options::calm());
+    world.run(async {
+        let lab = Lab::new(&world);
+        world.disk().put("base", &[7; SIZE as usize]);
+        let (base, counts) = lab.file("base").await;
+        let cache =
+            lab.memory_format("disk", json!({"size": SIZE, "cluster-size": 65536}), Some(&base)).await;
+        let inner = lab.open("copy-on-read", json!({}), &[(Role::Filtered, &cache)]).await;
+        let outer = lab.open("copy-on-read", json!({}), &[(Role::Filtered, &inner)]).await;
+        for start in [1000, 3000, 60000] {
+            same(&seam::read(&outer.view(), ByteRange::new(start, 1000)).await.unwrap(), &[7; 1000]);
+        }
+        assert_eq!(counts.read_bytes.load(SeqCst), 65536, "one cluster, once");
+    });
+}
+
+#[test]
+fn a_flight_of_shorter_clusters_may_end_before_what_is_wanted() {
+    let world = SimWorld::new(1, Options::calm());
+    world.run(async {
+        let lab = Lab::new(&world);
+        let bytes: Vec<u8> = (0..SIZE).map(|at| (at % 251) as u8).collect();
+        world.disk().put("base", &bytes);
+        let (base, _) = lab.file("base").await;
+        let filter = Arc::new(CopyOnRead::new());
+        let over = async |path: &str, cluster: u64| {
+            let options = json!({"size": SIZE, "cluster-size": cluster});
+            let cache = lab.memory_format(path, options, Some(&base)).await;
+            lab.node("copy-on-read", Body::Executes(filter.clone()), &[(Role::Filtered, &cache)]).view()
+        };
+        let (short, long) = (over("short", 512).await, over("long", 65536).await);
+        world.disk().set_policy(|op| match op.is(OpKind::Read, "base") {
+            true => Verdict::Hold,
+            false => Verdict::Go,
+        });
+        let (first, second) = (ByteRange::new(1024, 512), ByteRange::new(40_000, 512));
+        let release = async {
+            while world.disk().held().is_empty() {
+                io::yield_now().await;
+            }
+            io::yield_now().await;
+            world.disk().clear_policy();
+            world.disk().release_all();
+        };
+        let (one, two, ()) = join3(seam::read(&short, first), seam::read(&long, second), release).await;
+        same(&one.unwrap(), &bytes[1024..][..512]);
+        same(&two.unwrap(), &bytes[40_000..][..512]);
+    });
+}
