@@ -12,11 +12,11 @@ pub mod model;
 pub mod scene;
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use engine::{Engine, EngineOptions, ImagePolicy, NbdServer, ServerRequest};
+use engine::{Engine, EngineOptions, Event, ImagePolicy, NbdServer, ServerRequest};
 use flow::CheckReport;
 use io::select::{Either, race};
 use io::sync::oneshot;
@@ -86,6 +86,7 @@ impl Battle {
             engine.add_node(map(node)).await.map_err(|e| e.to_string())?;
         }
         let server = Arc::new(engine.nbd_server(&ServerRequest::default()));
+        let losses = watch(&engine);
         let nodes = engine.nodes();
         server.add(request(LIVE, "top", self.scene.writable)).map_err(|e| e.to_string())?;
         let (address, listening) = listen(&server, &self.address).await;
@@ -100,7 +101,8 @@ impl Battle {
             model: Arc::new(model),
             done: Arc::default(),
         };
-        let outcome = field.rounds().await?;
+        let fought = field.rounds().await;
+        let outcome = fought.map_err(|e| format!("{e}\nconnections lost: {:?}", losses.lock()))?;
         field.check().await?;
         server.remove(LIVE).await.map_err(|e| e.to_string())?;
         listening.send(()).map_err(|()| "nobody was listening")?;
@@ -110,6 +112,20 @@ impl Battle {
             left => Err(format!("other nodes are left than there were: {left:?}, not {nodes:?}")),
         }
     }
+}
+
+/// Writes down why connections were lost.
+fn watch(engine: &Engine) -> Arc<Mutex<Vec<String>>> {
+    let (mut events, losses) = (engine.events().subscribe(), Arc::<Mutex<Vec<String>>>::default());
+    let list = losses.clone();
+    io::spawn(async move {
+        loop {
+            if let Event::ClientGone { error: Some(error) } = events.next().await {
+                list.lock().unwrap().push(error);
+            }
+        }
+    });
+    losses
 }
 
 /// Serves until the sender is used or dropped.
