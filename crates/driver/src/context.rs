@@ -37,7 +37,7 @@ pub struct OpenContext {
     pub no_backing: bool,
     /// File name of the `file` child, against which relative names inside the image are resolved.
     pub base: Option<PathBuf>,
-    /// What [`flow::Execute::keep`] of the present body answers, if the node is being reopened.
+    /// What [`flow::Node::keep`] answers of the present body, if the node is being reopened.
     pub kept: Option<Kept>,
     /// The outside.
     pub world: Arc<dyn World>,

@@ -88,6 +88,11 @@ pub trait Format: Send + Sync {
     /// How it is changed; `None` when this layer cannot change.
     fn changes(&self) -> Option<&dyn Changes>;
 
+    /// As [`Execute::keep`]: a table in memory, whatever requests of older views may still change.
+    fn keep(&self) -> Option<Arc<dyn Any + Send + Sync>> {
+        None
+    }
+
     /// Its optional powers.
     fn powers(&self) -> Powers<'_> {
         Powers::default()

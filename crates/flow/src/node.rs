@@ -162,7 +162,7 @@ impl Node {
     pub fn keep(&self) -> Option<Arc<dyn Any + Send + Sync>> {
         match &self.body {
             Body::Executes(node) => node.keep(),
-            Body::Maps(_) => None,
+            Body::Maps(format) => format.keep(),
         }
     }
 

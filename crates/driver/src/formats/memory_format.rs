@@ -21,12 +21,15 @@ mod options;
 mod resize;
 mod table;
 
+use std::any::Any;
+use std::ops::Deref;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::SeqCst};
 
 use block::{Alignment, BlockError, ByteRange, ChildIndex, ErrorKind, Mapping, Result};
 use flow::{
-    Body, Capabilities, Changes, Format, Limits, Next, Op, Powers, Prepared, Quota, Request, Role, ZeroCost,
+    Body, Capabilities, Changes, Format, Limits, Next, Node, NodeId, Op, Powers, Prepared, Quota, Request,
+    Role, View, ZeroCost,
 };
 use io::{Lease, LocalFut};
 
@@ -39,7 +42,7 @@ use table::Table;
 /// Where clusters lie.
 const FILE: ChildIndex = ChildIndex(0);
 
-/// Opens a node. It begins empty, whatever the child holds.
+/// Opens a node. It begins empty, whatever the child holds, unless it is reopened: then it keeps its contents.
 pub fn open(context: OpenContext) -> LocalFut<'static, Result<Opened>> {
     Box::pin(async move {
         let format = MemoryFormat::open(context)?;
@@ -49,24 +52,43 @@ pub fn open(context: OpenContext) -> LocalFut<'static, Result<Opened>> {
 
 /// The body of a node.
 struct MemoryFormat {
+    contents: Arc<Contents>,
+    misses: Misses,
+}
+
+/// What outlives a reopen; requests of older views go on changing it.
+struct Contents {
     size: AtomicU64,
     table: Table,
     clusters: Arc<Clusters>,
-    misses: Misses,
+    /// The ends of the chain that the clusters lie in.
+    home: Vec<NodeId>,
+}
+
+impl Deref for MemoryFormat {
+    type Target = Contents;
+    fn deref(&self) -> &Contents {
+        &self.contents
+    }
 }
 
 impl MemoryFormat {
     fn open(mut context: OpenContext) -> Result<Self> {
         let options: Options = context.parse()?;
         let cluster = options.check(&context.node_name)?;
-        context.child(Role::File)?;
-        let table = Table::new(cluster, options.size);
-        Ok(Self {
-            size: AtomicU64::new(options.size),
-            table,
-            clusters: Arc::new(Clusters::new(cluster.bytes(), options.quota)),
-            misses: options.table_misses.map_or_else(Misses::never, |m| Misses::new(m.probability, m.seed)),
-        })
+        let home = ends(context.child(Role::File)?);
+        let kept = context.kept.take().and_then(|kept| kept.downcast::<Contents>().ok());
+        let contents = match kept {
+            Some(kept) => kept.again(&options, &home).map_err(|e| refused(&context.node_name, e))?,
+            None => Arc::new(Contents {
+                size: AtomicU64::new(options.size),
+                table: Table::new(cluster, options.size),
+                clusters: Arc::new(Clusters::new(cluster.bytes(), options.quota)),
+                home,
+            }),
+        };
+        let misses = options.table_misses.map_or_else(Misses::never, |m| Misses::new(m.probability, m.seed));
+        Ok(Self { contents, misses })
     }
 
     fn cluster(&self) -> Alignment {
@@ -82,6 +104,36 @@ impl MemoryFormat {
     fn clipped(&self, range: ByteRange) -> ByteRange {
         range.intersection(ByteRange::new(0, self.size()))
     }
+}
+
+impl Contents {
+    /// The same contents for the body of a reopened node, unless its options do not fit them.
+    fn again(
+        self: Arc<Self>,
+        options: &Options,
+        home: &[NodeId],
+    ) -> std::result::Result<Arc<Self>, &'static str> {
+        if self.home != home {
+            return Err("its clusters lie in another file, where they stay when it is reopened");
+        }
+        if (self.table.cluster().bytes(), self.clusters.quota()) != (options.cluster_size, options.quota) {
+            return Err("'cluster-size' and 'quota' cannot be changed by a reopen");
+        }
+        Ok(self)
+    }
+}
+
+/// The protocol nodes that a chain ends in.
+fn ends(view: &View) -> Vec<NodeId> {
+    let is_end = |node: &&Arc<Node>| matches!(node.body(), Body::Executes(body) if body.size().is_some());
+    let mut ends: Vec<_> = view.nodes().filter(is_end).map(|node| node.id()).collect();
+    ends.sort_unstable();
+    ends
+}
+
+#[cold]
+fn refused(node: &str, why: &str) -> BlockError {
+    BlockError::new(ErrorKind::Invalid, format!("node '{node}': {why}"))
 }
 
 impl Format for MemoryFormat {
@@ -125,6 +177,10 @@ impl Format for MemoryFormat {
 
     fn changes(&self) -> Option<&dyn Changes> {
         Some(self)
+    }
+
+    fn keep(&self) -> Option<Arc<dyn Any + Send + Sync>> {
+        Some(self.contents.clone())
     }
 
     fn powers(&self) -> Powers<'_> {
