@@ -7,6 +7,7 @@ use flow::copy::{self, Policy, Progress};
 use flow::{Request, Role, seam};
 use graph::{Demand, Edit, RootId, User};
 use io::Lease;
+use io::select::{Either, race};
 use io::sync::oneshot;
 
 use crate::engine::Engine;
@@ -18,6 +19,7 @@ pub struct Fill {
     engine: Arc<Engine>,
     root: RootId,
     progress: Arc<Progress>,
+    stop: oneshot::Sender<()>,
     ended: oneshot::Receiver<Result<()>>,
 }
 
@@ -27,6 +29,7 @@ impl Engine {
         let (root, entry) = self.attach(node, User::named(id), Demand::READ)?;
         let progress = Arc::new(Progress::default());
         let (end, ended) = oneshot::channel();
+        let (stop, stopped) = oneshot::channel();
         let shown = progress.clone();
         // The last one: clients are handed out from the first on.
         let thread = self.threads.last().or(self.threads.first());
@@ -34,12 +37,19 @@ impl Engine {
             thread.ok_or_else(|| BlockError::new(ErrorKind::Invalid, "the engine has no I/O thread"))?;
         thread.run(Box::new(move || {
             Box::pin(async move {
-                let filled = copy::fill(&entry, &policy, &shown).await;
-                // Nobody may be waiting any more.
-                let _ = end.send(filled);
+                let stopped = async {
+                    // Dropped unused: nobody will ever stop it.
+                    if stopped.await.is_err() {
+                        std::future::pending().await
+                    }
+                };
+                // Nobody may be waiting any more; who stopped it hears that the sender is gone.
+                if let Either::First(filled) = race(copy::fill(&entry, &policy, &shown), stopped).await {
+                    let _ = end.send(filled);
+                }
             })
         }));
-        Ok(Fill { id: id.to_owned(), engine: self.clone(), root, progress, ended })
+        Ok(Fill { id: id.to_owned(), engine: self.clone(), root, progress, stop, ended })
     }
 
     /// Cuts the cache below the copy-on-read node `node` off its source, and takes the node out: from then on its
@@ -72,13 +82,32 @@ impl Fill {
         &self.progress
     }
 
+    /// Stops it; what has been fetched stays. Ready when none of its requests is under way. Answers as [`Fill::ended`]
+    /// does: it may have ended by itself.
+    pub async fn stop(self) -> Result<()> {
+        // It may have ended.
+        let _ = self.stop.send(());
+        Self::outcome(self.id, self.engine, self.root, self.ended).await
+    }
+
     /// Waits until it has ended.
     pub async fn ended(self) -> Result<()> {
-        let lost = || BlockError::new(ErrorKind::Cancelled, format!("fill '{}' was stopped", self.id));
-        let outcome = self.ended.await.unwrap_or_else(|_| Err(lost()));
-        self.engine.detach(self.root).await?;
+        // Held until then: dropping it would not stop the fill, but says that nobody will.
+        let _stop = self.stop;
+        Self::outcome(self.id, self.engine, self.root, self.ended).await
+    }
+
+    async fn outcome(
+        id: String,
+        engine: Arc<Engine>,
+        root: RootId,
+        ended: oneshot::Receiver<Result<()>>,
+    ) -> Result<()> {
+        let lost = || BlockError::new(ErrorKind::Cancelled, format!("fill '{id}' was stopped"));
+        let outcome = ended.await.unwrap_or_else(|_| Err(lost()));
+        engine.detach(root).await?;
         let error = outcome.as_ref().err().map(ToString::to_string);
-        self.engine.events.tell(Event::JobEnded { id: self.id.clone(), error });
+        engine.events.tell(Event::JobEnded { id, error });
         outcome
     }
 }
