@@ -78,3 +78,8 @@ fn a_cache() {
 fn two_caches() {
     all("two caches", 3, 200);
 }
+
+#[test]
+fn a_cache_in_memory() {
+    all("memory", 3, 200);
+}

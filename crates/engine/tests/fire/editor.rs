@@ -211,9 +211,13 @@ impl Editor {
     }
 
     async fn stop_fill(&mut self) -> Result<()> {
-        match self.fills.pop() {
-            Some(fill) => fill.ended().await,
-            None => Ok(()),
+        let Some(fill) = self.fills.pop() else { return Ok(()) };
+        if self.rng.chance(0.5) {
+            return fill.ended().await;
+        }
+        match fill.stop().await {
+            Err(error) if error.kind() == ErrorKind::Cancelled => Ok(()),
+            ended => ended,
         }
     }
 }

@@ -65,7 +65,11 @@ pub const SCENES: &[Scene] = &[
         caches: &["top"],
         twins: &[("base", "base-twin")],
         backings: &[("top", &["base", "base-twin"])],
-        reopens: || raws("base", "base-file").into_iter().map(read_only).collect(),
+        reopens: || {
+            let mut reopens: Vec<_> = raws("base", "base-file").into_iter().map(read_only).collect();
+            reopens.extend(again(memory_format("top", "disk", "base", 4096)));
+            reopens
+        },
     },
     Scene {
         name: "two caches",
@@ -84,7 +88,32 @@ pub const SCENES: &[Scene] = &[
         caches: &["top", "middle"],
         twins: &[("base", "base-twin")],
         backings: &[("middle", &["base", "base-twin"])],
-        reopens: || raws("base", "base-file").into_iter().map(read_only).collect(),
+        reopens: || {
+            let mut reopens: Vec<_> = raws("base", "base-file").into_iter().map(read_only).collect();
+            reopens.extend(again(memory_format("middle", "middle-disk", "base", 16384)));
+            reopens.extend(again(memory_format("top", "disk", "middle", 65536)));
+            reopens
+        },
+    },
+    Scene {
+        name: "memory",
+        writable: true,
+        files: &[("base", BASE)],
+        nodes: |path| {
+            let mut nodes = base(path);
+            nodes.push(memory(0));
+            nodes.push(memory_format("top", "disk", "base", 512));
+            nodes
+        },
+        spots: &["top", "top", "disk", "base", "base-file"],
+        caches: &["top"],
+        twins: &[("base", "base-twin")],
+        backings: &[("top", &["base", "base-twin"])],
+        reopens: || {
+            let mut reopens = again(memory_format("top", "disk", "base", 512));
+            reopens.push(memory(0));
+            reopens
+        },
     },
 ];
 
@@ -103,6 +132,17 @@ fn memory_format(name: &str, file: &str, backing: &str, cluster: u64) -> Value {
         "driver": "memory-format", "node-name": name, "file": file, "backing": backing,
         "size": SIZE, "cluster-size": cluster, "table-misses": {"probability": 0.05, "seed": cluster},
     })
+}
+
+fn memory(size: u64) -> Value {
+    json!({"driver": "memory", "node-name": "disk", "size": size})
+}
+
+/// The same node on the same children.
+fn again(options: Value) -> Vec<Value> {
+    let mut zeroing = options.clone();
+    zeroing["detect-zeroes"] = json!("on");
+    vec![options, zeroing]
 }
 
 /// The same bytes in other words.
