@@ -115,8 +115,11 @@ impl Arriving {
         self.filled == self.lease.len()
     }
 
-    /// Receives once.
+    /// Receives once, if anything is missing: all of it may have come together with its request.
     pub(super) fn receive(&mut self, stream: &dyn Stream) -> Result<Received> {
+        if self.is_complete() {
+            return Ok(Received::Nothing);
+        }
         Ok(match stream.try_recv(&mut self.lease[self.filled..])? {
             None => Received::Nothing,
             Some(0) => Received::End,
@@ -125,5 +128,56 @@ impl Arriving {
                 Received::Some
             }
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::IoSlice;
+    use std::task::{Context, Poll};
+
+    use io::File;
+
+    use super::*;
+
+    /// Has nothing to give: an empty buffer is answered as the end of the stream is.
+    struct Silent;
+
+    impl Stream for Silent {
+        fn try_recv(&self, buf: &mut [u8]) -> Result<Option<usize>> {
+            Ok(buf.is_empty().then_some(0))
+        }
+
+        fn try_send(&self, _: &[IoSlice<'_>], _: bool) -> Result<Option<usize>> {
+            Ok(None)
+        }
+
+        fn try_send_file(&self, _: &dyn File, _: u64, _: usize) -> Result<Option<usize>> {
+            Ok(None)
+        }
+
+        fn poll_readable(&self, _: &mut Context<'_>) -> Poll<Result<()>> {
+            Poll::Pending
+        }
+
+        fn poll_writable(&self, _: &mut Context<'_>) -> Poll<Result<()>> {
+            Poll::Pending
+        }
+
+        fn shutdown(&self) {}
+
+        fn peer(&self) -> String {
+            "silent".to_owned()
+        }
+    }
+
+    #[test]
+    fn a_long_payload_that_came_with_its_request_is_no_end() {
+        let mut inbox = Inbox::new();
+        inbox.preload(&[7; 1000]);
+        let mut arriving = inbox.begin_payload(1000);
+        assert!(arriving.is_complete());
+        assert_eq!(arriving.receive(&Silent).unwrap(), Received::Nothing);
+        assert_eq!(inbox.receive(&Silent).unwrap(), Received::Nothing);
     }
 }
