@@ -11,6 +11,7 @@
 //! * A buffer in flight is owned by its operation: dropping the future of a read or a write leaves the
 //!   [`Lease`] with the operation until the world has let go of it.
 
+pub mod counting;
 pub mod file;
 pub mod here;
 pub mod lease;

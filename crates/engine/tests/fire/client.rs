@@ -40,6 +40,7 @@ pub struct Done {
     pub changes: AtomicU64,
     pub others: AtomicU64,
     pub failed: AtomicU64,
+    pub edits: AtomicU64,
 }
 
 impl Done {

@@ -71,8 +71,6 @@ pub struct Editor {
     exports: Vec<String>,
     fills: Vec<Fill>,
     pub counts: BTreeMap<&'static str, Count>,
-    /// A few refusals, for people.
-    pub said: BTreeMap<String, u64>,
 }
 
 impl Editor {
@@ -87,7 +85,6 @@ impl Editor {
             exports: Vec::new(),
             fills: Vec::new(),
             counts: BTreeMap::new(),
-            said: BTreeMap::new(),
         }
     }
 
@@ -108,7 +105,7 @@ impl Editor {
             return Ok(());
         };
         count.refused += 1;
-        *self.said.entry(format!("{name}: {error}")).or_default() += 1;
+
         match REFUSALS.contains(&error.kind()) {
             true => Ok(()),
             false => Err(format!("{name}: {error}")),

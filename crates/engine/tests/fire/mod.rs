@@ -8,11 +8,13 @@
 
 pub mod client;
 pub mod editor;
+pub mod images;
 pub mod model;
 pub mod scene;
 
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::path::Path;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -30,6 +32,8 @@ use scene::Scene;
 
 /// The export under fire.
 const LIVE: &str = "live";
+/// What a round may leave in memory more than an early one did: what lists and maps have grown to.
+const SLACK: i64 = 128 << 10;
 /// The longest that the editor pauses between two edits.
 const PAUSE: u64 = 200_000;
 
@@ -49,10 +53,10 @@ pub struct Battle {
     pub address: Address,
     /// Folder of the files.
     pub folder: String,
-    /// Live bytes of memory, where they are counted.
-    pub memory: fn() -> u64,
-    /// Goes up whenever something is answered: for whoever watches.
-    pub pulse: Arc<AtomicU64>,
+    /// Live bytes of memory in small blocks.
+    pub memory: fn() -> i64,
+    /// Goes up whenever something is answered.
+    pub done: Arc<Done>,
 }
 
 /// What a run came to.
@@ -61,7 +65,20 @@ pub struct Outcome {
     pub done: Arc<Done>,
     pub edits: BTreeMap<&'static str, Count>,
     /// Live bytes after each round.
-    pub memory: Vec<u64>,
+    pub memory: Vec<i64>,
+}
+
+impl Outcome {
+    /// Fails when later rounds left more in memory than earlier ones; the first ones fill caches and tables.
+    pub fn memory_is_flat(&self) -> Result<(), String> {
+        let (early, late) = self.memory.split_at(self.memory.len() / 2);
+        match (early.iter().max(), late.iter().min()) {
+            (Some(early), Some(late)) if late - early > SLACK => {
+                Err(format!("memory grows from round to round: {:?}", self.memory))
+            }
+            _ => Ok(()),
+        }
+    }
 }
 
 /// Bytes of an image, some units of which are zeros, and what the disk is at first.
@@ -74,6 +91,24 @@ pub fn image(seed: u64) -> (Model, Vec<u8>) {
         base.extend(std::iter::repeat_n(something, run.min(units - base.len())));
     }
     Model::new(scene::SIZE, &base)
+}
+
+impl Scene {
+    /// Makes its files in a folder of the machine; false when that cannot be done here.
+    pub fn make_files(&self, folder: &Path, image: &[u8]) -> bool {
+        for (name, len) in self.files {
+            let mut bytes = image.to_vec();
+            bytes.resize(*len as usize, 0);
+            std::fs::write(folder.join(name), bytes).unwrap();
+        }
+        if self.qcow2 && images::can_be_made() {
+            let mut bytes = image.to_vec();
+            bytes.resize(scene::SIZE as usize, 0);
+            images::qcow2_chain(folder, &bytes);
+            return true;
+        }
+        !self.qcow2
+    }
 }
 
 impl Battle {
@@ -99,7 +134,6 @@ impl Battle {
             editor,
             threads,
             model: Arc::new(model),
-            done: Arc::default(),
         };
         let fought = field.rounds().await;
         let outcome = fought.map_err(|e| format!("{e}\nconnections lost: {:?}", losses.lock()))?;
@@ -152,7 +186,6 @@ struct Field {
     editor: Editor,
     threads: Vec<Arc<dyn Thread>>,
     model: Arc<Model>,
-    done: Arc<Done>,
 }
 
 impl Field {
@@ -163,7 +196,7 @@ impl Field {
             self.round(&mut rng).await?;
             memory.push((self.battle.memory)());
         }
-        Ok(Outcome { done: self.done.clone(), edits: self.editor.counts.clone(), memory })
+        Ok(Outcome { done: self.battle.done.clone(), edits: self.editor.counts.clone(), memory })
     }
 
     /// Clients come, the graph is edited for as long as they are there, all is tidied up and looked at.
@@ -180,7 +213,7 @@ impl Field {
             .collect();
         while left.load(Ordering::SeqCst) > 0 {
             self.editor.step().await?;
-            self.battle.pulse.fetch_add(1, Ordering::Relaxed);
+            self.battle.done.edits.fetch_add(1, Ordering::Relaxed);
             io::sleep(Duration::from_nanos(rng.below(PAUSE))).await;
         }
         for client in clients {
@@ -189,6 +222,7 @@ impl Field {
         self.editor.tidy().await.map_err(|e| format!("tidying up: {e}"))?;
         self.look(rng.fork()).await?;
         self.server.idle().await;
+        self.model.rest();
         Ok(())
     }
 
@@ -213,7 +247,7 @@ impl Field {
         left: &Arc<AtomicUsize>,
     ) -> oneshot::Receiver<Result<(), String>> {
         let (tell, told) = oneshot::channel();
-        let (world, model, done) = (self.world.clone(), self.model.clone(), self.done.clone());
+        let (world, model, done) = (self.world.clone(), self.model.clone(), self.battle.done.clone());
         let left = left.clone();
         self.threads[at].run(Box::new(move || {
             Box::pin(async move {
@@ -232,7 +266,8 @@ impl Field {
     /// All bytes are what they must be.
     async fn look(&self, rng: Rng) -> Result<(), String> {
         let habit = self.habit(20);
-        let client = Client::connect(&self.world, habit, self.model.clone(), self.done.clone()).await?;
+        let client =
+            Client::connect(&self.world, habit, self.model.clone(), self.battle.done.clone()).await?;
         client.read_all().await?;
         client.run(rng).await
     }

@@ -176,6 +176,15 @@ impl Model {
         self.state().left(read);
     }
 
+    /// Nobody reads or changes anything: what could only be found by those who went away unanswered is forgotten.
+    pub fn rest(&self) {
+        let mut state = self.state();
+        let state = &mut *state;
+        state.reading.clear();
+        state.now += 1;
+        state.units.iter_mut().for_each(|unit| unit.forget(state.now));
+    }
+
     /// A read was answered: says what is wrong about it.
     pub fn found(&self, read: &Read, bytes: &[u8]) -> Result<(), String> {
         let mut state = self.state();
@@ -248,6 +257,7 @@ impl Unit {
     fn forget(&mut self, oldest: u64) {
         let first = self.first(oldest);
         self.writes.drain(..first);
+        self.writes.shrink_to(2);
     }
 
     fn found(&mut self, begun: u64, bytes: &[u8]) -> Result<(), String> {

@@ -19,6 +19,8 @@ pub struct Scene {
     pub writable: bool,
     /// Files of the scene and their lengths: the image, cut or filled up with zeros.
     pub files: &'static [(&'static str, u64)],
+    /// There are `base.qcow2` and its overlay `top.qcow2` besides, which show the disk.
+    pub qcow2: bool,
     /// Nodes, lowest first, given the path of a file by its name. The last one is exported.
     pub nodes: fn(&Paths<'_>) -> Vec<Value>,
     /// Nodes above which filters are put.
@@ -39,6 +41,7 @@ pub const SCENES: &[Scene] = &[
         name: "raw",
         writable: true,
         files: &[("disk", SIZE)],
+        qcow2: false,
         nodes: |path| {
             vec![
                 json!({"driver": "file", "node-name": "disk", "filename": path("disk")}),
@@ -55,6 +58,7 @@ pub const SCENES: &[Scene] = &[
         name: "memory-format",
         writable: true,
         files: &[("disk", 0), ("base", BASE)],
+        qcow2: false,
         nodes: |path| {
             let mut nodes = base(path);
             nodes.push(json!({"driver": "file", "node-name": "disk", "filename": path("disk")}));
@@ -75,6 +79,7 @@ pub const SCENES: &[Scene] = &[
         name: "two caches",
         writable: true,
         files: &[("disk", 0), ("middle-disk", 0), ("base", BASE)],
+        qcow2: false,
         nodes: |path| {
             let mut nodes = base(path);
             nodes.push(json!({"driver": "file", "node-name": "disk", "filename": path("disk")}));
@@ -99,6 +104,7 @@ pub const SCENES: &[Scene] = &[
         name: "memory",
         writable: true,
         files: &[("base", BASE)],
+        qcow2: false,
         nodes: |path| {
             let mut nodes = base(path);
             nodes.push(memory(0));
@@ -112,6 +118,47 @@ pub const SCENES: &[Scene] = &[
         reopens: || {
             let mut reopens = again(memory_format("top", "disk", "base", 512));
             reopens.push(memory(0));
+            reopens
+        },
+    },
+    Scene {
+        name: "qcow2",
+        writable: false,
+        files: &[],
+        qcow2: true,
+        nodes: |path| {
+            let mut nodes = qcow2_files(path);
+            nodes.push(qcow2("below", "base-file", Value::Null));
+            nodes.push(qcow2("below-twin", "base-file", Value::Null));
+            nodes.push(qcow2("top", "top-file", json!("below")));
+            nodes
+        },
+        spots: &["top", "below", "top-file", "base-file"],
+        caches: &[],
+        twins: &[("below", "below-twin")],
+        backings: &[("top", &["below", "below-twin"])],
+        reopens: || vec![qcow2("top", "top-file", json!("below")), qcow2("below", "base-file", Value::Null)],
+    },
+    Scene {
+        name: "cache of qcow2",
+        writable: true,
+        files: &[("disk", 0)],
+        qcow2: true,
+        nodes: |path| {
+            let mut nodes = qcow2_files(path);
+            nodes.push(json!({"driver": "file", "node-name": "disk", "filename": path("disk")}));
+            nodes.push(qcow2("below", "base-file", Value::Null));
+            nodes.push(qcow2("image", "top-file", json!("below")));
+            nodes.push(memory_format("top", "disk", "image", 65536));
+            nodes
+        },
+        spots: &["top", "top", "disk", "image", "below", "top-file"],
+        caches: &["top"],
+        twins: &[],
+        backings: &[],
+        reopens: || {
+            let mut reopens = again(memory_format("top", "disk", "image", 65536));
+            reopens.push(qcow2("image", "top-file", json!("below")));
             reopens
         },
     },
@@ -132,6 +179,17 @@ fn memory_format(name: &str, file: &str, backing: &str, cluster: u64) -> Value {
         "driver": "memory-format", "node-name": name, "file": file, "backing": backing,
         "size": SIZE, "cluster-size": cluster, "table-misses": {"probability": 0.05, "seed": cluster},
     })
+}
+
+fn qcow2_files(path: &Paths<'_>) -> Vec<Value> {
+    let file = |name: &str, file: &str| {
+        read_only(json!({"driver": "file", "node-name": name, "filename": path(file)}))
+    };
+    vec![file("base-file", "base.qcow2"), file("top-file", "top.qcow2")]
+}
+
+fn qcow2(name: &str, file: &str, backing: Value) -> Value {
+    read_only(json!({"driver": "qcow2", "node-name": name, "file": file, "backing": backing}))
 }
 
 fn memory(size: u64) -> Value {
