@@ -136,7 +136,7 @@ fn at(range: ByteRange) -> std::ops::Range<usize> {
 }
 
 /// Reads lent pieces as a socket would.
-async fn collect(pieces: &mut Pieces) -> Vec<u8> {
+pub async fn collect(pieces: &mut Pieces) -> Vec<u8> {
     let mut bytes = Vec::new();
     for piece in pieces.drain() {
         let part = match piece.source {

@@ -1,3 +1,5 @@
+//! Moments at which requests are let go, computed by hand.
+
 use std::cell::RefCell;
 use std::rc::Rc;
 use std::time::Duration;
