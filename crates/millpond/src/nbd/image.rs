@@ -57,7 +57,7 @@ async fn named(engine: &Engine, args: &Args, name: &str) -> Result<Map<String, V
 
 fn protocol(args: &Args, name: &str) -> Value {
     if name.starts_with("nbd://") || name.starts_with("nbd+unix://") {
-        return json!({ "driver": "nbd", "uri": name });
+        return json!({ "driver": "nbd", "filename": name });
     }
     let mut file = json!({ "driver": "file", "filename": name });
     if let Some(aio) = args.aio {
