@@ -21,7 +21,7 @@ mod owner;
 use std::sync::Arc;
 
 use block::{BlockError, ByteRange, ErrorKind, Extent, ExtentState, Priority, Result};
-use flow::{Body, Execute, Flags, Limits, Next, Now, Op, Request, Window};
+use flow::{Body, Execute, Flags, Limits, Next, Now, Op, Powers, Request, Window};
 use io::sync::mpsc;
 use io::{Lease, LocalFut, Moment, World};
 use nbd::codec::{Command, CommandFlags, TransmissionFlags};
@@ -241,5 +241,9 @@ impl Execute for NbdClient {
                 extents => Ok(extents),
             }
         })
+    }
+
+    fn powers(&self) -> Powers<'_> {
+        Powers { stats: Some(&*self.peer.counters), ..Powers::default() }
     }
 }

@@ -302,6 +302,24 @@ fn block_sizes_are_kept() {
 }
 
 #[test]
+fn a_server_that_is_shutting_down_is_asked_again_when_it_is_back() {
+    for (config, survives) in [(config(), false), (patient(5), true)] {
+        play(1, Options::default(), async |stage: Stage| {
+            let tell = |connection, _, rq: RequestHeader| match connection {
+                0 => Act::Say(simple(rq.cookie, Some(Errno::SHUTDOWN))),
+                _ => Act::Say(honest(rq)),
+            };
+            stage.script(Manners::new(SIZE, READ_ONLY), Arc::new(tell)).await;
+            let client = stage.client(config, Use::READ).await;
+            match client.read(RANGE.start(), RANGE.len()).await {
+                Ok(bytes) => assert!(survives && bytes[..] == true_bytes(RANGE)),
+                Err(error) => assert!(!survives && error.kind() == ErrorKind::Disconnected, "{error}"),
+            }
+        });
+    }
+}
+
+#[test]
 fn a_second_connection_that_says_nothing_keeps_nobody_waiting() {
     play(1, Options::default(), async |stage: Stage| {
         let tell = |connection, number, rq: RequestHeader| match (connection, number) {

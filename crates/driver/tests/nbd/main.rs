@@ -3,6 +3,7 @@
 #![allow(unreachable_pub, reason = "modules of one test")]
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
+mod filling;
 #[path = "../lab/mod.rs"]
 mod lab;
 mod lies;

@@ -106,6 +106,8 @@ fn each_byte_comes_once_and_holes_do_not() {
         }
         let counters = client.nbd.counters();
         assert_eq!((counters.requests(), counters.reconnects()), (16, 0));
+        let stats = client.view.root().powers().stats.unwrap().stats();
+        assert_eq!(stats[0], ("requests".to_owned(), 16));
         // A quarter are holes, and whether it sends them as such is the server's choice.
         let data = LEN as u64 / 4 * 3;
         assert!((data..=LEN as u64).contains(&counters.received_bytes()), "{}", counters.received_bytes());

@@ -2,6 +2,8 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use flow::Stats;
+
 /// Figures of one node since it was opened; read from any thread.
 #[derive(Debug, Default)]
 pub struct Counters {
@@ -66,9 +68,8 @@ impl Counters {
     }
 }
 
-impl Counters {
-    /// Each figure by name.
-    pub fn stats(&self) -> Vec<(String, u64)> {
+impl Stats for Counters {
+    fn stats(&self) -> Vec<(String, u64)> {
         let figures = [
             ("requests", self.requests()),
             ("received-bytes", self.received_bytes()),

@@ -23,7 +23,7 @@ pub struct Options {
     port: Option<Port>,
     /// Older form of `server` with type unix.
     path: Option<String>,
-    /// A URI, instead of `server` and `export`.
+    /// A URI (or an older name), instead of `server` and `export`.
     filename: Option<String>,
     /// Name of the export, "" for the default one.
     export: Option<String>,
@@ -150,7 +150,7 @@ fn target(options: &Options) -> Result<(Address, String)> {
             if export.is_some() {
                 return Err(invalid("option 'export' cannot be used with 'filename', which names it"));
             }
-            of_uri(uri)
+            if uri.contains("://") { of_uri(uri) } else { of_old_name(uri) }
         }
         (None, Some(server), false) => Ok((of_server(server)?, export.unwrap_or_default())),
         (None, None, true) => Ok((of_flat(options)?, export.unwrap_or_default())),
@@ -166,6 +166,23 @@ fn of_uri(text: &str) -> Result<(Address, String)> {
         nbd::uri::Address::Unix(path) => Address::Unix { path: std::ffi::OsString::from_vec(path).into() },
     };
     Ok((address, uri.export))
+}
+
+/// The names that came before URIs: `nbd:HOST:PORT` or `nbd:unix:PATH`, then `:exportname=NAME` or nothing.
+fn of_old_name(text: &str) -> Result<(Address, String)> {
+    let wrong = || invalid(format!("'{text}' is neither an nbd:// nor an nbd+unix:// URI"));
+    let (place, export) = text.split_once(":exportname=").unwrap_or((text, ""));
+    let place = place.strip_prefix("nbd:").ok_or_else(wrong)?;
+    let address = match place.strip_prefix("unix:") {
+        Some(path) if !path.is_empty() => Address::Unix { path: path.into() },
+        Some(_) => return Err(wrong()),
+        None => {
+            let (host, port) = place.rsplit_once(':').ok_or_else(wrong)?;
+            let host = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host);
+            tcp(host, Some(Port(port.parse().map_err(|_| wrong())?)))
+        }
+    };
+    Ok((address, export.to_owned()))
 }
 
 fn of_flat(options: &Options) -> Result<Address> {
@@ -240,7 +257,10 @@ mod tests {
             (json!({"host": "h", "port": "7", "export": "x"}), tcp("h", 7), "x"),
             (json!({"path": "/run/s"}), unix.clone(), ""),
             (json!({"filename": "nbd://h:7/a%20b"}), tcp("h", 7), "a b"),
-            (json!({"filename": "nbd+unix:///x?socket=/run/s"}), unix, "x"),
+            (json!({"filename": "nbd+unix:///x?socket=/run/s"}), unix.clone(), "x"),
+            (json!({"filename": "nbd:unix:/run/s:exportname=x"}), unix, "x"),
+            (json!({"filename": "nbd:h:7"}), tcp("h", 7), ""),
+            (json!({"filename": "nbd:[::1]:7:exportname=a:b"}), tcp("::1", 7), "a:b"),
         ];
         for (options, address, export) in cases {
             assert_eq!(config(options.clone()), Ok(Config::new(address, export)), "{options}");
@@ -265,7 +285,11 @@ mod tests {
             (json!({"filename": "nbd://h/", "path": "p"}), "named twice"),
             (json!({"filename": "nbd://h/x", "export": "y"}), "'export'"),
             (json!({"filename": "nbds://h/x"}), "TLS"),
-            (json!({"filename": "/etc/passwd"}), "no nbd://"),
+            (json!({"filename": "/etc/passwd"}), "neither an nbd://"),
+            (json!({"filename": "nbd:unix:"}), "neither"),
+            (json!({"filename": "nbd:h"}), "neither"),
+            (json!({"filename": "nbd:h:port"}), "neither"),
+            (json!({"filename": "http://h/x"}), "no nbd://"),
             (json!({"port": 5}), "'host'"),
             (json!({"host": "h", "path": "p"}), "'path'"),
             (json!({"server": {"type": "inet", "host": "h", "port": "http"}}), "'http'"),

@@ -54,3 +54,26 @@ impl From<std::io::Error> for Loss {
         Self::gone(error)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use io::Address;
+
+    use super::*;
+
+    #[test]
+    fn the_remedy_is_one_that_there_is() {
+        let unix = Config::new(Address::Unix { path: "/run/s".into() }, "x");
+        let patient = Config { reconnect_delay: Duration::from_secs(9), ..unix.clone() };
+        let inherited = Config { address: Address::Inherited(7), ..patient.clone() };
+        let said = |config: &Config| Loss::gone("it left").error(config).to_string();
+        assert!(said(&unix).ends_with(
+            "it left; the next request connects again; with 'reconnect-delay' requests wait for that"
+        ));
+        assert_eq!(said(&patient), "NBD server /run/s, export 'x': connection lost: it left");
+        assert!(said(&inherited).ends_with("open a new node"));
+        assert_eq!(Loss::broken("x").error(&unix).kind(), ErrorKind::Protocol);
+    }
+}

@@ -91,7 +91,7 @@ impl Link {
     fn end(&mut self, cookie: u64, config: &Config) -> Result<(), Loss> {
         let Some(flight) = self.flights.get(cookie) else { return Ok(()) };
         // A broken reply leaves the flight where it is: it will be tried again, or fail with the connection.
-        flight.check()?;
+        flight.check(config)?;
         self.answered = true;
         self.outbox.keep(cookie, &flight.job.lease);
         if let Some(flight) = self.flights.end(cookie) {
@@ -117,9 +117,13 @@ impl Flight {
     }
 
     /// Whether the reply is one to what was asked.
-    fn check(&self) -> Result<(), Loss> {
+    fn check(&self, config: &Config) -> Result<(), Loss> {
         match self.progress.finish() {
             Err(ReadFailure::Broken(error)) => Err(error.into()),
+            // Whoever can wait asks the one that comes after it.
+            Err(ReadFailure::Failed(Errno::SHUTDOWN)) if !config.patience().is_zero() => {
+                Err(Loss::gone("the server is shutting down"))
+            }
             Ok(()) if self.job.ask.command == Command::BlockStatus && self.extents.is_none() => {
                 Err(Loss::broken("block status answered without extents"))
             }
