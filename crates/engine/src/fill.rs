@@ -2,9 +2,9 @@
 
 use std::sync::Arc;
 
-use block::{BlockError, ErrorKind, Result};
+use block::{BlockError, ByteRange, ErrorKind, Result};
 use flow::copy::{self, Policy, Progress};
-use flow::{Request, Role, seam};
+use flow::{Request, Role, View, seam};
 use graph::{Demand, Edit, RootId, User};
 use io::Lease;
 use io::select::{Either, race};
@@ -53,7 +53,8 @@ impl Engine {
     }
 
     /// Cuts the cache below the copy-on-read node `node` off its source, and takes the node out: from then on its
-    /// users read the cache itself. Everything must have been filled. Ready when no request uses the source.
+    /// users read the cache itself. Refused while the cache lacks a byte of data. Ready when no request uses the
+    /// source.
     pub async fn cut(&self, node: &str) -> Result<()> {
         let (view, filter, cache) = {
             let graph = self.graph();
@@ -65,6 +66,12 @@ impl Engine {
         };
         // What was fetched is stored and durable before the source is given up.
         seam::execute(&view, Request::flush(), Lease::empty()).await.0?;
+        let missing = missing(&view).await?;
+        if missing > 0 {
+            let context =
+                format!("the cache below node '{node}' lacks {missing} bytes of data: fill it first");
+            return Err(BlockError::new(ErrorKind::Busy, context));
+        }
         drop(view);
         let drained = self.graph().edit(&[
             Edit::RemoveFilter(filter),
@@ -74,6 +81,32 @@ impl Engine {
         drained.await;
         Ok(())
     }
+}
+
+/// Bytes of data that the cache below the filter does not hold.
+async fn missing(view: &View) -> Result<u64> {
+    let mut missing = 0;
+    let mut rest = ByteRange::between(0, view.size());
+    while !rest.is_empty() {
+        let extents = seam::extents(view, rest).await?;
+        let end = extents.last().map_or(rest.end(), |extent| extent.range.end());
+        for extent in extents.into_iter().filter(|extent| !extent.state.reads_zero()) {
+            missing += missing_of(view, extent.range).await?;
+        }
+        rest = ByteRange::between(end, rest.end());
+    }
+    Ok(missing)
+}
+
+async fn missing_of(view: &View, range: ByteRange) -> Result<u64> {
+    let mut missing = 0;
+    let mut rest = range;
+    while !rest.is_empty() {
+        let (held, len) = seam::held(view, rest).await?;
+        missing += if held { 0 } else { len };
+        rest = rest.skip(len);
+    }
+    Ok(missing)
 }
 
 impl Fill {

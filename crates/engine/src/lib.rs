@@ -16,6 +16,7 @@ mod objects;
 mod opening;
 mod options;
 mod policy;
+mod reader;
 
 pub use engine::{Engine, EngineOptions};
 pub use events::{Event, Events, Subscription};
@@ -24,3 +25,4 @@ pub use fill::Fill;
 pub use nodes::NodeInfo;
 pub use options::{ChildOptions, NodeOptions};
 pub use policy::ImagePolicy;
+pub use reader::Reader;

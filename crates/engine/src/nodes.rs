@@ -138,6 +138,14 @@ impl Engine {
         nodes
     }
 
+    /// What a node's driver has counted since it was opened, by name; empty when it counts nothing.
+    pub fn stats(&self, node: &str) -> Result<Vec<(String, u64)>> {
+        let graph = self.graph();
+        let node = graph.node(graph.find(node)?)?.node.clone();
+        drop(graph);
+        Ok(node.powers().stats.map_or_else(Vec::new, flow::Stats::stats))
+    }
+
     /// Whether a node refuses writes.
     pub fn is_read_only(&self, node: &str) -> Result<bool> {
         let graph = self.graph();

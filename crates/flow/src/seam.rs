@@ -80,6 +80,13 @@ pub async fn resize(view: &View, size: u64) -> Result<()> {
     walk::resize(view, ViewIndex::ROOT, size).await
 }
 
+/// Whether the first bytes of `range` are held by the cache itself (the first format below filters) or have to come
+/// from below it, and how many share that answer.
+pub async fn held(view: &View, range: ByteRange) -> Result<(bool, u64)> {
+    check(view, &Request::new(Op::Read, range))?;
+    walk::held(view, ViewIndex::ROOT, range).await
+}
+
 /// Reads `range` into a lease of its own.
 pub async fn read(view: &View, range: ByteRange) -> Result<Lease> {
     let (result, lease) =

@@ -5,6 +5,7 @@
 //! Invariants: this is the only crate that reads the command line, prints, or decides an exit status; an error is
 //! one line on standard error that names the thing and the remedy, and exit status 1.
 
+mod demo;
 mod nbd;
 
 use std::ffi::OsString;
@@ -25,6 +26,8 @@ struct CommandLine {
 enum Command {
     /// Serve one image over NBD, with qemu-nbd's options.
     Nbd(nbd::Args),
+    /// Show the main job: instant start, one fetch, life without the source.
+    Demo(demo::Args),
 }
 
 /// Links that select a face by their name.
@@ -44,6 +47,7 @@ fn main() -> ExitCode {
     };
     let outcome = match line.command {
         Command::Nbd(args) => nbd::run(args),
+        Command::Demo(args) => demo::run(args),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,

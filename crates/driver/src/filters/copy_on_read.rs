@@ -13,7 +13,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use block::{Alignment, ByteRange, ChildIndex, Extent, Priority, Result};
 use flow::flights::{Boarding, Flights, Lead};
-use flow::{Body, Execute, Flags, Limits, Next, Now, Op, Request, Window, seam};
+use flow::{Body, Execute, Flags, Limits, Next, Now, Op, Powers, Request, Stats, Window, seam};
 use io::{Lease, LocalFut};
 use serde::Deserialize;
 
@@ -51,8 +51,19 @@ pub struct Counts {
     pub fetched: AtomicU64,
     /// Bytes stored in the cache.
     pub stored: AtomicU64,
-    /// Flights that could not be stored.
+    /// Bytes that could not be stored in the cache.
     pub stores_failed: AtomicU64,
+}
+
+impl Stats for Counts {
+    fn stats(&self) -> Vec<(String, u64)> {
+        let figures = [
+            ("fetched-bytes", &self.fetched),
+            ("stored-bytes", &self.stored),
+            ("unstored-bytes", &self.stores_failed),
+        ];
+        figures.into_iter().map(|(name, value)| (name.to_owned(), value.load(Ordering::Relaxed))).collect()
+    }
 }
 
 impl Default for CopyOnRead {
@@ -288,5 +299,9 @@ impl Execute for CopyOnRead {
 
     fn extents<'a>(&'a self, range: ByteRange, next: Next<'a>) -> LocalFut<'a, Result<Vec<Extent>>> {
         next.extents(CHILD, range)
+    }
+
+    fn powers(&self) -> Powers<'_> {
+        Powers { stats: Some(&*self.counts), ..Powers::default() }
     }
 }

@@ -1,0 +1,57 @@
+//! Reading a node from inside the process: for verbs that compare, copy or measure.
+
+use std::sync::Arc;
+
+use block::{ByteRange, Extent, Result};
+use flow::{Root, seam};
+use graph::{Demand, RootId, User};
+use io::Lease;
+
+use crate::engine::Engine;
+
+/// A user of a node that only reads. It keeps the node until [`Reader::close`].
+pub struct Reader {
+    engine: Arc<Engine>,
+    id: RootId,
+    root: Arc<Root>,
+}
+
+impl Engine {
+    /// Begins to read `node` as the user `name`.
+    pub fn reader(self: &Arc<Self>, name: &str, node: &str) -> Result<Reader> {
+        let (id, root) = self.attach(node, User::named(name), Demand::READ)?;
+        Ok(Reader { engine: self.clone(), id, root })
+    }
+}
+
+impl Reader {
+    /// Virtual size in bytes.
+    pub fn size(&self) -> u64 {
+        self.root.view().size()
+    }
+
+    /// The bytes of `range`, which must lie within the node.
+    pub async fn read(&self, range: ByteRange) -> Result<Lease> {
+        seam::read(&self.root.view(), range).await
+    }
+
+    /// Which parts of `range` are data, zeros or holes: all of it, in order and without gaps.
+    pub async fn extents(&self, range: ByteRange) -> Result<Vec<Extent>> {
+        let mut found = Vec::new();
+        let mut rest = range;
+        while !rest.is_empty() {
+            let known = seam::extents(&self.root.view(), rest).await?;
+            let end = known.last().map_or(rest.end(), |extent| extent.range.end());
+            rest = ByteRange::between(end, range.end().max(end));
+            for extent in known {
+                block::push_extent(&mut found, extent);
+            }
+        }
+        Ok(found)
+    }
+
+    /// Gives the node up. Ready when no read uses it any more.
+    pub async fn close(self) -> Result<()> {
+        self.engine.detach(self.id).await
+    }
+}

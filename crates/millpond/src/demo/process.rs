@@ -1,0 +1,127 @@
+//! The processes of a demo and how they talk: JSON objects, one a line, commands in and events out.
+//!
+//! Invariants: a child ends when its standard input does, so none outlives the parent, however that ends; the parent
+//! kills its children when it lets go of them.
+
+use std::io::{BufRead, BufReader, Write};
+use std::os::unix::process::CommandExt;
+use std::process::{Child, ChildStdin, Command, Stdio};
+use std::time::Duration;
+
+use block::{BlockError, ErrorKind, Result};
+use io::sync::mpsc;
+use serde_json::{Value, json};
+
+/// A process seen from its parent.
+pub(super) struct Process {
+    name: &'static str,
+    child: Child,
+    commands: ChildStdin,
+    events: mpsc::UnboundedReceiver<Value>,
+}
+
+impl Process {
+    /// Starts this program again in the role that `role` describes; `role.role` is its name.
+    pub(super) fn start(name: &'static str, role: &Value) -> Result<Self> {
+        let failed = |e| BlockError::system(format!("cannot start the {name} process"), e);
+        let program = std::env::current_exe().map_err(failed)?;
+        let mut command = Command::new(program);
+        // In a group of its own: the terminal's Ctrl-C is for the parent, which then ends us.
+        command.args(["demo", "--role", &role.to_string()]).process_group(0);
+        let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().map_err(failed)?;
+        let (Some(commands), Some(output)) = (child.stdin.take(), child.stdout.take()) else {
+            return Err(BlockError::new(ErrorKind::Io, format!("the {name} process has no pipes")));
+        };
+        let (told, events) = mpsc::unbounded_channel();
+        read_lines(name, output, told).map_err(failed)?;
+        Ok(Self { name, child, commands, events })
+    }
+
+    /// Gives a command.
+    pub(super) fn tell(&mut self, command: &str) -> Result<()> {
+        let line = format!("{}\n", json!({ "do": command }));
+        let told = self.commands.write_all(line.as_bytes());
+        told.map_err(|e| BlockError::system(format!("the {} process takes no commands", self.name), e))
+    }
+
+    /// The next event, which must come within `limit` and must be no failure.
+    pub(super) async fn event(&mut self, limit: Duration) -> Result<Value> {
+        let name = self.name;
+        let Some(event) = io::timeout_at(io::now().after(limit), self.events.recv()).await else {
+            let context = format!("the {name} process said nothing for {} s", limit.as_secs());
+            return Err(BlockError::new(ErrorKind::TimedOut, context));
+        };
+        let ended = || BlockError::new(ErrorKind::Disconnected, format!("the {name} process has ended"));
+        let event = event.ok_or_else(ended)?;
+        match event["failed"].as_str() {
+            Some(error) => Err(BlockError::new(ErrorKind::Io, format!("{name}: {error}"))),
+            None => Ok(event),
+        }
+    }
+
+    /// The next event, which must be `kind`.
+    pub(super) async fn expect(&mut self, kind: &str, limit: Duration) -> Result<Value> {
+        let event = self.event(limit).await?;
+        if event["event"] == kind {
+            return Ok(event);
+        }
+        let context = format!("the {} process said {event} instead of '{kind}'", self.name);
+        Err(BlockError::new(ErrorKind::Protocol, context))
+    }
+
+    /// Ends it at once, as a power cut would.
+    pub(super) fn kill(self) {
+        drop(self);
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        // Ended already is just as well.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// The parent seen from a child.
+pub(super) struct Parent(mpsc::UnboundedReceiver<Value>);
+
+impl Parent {
+    /// Begins to listen at standard input.
+    pub(super) fn listen() -> Result<Self> {
+        let (told, commands) = mpsc::unbounded_channel();
+        let failed = |e| BlockError::system("cannot listen at standard input", e);
+        read_lines("commands", std::io::stdin(), told).map_err(failed)?;
+        Ok(Self(commands))
+    }
+
+    /// The next command; `None` when the parent is gone.
+    pub(super) async fn command(&mut self) -> Option<String> {
+        let command = self.0.recv().await?;
+        Some(command["do"].as_str().unwrap_or_default().to_owned())
+    }
+}
+
+/// Tells the parent of an event.
+pub(super) fn tell(event: &Value) {
+    let mut out = std::io::stdout().lock();
+    // A parent that is gone is noticed at standard input.
+    let _ = writeln!(out, "{event}").and_then(|()| out.flush());
+}
+
+fn read_lines(
+    name: &str,
+    from: impl std::io::Read + Send + 'static,
+    told: mpsc::UnboundedSender<Value>,
+) -> std::io::Result<()> {
+    let reader = std::thread::Builder::new().name(name.to_owned());
+    reader.spawn(move || {
+        for line in BufReader::new(from).lines().map_while(|line| line.ok()) {
+            let event = serde_json::from_str(&line).unwrap_or_else(|_| json!({ "failed": line }));
+            if told.send(event).is_err() {
+                return;
+            }
+        }
+    })?;
+    Ok(())
+}
