@@ -25,7 +25,7 @@ pub(crate) fn extents<'a>(
 
 async fn format_extents(view: &View, index: ViewIndex, range: ByteRange) -> Result<Vec<Extent>> {
     let _guards: Vec<_> = view.changing().iter().map(|at| view.node(*at).reclaim().waits().enter()).collect();
-    let mut found = Vec::new();
+    let (mut found, mut asked) = (Vec::new(), None);
     let (mut rest, mut begin) = (range, None);
     while !rest.is_empty() && found.len() < EXTENTS_MAX {
         // From where a table was missing, as reads do.
@@ -37,7 +37,7 @@ async fn format_extents(view: &View, index: ViewIndex, range: ByteRange) -> Resu
             }
             Step::Found(target, len) => {
                 let run = rest.head(len);
-                for extent in states(view, target, run).await? {
+                for extent in states(view, target, run, rest, &mut asked).await? {
                     push_extent(&mut found, extent);
                 }
                 rest = ByteRange::between(found.last().map_or(run.end(), |e| e.range.end()), range.end());
@@ -47,21 +47,67 @@ async fn format_extents(view: &View, index: ViewIndex, range: ByteRange) -> Resu
     Ok(found)
 }
 
-async fn states(view: &View, target: Target, run: ByteRange) -> Result<Vec<Extent>> {
+/// States of `run`, the front of `rest`.
+async fn states(
+    view: &View,
+    target: Target,
+    run: ByteRange,
+    rest: ByteRange,
+    asked: &mut Option<Asked>,
+) -> Result<Vec<Extent>> {
     let one = |state| Ok(vec![Extent { range: run, state }]);
     match target {
         Target::Zero => one(ExtentState::Hole),
         Target::Special { .. } => one(ExtentState::Data),
         // A format that allocates knows what it holds; everything else is asked.
-        Target::Execute { index: at, offset } if !view.stores_clusters(at) => {
-            let below = extents(view, at, run.at(offset)).await?;
-            let up = |e: Extent| {
-                let start = run.start() + e.range.start().saturating_sub(offset);
-                Extent { range: ByteRange::new(start, e.range.len()).intersection(run), state: e.state }
+        Target::Execute { index, offset } if !view.stores_clusters(index) => {
+            let known = match asked.take().filter(|asked| asked.knows(index, offset, run)) {
+                Some(known) => known,
+                None => Asked::ask(view, index, offset, rest).await?,
             };
-            Ok(below.into_iter().map(up).collect())
+            Ok(asked.insert(known).within(run))
         }
         Target::Execute { .. } => one(ExtentState::Data),
+    }
+}
+
+/// What a node below has answered, for more than the run that it was asked for: runs are cut short by what lies
+/// above it (each cluster of a cache), and asking may take a round trip.
+struct Asked {
+    index: ViewIndex,
+    /// Distance from our offsets to the node's, modulo 2^64.
+    shift: u64,
+    /// In our offsets, in order and without gaps.
+    extents: Vec<Extent>,
+}
+
+impl Asked {
+    /// Asks node `index` for what of `rest`, whose first byte is its byte `offset`, it has.
+    async fn ask(view: &View, index: ViewIndex, offset: u64, rest: ByteRange) -> Result<Self> {
+        let len = rest.len().min(view.size_of(index).saturating_sub(offset));
+        let mut below = extents(view, index, ByteRange::new(offset, len)).await?;
+        for extent in &mut below {
+            let start = rest.start() + extent.range.start().saturating_sub(offset);
+            extent.range = ByteRange::new(start, extent.range.len()).intersection(rest);
+        }
+        Ok(Self { index, shift: offset.wrapping_sub(rest.start()), extents: below })
+    }
+
+    /// Whether it holds the first byte of `run`, which lies at `offset` of node `index`.
+    fn knows(&self, index: ViewIndex, offset: u64, run: ByteRange) -> bool {
+        let covers = |e: &Extent| e.range.start() <= run.start() && run.start() < e.range.end();
+        let same = self.index == index && self.shift == offset.wrapping_sub(run.start());
+        same && self.extents.get(self.first(run)).is_some_and(covers)
+    }
+
+    /// Index of the first extent that ends behind the beginning of `run`.
+    fn first(&self, run: ByteRange) -> usize {
+        self.extents.partition_point(|extent| extent.range.end() <= run.start())
+    }
+
+    fn within(&self, run: ByteRange) -> Vec<Extent> {
+        let overlapping = self.extents[self.first(run)..].iter().take_while(|e| e.range.start() < run.end());
+        overlapping.map(|e| Extent { range: e.range.intersection(run), state: e.state }).collect()
     }
 }
 
