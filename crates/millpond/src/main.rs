@@ -25,9 +25,9 @@ struct CommandLine {
 #[derive(Subcommand)]
 enum Command {
     /// Serve one image over NBD, with qemu-nbd's options.
-    Nbd(nbd::Args),
+    Nbd(Box<nbd::Args>),
     /// Show the main job: instant start, one fetch, life without the source.
-    Demo(demo::Args),
+    Demo(Box<demo::Args>),
 }
 
 /// Links that select a face by their name.
@@ -46,8 +46,8 @@ fn main() -> ExitCode {
         }
     };
     let outcome = match line.command {
-        Command::Nbd(args) => nbd::run(args),
-        Command::Demo(args) => demo::run(args),
+        Command::Nbd(args) => nbd::run(*args),
+        Command::Demo(args) => demo::run(*args),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
