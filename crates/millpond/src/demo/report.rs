@@ -144,59 +144,66 @@ impl Report {
 /// The table.
 impl Display for Report {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
-        let mib = |bytes: u64| format!("{:.1} MiB", bytes as f64 / f64::from(1 << 20));
-        let row = |f: &mut Formatter<'_>, name: &str, value: String| writeln!(f, "  {name:<28}{value}");
+        let rows =
+            [self.first_byte_row(), self.left_row(), ("holes fetched", mib(self.holes())), self.fill_row()];
+        for (name, value) in rows.into_iter().chain(self.read_rows()).chain(self.last_rows()) {
+            writeln!(f, "  {name:<28}{value}")?;
+        }
+        Ok(())
+    }
+}
+
+type Row = (&'static str, String);
+
+impl Report {
+    fn first_byte_row(&self) -> Row {
         let how = if self.full_copy.measured { "measured" } else { "computed" };
         let (first, full) = (self.first_byte.as_secs_f64(), self.full_copy.took.as_secs_f64());
-        row(
-            f,
+        let sooner = full / first.max(1e-9);
+        (
             "time to first byte",
-            format!(
-                "{first:.3} s, after a full copy {full:.2} s ({how}): {:.0} x sooner",
-                full / first.max(1e-9)
-            ),
-        )?;
+            format!("{first:.3} s, after a full copy {full:.2} s ({how}): {sooner:.0} x sooner"),
+        )
+    }
+
+    fn left_row(&self) -> Row {
         let ratio = self.link_bytes as f64 / self.allocated_granules.max(1) as f64;
-        row(
-            f,
-            "left the repository",
-            format!(
-                "{} with headers; {} are allocated, {} in granules of 64 KiB: {ratio:.3} x",
-                mib(self.link_bytes),
-                mib(self.allocated),
-                mib(self.allocated_granules)
-            ),
-        )?;
-        row(f, "holes fetched", mib(self.holes()))?;
-        let share =
-            self.link_share().map_or(String::new(), |share| format!(", {:.0} % of the link", share * 100.0));
-        row(
-            f,
-            "fill",
-            format!("{:.2} s, {:.1} MB/s{share}", self.fill.took.as_secs_f64(), self.fill_rate() / 1e6),
-        )?;
+        let (left, allocated) = (mib(self.link_bytes), mib(self.allocated));
+        let granules = mib(self.allocated_granules);
+        let value = format!(
+            "{left} with headers; {allocated} are allocated, {granules} in granules of 64 KiB: {ratio:.3} x"
+        );
+        ("left the repository", value)
+    }
+
+    fn fill_row(&self) -> Row {
+        let share = self
+            .link_share()
+            .map(|share| format!(", {:.0} % of the link", share * 100.0))
+            .unwrap_or_default();
+        let (took, rate) = (self.fill.took.as_secs_f64(), self.fill_rate() / 1e6);
+        ("fill", format!("{took:.2} s, {rate:.1} MB/s{share}"))
+    }
+
+    fn read_rows(&self) -> [Row; 2] {
         let off_on = |off: Duration, on: Duration| {
             format!("{:.1} ms with the fill off, {:.1} ms on", millis(off), millis(on))
         };
-        row(f, "cold read p50", off_on(self.before.p50, self.during.p50))?;
-        row(
-            f,
-            "cold read p99",
-            format!(
-                "{} ({} and {} reads)",
-                off_on(self.before.p99, self.during.p99),
-                self.before.reads,
-                self.during.reads
-            ),
-        )?;
-        let bytes = self.compared.iter().map(|c| c.bytes).sum();
-        row(
-            f,
-            "verified without repository",
-            format!("{} by {} readers, {} bytes wrong", mib(bytes), self.compared.len(), self.wrong()),
-        )?;
-        row(f, "all of it", format!("{:.1} s", self.took.as_secs_f64()))
+        let (before, during) = (&self.before, &self.during);
+        let p99 = format!("{} ({} and {} reads)", off_on(before.p99, during.p99), before.reads, during.reads);
+        [("cold read p50", off_on(before.p50, during.p50)), ("cold read p99", p99)]
     }
+
+    fn last_rows(&self) -> [Row; 2] {
+        let bytes = mib(self.compared.iter().map(|c| c.bytes).sum());
+        let verified = format!("{bytes} by {} readers, {} bytes wrong", self.compared.len(), self.wrong());
+        let took = format!("{:.1} s", self.took.as_secs_f64());
+        [("verified without repository", verified), ("all of it", took)]
+    }
+}
+
+fn mib(bytes: u64) -> String {
+    format!("{:.1} MiB", bytes as f64 / f64::from(1 << 20))
 }
 
 fn millis(span: Duration) -> f64 {

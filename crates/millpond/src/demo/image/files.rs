@@ -22,6 +22,7 @@ pub(super) struct Chosen {
     /// Its path inside the image.
     pub(super) inside: PathBuf,
     /// Its length in bytes when it was chosen.
+    #[cfg(test)]
     pub(super) len: u64,
 }
 
@@ -73,7 +74,12 @@ impl Walk<'_> {
         }
         if let Ok(inside) = inside {
             self.left = self.left.saturating_sub(len);
-            self.chosen.push(Chosen { path, inside, len });
+            self.chosen.push(Chosen {
+                path,
+                inside,
+                #[cfg(test)]
+                len,
+            });
         }
     }
 }
