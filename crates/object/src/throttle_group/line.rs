@@ -75,10 +75,6 @@ impl Lines {
         front.is_some_and(|front| front.ticket == place.ticket)
     }
 
-    pub(super) fn is_empty_for(&self, direction: Direction) -> bool {
-        self.lines[direction as usize].is_empty()
-    }
-
     pub(super) fn is_empty(&self) -> bool {
         self.lines.iter().all(VecDeque::is_empty)
     }

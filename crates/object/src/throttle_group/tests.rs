@@ -4,6 +4,7 @@ use std::cell::RefCell;
 use std::rc::Rc;
 use std::time::Duration;
 
+use futures_util::FutureExt;
 use futures_util::future::{join, join_all};
 use serde_json::{Value, json};
 use sim::{Options, SimWorld};
@@ -144,7 +145,7 @@ fn one_that_gives_up_is_not_charged_and_those_behind_go_on() {
         let given_up: Vec<_> = (0..3)
             .map(|_| {
                 let mut wait = Box::pin(async { group.wait(Direction::Read, 1).await });
-                assert!(futures_util::FutureExt::now_or_never(wait.as_mut()).is_none());
+                assert!(wait.as_mut().now_or_never().is_none());
                 wait
             })
             .collect();
@@ -205,5 +206,18 @@ fn threads_share_one_bucket() {
         }
         // 150 operations, 11 of them at once.
         assert_eq!(last, (150 - 11) * 10 * MS);
+    });
+}
+
+#[test]
+fn one_who_comes_at_the_right_moment_does_not_overtake() {
+    run(async || {
+        let group = group(json!({"iops-total": 10}));
+        burst(&group, Direction::Read, 1, 2).await;
+        let mut waiting = Box::pin(group.wait(Direction::Read, 1));
+        assert!(waiting.as_mut().now_or_never().is_none());
+        let moment = Moment(100 * MS);
+        assert_eq!(group.admit(moment, Direction::Write, 1), Admit::At(Moment(200 * MS)));
+        assert!(waiting.now_or_never().is_some());
     });
 }
