@@ -42,11 +42,13 @@ impl Locks {
 impl Permit for FileNode {
     fn permit(&self, uses: Permissions, shares: Permissions) -> Result<()> {
         let held = self.locks.take(uses, shares).map_err(|error| self.refused(error))?;
-        let still = held && ((uses | shares) & CHANGING).is_empty() && !self.file.info().writable;
+        let mut still = held && ((uses | shares) & CHANGING).is_empty() && !self.file.info().writable;
         if still {
             // It may have changed since it was opened.
-            let size = self.file.size().map_err(|e| self.failed("find its size", e))?;
-            self.size.store(size, Ordering::Release);
+            match self.file.size() {
+                Ok(size) => self.size.store(size, Ordering::Release),
+                Err(_) => still = false,
+            }
         }
         self.lending.set_still(still);
         Ok(())
