@@ -20,8 +20,10 @@ pub enum Answer {
     Failed(Errno),
 }
 
+const READ: u16 = Command::Read.code();
+
 struct Pending {
-    command: Command,
+    code: u16,
     flags: CommandFlags,
     read: ReadProgress,
     range: ByteRange,
@@ -33,7 +35,7 @@ struct Pending {
 
 impl Pending {
     fn make_room(&mut self) {
-        if self.command == Command::Read && self.failed.is_none() {
+        if self.code == READ && self.failed.is_none() {
             // Whatever is not answered shows.
             self.bytes.resize(self.range.len() as usize, 0xee);
         }
@@ -101,13 +103,21 @@ impl Client {
             offset: range.start(),
             len: range.len() as u32,
         };
+        self.ask_for(&header, payload);
+        self.cookies
+    }
+
+    /// Queues a request as it is.
+    pub fn ask_for(&mut self, header: &RequestHeader, payload: &[u8]) {
         let mut bytes = [0; REQUEST_LEN];
         header.encode(&mut bytes);
         self.out.extend(bytes);
         self.out.extend(payload);
+        // One that does not fit the numbers is refused, so its range does not matter.
+        let range = ByteRange::checked(header.offset, header.len.into()).unwrap_or_default();
         let pending = Pending {
-            command,
-            flags,
+            code: header.code,
+            flags: header.flags,
             read: ReadProgress::new(range),
             range,
             bytes: Vec::new(),
@@ -115,8 +125,7 @@ impl Client {
             failed: None,
             chunks: 0,
         };
-        self.pending.insert(self.cookies, pending);
-        self.cookies
+        self.pending.insert(header.cookie.0, pending);
     }
 
     /// Requests without an answer.
@@ -210,7 +219,7 @@ impl Client {
             Reply::Simple { cookie: Cookie(cookie), error } => {
                 let pending = self.pending.get_mut(&cookie).expect("it was asked");
                 pending.failed = error;
-                if pending.command != Command::Read || error.is_some() {
+                if pending.code != READ || error.is_some() {
                     return Some(cookie);
                 }
                 assert!(!self.export.structured, "a simple reply to a read");
@@ -256,11 +265,11 @@ impl Client {
         if let Some(errno) = pending.failed {
             return (cookie, Answer::Failed(errno));
         }
-        if pending.command == Command::BlockStatus {
+        if pending.code == Command::BlockStatus.code() {
             assert!(!pending.extents.is_empty());
             return (cookie, Answer::Extents(pending.extents));
         }
-        if pending.command == Command::Read {
+        if pending.code == READ {
             pending.read.finish().unwrap();
             assert!(
                 pending.chunks <= 1 || !pending.flags.contains(CommandFlags::DF),

@@ -29,6 +29,8 @@ pub struct Mood {
 impl Mood {
     /// Everything at once.
     pub const PROMPT: Self = Self { wait: 0, lend: 0, fail: 0, delay_us: 0..=0 };
+    /// A bit of everything that is no fault.
+    pub const MIXED: Self = Self { wait: 40, lend: 70, fail: 0, delay_us: 0..=900 };
 }
 
 /// Bytes in memory, followed by the bytes of a file that never change and may be lent.
@@ -202,6 +204,11 @@ impl Execute for StoreNode {
     fn try_now(&self, rq: &mut Request, mut window: Window<'_>, _: Next<'_>) -> Result<Now> {
         let mood = self.0.mood();
         if let Window::Lend(pieces) = window {
+            if io::random() % 100 < mood.fail {
+                // Half-way: what is in the list by then counts for nothing.
+                pieces.push(Piece { source: PieceSource::Zeroes, len: 1 });
+                return Err(BlockError::new(ErrorKind::Io, "the dice say so"));
+            }
             let wanted = io::random() % 100 < mood.lend;
             return Ok(if wanted && self.0.lend(rq.range, pieces) { Now::Lent } else { Now::Wait });
         }
