@@ -103,9 +103,9 @@ impl Export {
     /// What clients are told.
     pub(super) fn info(&self) -> ExportInfo {
         let view = self.root.view();
-        let minimum = Alignment::new(view.alignment()).unwrap_or_default().bytes();
-        let sizes =
-            u32::try_from(minimum).ok().and_then(|min| BlockSizes::new(min, min.max(4096), PAYLOAD_MAX));
+        // As QEMU has it: requests may begin and end anywhere (the seam sees to it), but better at whole blocks.
+        let preferred = Alignment::new(view.alignment()).unwrap_or_default().bytes().max(4096);
+        let sizes = u32::try_from(preferred).ok().and_then(|best| BlockSizes::new(1, best, PAYLOAD_MAX));
         ExportInfo {
             name: self.options.name.clone(),
             description: self.options.description.clone(),

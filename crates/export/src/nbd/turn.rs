@@ -109,12 +109,18 @@ impl Desk<'_> {
 
     fn refuse(&mut self, header: &RequestHeader, refusal: &Refusal, tally: &mut Tally) -> Taken {
         self.inbox.consume(REQUEST_LEN);
+        let payload = header.payload_len() as usize;
+        if payload > self.inbox.bytes().len() && payload <= PAYLOAD_MAX as usize {
+            // Clients that are still sending it do not expect an answer yet: libnbd takes it for one to nothing.
+            *self.arriving = Some((*header, self.inbox.begin_payload(payload)));
+            return Taken::Starved;
+        }
         tally.failed += 1;
         put_failure(self.outbox, header.cookie, self.structured, refusal.errno, refusal.message);
-        if header.payload_len() > PAYLOAD_MAX {
+        if payload > PAYLOAD_MAX as usize {
             return Taken::End(Ended::Garbage("a write is longer than any may be"));
         }
-        self.inbox.skip(header.payload_len() as usize);
+        self.inbox.skip(payload);
         Taken::Yes
     }
 
@@ -193,13 +199,21 @@ impl Desk<'_> {
         self.taken(Op::Write, header, tally)
     }
 
-    /// Begins the long write whose payload has arrived.
+    /// Begins the write whose payload has arrived, or refuses it now.
     pub(super) fn arrived(&mut self, header: &RequestHeader, lease: Lease) {
-        let rq = self.changing(header, Op::Write);
         let mut tally = Tally::default();
-        tally.add(Op::Write, u64::from(header.len));
+        match validate(header, self.limits) {
+            Ok(_) => {
+                let rq = self.changing(header, Op::Write);
+                tally.add(Op::Write, u64::from(header.len));
+                self.waiting.begin(self.export.root().view(), header.cookie, rq, lease, false);
+            }
+            Err(Refusal { errno, message }) => {
+                tally.failed += 1;
+                put_failure(self.outbox, header.cookie, self.structured, errno, message);
+            }
+        }
         self.export.counters().add(&tally);
-        self.waiting.begin(self.export.root().view(), header.cookie, rq, lease, false);
     }
 
     fn other(&mut self, turn: &Turn<'_>, header: &RequestHeader, command: Command, tally: &mut Tally) {
