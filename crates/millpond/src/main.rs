@@ -12,6 +12,7 @@ use std::ffi::OsString;
 use std::path::Path;
 use std::process::ExitCode;
 
+use clap::error::ErrorKind;
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 
 /// Block storage for virtual machines.
@@ -24,7 +25,6 @@ struct CommandLine {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Serve one image over NBD, with qemu-nbd's options.
     Nbd(Box<nbd::Args>),
     /// Show the main job: instant start, one fetch, life without the source.
     Demo(Box<demo::Args>),
@@ -39,11 +39,7 @@ fn main() -> ExitCode {
     let parsed = command.try_get_matches_from(arguments).and_then(|m| CommandLine::from_arg_matches(&m));
     let line = match parsed {
         Ok(line) => line,
-        Err(error) => {
-            // Help and version are answers (status 0); a bad option is a mistake (QEMU's status is 1, not 2).
-            let _ = error.print();
-            return if error.use_stderr() { ExitCode::FAILURE } else { ExitCode::SUCCESS };
-        }
+        Err(error) => return answered(program, &error),
     };
     let outcome = match line.command {
         Command::Nbd(args) => nbd::run(*args),
@@ -56,6 +52,23 @@ fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+/// Help and version are answers; a bad option is a mistake: one line, and QEMU's status 1 (clap's would be 2).
+fn answered(program: &str, error: &clap::Error) -> ExitCode {
+    let is_answer = !error.use_stderr();
+    if is_answer || error.kind() == ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand {
+        // Whoever closed our output does not want it.
+        let _ = error.print();
+    } else {
+        let text = error.to_string();
+        let lines = text.lines().map(str::trim).filter(|line| !line.is_empty());
+        let told: Vec<_> = lines.take_while(|line| !line.starts_with("Usage:")).collect();
+        let told = told.join(" ");
+        let told = told.split("For more information").next().unwrap_or_default().trim_end();
+        eprintln!("{program}: {} (see --help)", told.trim_start_matches("error: "));
+    }
+    if is_answer { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
 /// The name to show, and the arguments with the subcommand that a link's name stands for.

@@ -7,31 +7,31 @@ use clap::{Args as ClapArgs, ValueEnum};
 
 /// Serve one image over NBD, with qemu-nbd's options.
 ///
-/// The image FILE is exported under one name, on a unix socket (-k) or over TCP (-p, -b), until the last client
-/// leaves (or for ever, with -t).
+/// The image FILE is exported under one name, on a unix socket (-k) or over TCP (-p, -b), until
+/// the last client leaves (or for ever, with -t). docs/manual/millpond-nbd.md has all of it.
 ///
 /// Examples:
 ///   millpond nbd -r -t -f qcow2 -k /run/disk.sock disk.qcow2
 ///   millpond nbd -t -e 8 -x data -f raw -p 10810 disk.img
-///   millpond nbd --image-opts -k /run/d.sock driver=throttle,throttle-group=tg0,file.driver=file,file.filename=d.img
+///   millpond nbd -k /run/d.sock --image-opts driver=raw,size=1048576,file.driver=file,file.filename=d
 #[derive(ClapArgs, Debug)]
-#[command(verbatim_doc_comment)]
+#[command(verbatim_doc_comment, args_override_self = true)]
 pub(crate) struct Args {
     /// The image; with --image-opts, its options (driver=...,key=value,...).
     #[arg(value_name = "FILE")]
     pub(super) file: Option<String>,
 
-    /// Port to listen on.
-    #[arg(short, long, value_name = "PORT", default_value_t = 10809, help_heading = CONNECTION)]
-    pub(super) port: u16,
-    /// Interface to bind to.
-    #[arg(short, long, value_name = "IFACE", default_value = "0.0.0.0", help_heading = CONNECTION)]
-    pub(super) bind: String,
+    /// Port to listen on [default: 10809].
+    #[arg(short, long, value_name = "PORT", help_heading = CONNECTION)]
+    pub(super) port: Option<u16>,
+    /// Interface to bind to [default: 0.0.0.0].
+    #[arg(short, long, value_name = "IFACE", help_heading = CONNECTION)]
+    pub(super) bind: Option<String>,
     /// Path of the unix socket to listen on, instead of TCP.
     #[arg(short = 'k', long, value_name = "PATH", help_heading = CONNECTION)]
     pub(super) socket: Option<PathBuf>,
     /// Clients at the same time; 0 for any number.
-    #[arg(short = 'e', long, value_name = "NUM", default_value_t = 1, help_heading = CONNECTION)]
+    #[arg(short = 'e', long, value_name = "NUM", value_parser = shared, default_value_t = 1, help_heading = CONNECTION)]
     pub(super) shared: usize,
     /// Don't exit when the last client leaves.
     #[arg(short = 't', long, help_heading = CONNECTION)]
@@ -59,7 +59,7 @@ pub(crate) struct Args {
     #[arg(short, long, value_name = "FORMAT", help_heading = IMAGE)]
     pub(super) format: Option<String>,
     /// Treat FILE as a full set of options.
-    #[arg(long, conflicts_with_all = ["format", "offset"], help_heading = IMAGE)]
+    #[arg(long, conflicts_with = "format", help_heading = IMAGE)]
     pub(super) image_opts: bool,
     /// Define an object: throttle-group,id=..., secret,id=..., iothread,id=...
     #[arg(long, value_name = "TYPE,id=ID,...", help_heading = IMAGE)]
@@ -71,7 +71,7 @@ pub(crate) struct Args {
     #[arg(short, long, help_heading = IMAGE)]
     pub(super) read_only: bool,
     /// Bypass the host's page cache: --cache=none.
-    #[arg(short, long, help_heading = IMAGE)]
+    #[arg(short, long, conflicts_with = "cache", help_heading = IMAGE)]
     pub(super) nocache: bool,
     /// Cache mode.
     #[arg(long, value_enum, value_name = "MODE", default_value = "writeback", help_heading = IMAGE)]
@@ -123,7 +123,7 @@ struct NotYet {
     #[arg(short, long, hide = true)]
     connect: Option<String>,
     #[arg(short, long, hide = true)]
-    disconnect: Option<String>,
+    disconnect: bool,
     #[arg(short, long, hide = true)]
     snapshot: bool,
     #[arg(short, long, hide = true)]
@@ -144,7 +144,7 @@ impl Args {
             ("--trace", n.trace.is_some()),
             ("--selinux-label", n.selinux_label.is_some()),
             ("--connect", n.connect.is_some()),
-            ("--disconnect", n.disconnect.is_some()),
+            ("--disconnect", n.disconnect),
             ("--snapshot", n.snapshot),
             ("--load-snapshot", n.load_snapshot.is_some()),
         ];
@@ -214,9 +214,35 @@ pub(super) enum DetectZeroesMode {
 }
 
 fn offset(text: &str) -> std::result::Result<u64, String> {
-    let parsed = match text.strip_prefix("0x") {
-        Some(hex) => u64::from_str_radix(hex, 16).ok(),
-        None => text.parse().ok(),
+    number(text).ok_or_else(|| format!("Invalid offset '{text}'"))
+}
+
+fn shared(text: &str) -> std::result::Result<usize, String> {
+    let number = number(text).and_then(|number| usize::try_from(number).ok());
+    number.ok_or_else(|| format!("Invalid shared device number '{text}'"))
+}
+
+/// A number as QEMU's command lines have it: `0x` is hexadecimal, and a leading 0 octal.
+fn number(text: &str) -> Option<u64> {
+    let (digits, radix) = match text.strip_prefix("0x").or(text.strip_prefix("0X")) {
+        Some(digits) => (digits, 16),
+        None if text.len() > 1 && text.starts_with('0') => (text, 8),
+        None => (text, 10),
     };
-    parsed.ok_or_else(|| format!("Invalid offset '{text}'"))
+    let plain = digits.starts_with(|c: char| c.is_ascii_hexdigit());
+    plain.then(|| u64::from_str_radix(digits, radix).ok()).flatten()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::number;
+
+    #[test]
+    fn numbers_are_those_of_qemu() {
+        let cases = [("0", 0), ("10", 10), ("010", 8), ("0x10", 16), ("0XfF", 255)];
+        cases.iter().for_each(|(text, value)| assert_eq!(number(text), Some(*value), "{text}"));
+        for text in ["", "-1", "+1", "08", "0x", "0x-1", "1k", " 1", "18446744073709551616"] {
+            assert_eq!(number(text), None, "{text}");
+        }
+    }
 }

@@ -21,6 +21,9 @@ pub(super) async fn options(engine: &Engine, args: &Args) -> Result<Map<String, 
     } else {
         named(engine, args, file).await?
     };
+    if args.offset > 0 {
+        image = behind(args.offset, image);
+    }
     let common = common(args)?;
     for (key, value) in common {
         image.entry(key).or_insert(value);
@@ -32,7 +35,7 @@ pub(super) async fn options(engine: &Engine, args: &Args) -> Result<Map<String, 
 async fn named(engine: &Engine, args: &Args, name: &str) -> Result<Map<String, Value>> {
     if let Some(text) = name.strip_prefix("json:") {
         return match serde_json::from_str(text) {
-            Ok(Value::Object(map)) => Ok(map),
+            Ok(Value::Object(map)) => keyval::nest(map),
             Ok(_) => Err(invalid("json: must be followed by an object".to_owned())),
             Err(error) => Err(invalid(format!("Could not parse the JSON options: {error}"))),
         };
@@ -45,14 +48,17 @@ async fn named(engine: &Engine, args: &Args, name: &str) -> Result<Map<String, V
             "raw"
         }
     };
-    let mut image = object(json!({ "driver": format, "file": protocol }));
-    if args.offset > 0 {
-        image = match format {
-            "raw" => with(image, "offset", json!(args.offset)),
-            _ => object(json!({ "driver": "raw", "offset": args.offset, "file": image })),
-        };
+    Ok(object(json!({ "driver": format, "file": protocol })))
+}
+
+/// The image without its first `offset` bytes.
+fn behind(offset: u64, image: Map<String, Value>) -> Map<String, Value> {
+    match image.get("driver").and_then(Value::as_str) {
+        Some("raw") if !image.contains_key("offset") && !image.contains_key("size") => {
+            with(image, "offset", json!(offset))
+        }
+        _ => object(json!({ "driver": "raw", "offset": offset, "file": image })),
     }
-    Ok(image)
 }
 
 fn protocol(args: &Args, name: &str) -> Value {

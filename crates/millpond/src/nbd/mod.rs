@@ -2,6 +2,7 @@
 
 mod args;
 mod image;
+mod remedy;
 
 use std::path::Path;
 use std::process;
@@ -25,6 +26,8 @@ const EXPORT: &str = "nbd0";
 /// Serves until told to end, or until the last client has left.
 pub(crate) fn run(args: Args) -> Result<()> {
     args.check()?;
+    // The process that the service manager meant is this one, not the one in the background.
+    let address = address(&args)?;
     let readiness = match args.fork {
         true => match fork().map_err(|e| BlockError::system("cannot go to the background", e))? {
             Forked::Parent { status } => process::exit(status),
@@ -34,15 +37,20 @@ pub(crate) fn run(args: Args) -> Result<()> {
     };
     let world = RealWorld::new();
     let shared: Arc<RealWorld> = Arc::new(world.clone());
-    world.block_on(serve(shared, args, readiness))
+    world.block_on(serve(shared, args, address, readiness))
 }
 
-async fn serve(world: Arc<RealWorld>, args: Args, readiness: Option<Readiness>) -> Result<()> {
+async fn serve(
+    world: Arc<RealWorld>,
+    args: Args,
+    address: Address,
+    readiness: Option<Readiness>,
+) -> Result<()> {
     let mut signals = Signals::watch(&[Signal::Terminate, Signal::Interrupt, Signal::HangUp])
         .map_err(|e| BlockError::system("cannot watch signals", e))?;
     let engine = Engine::new(world, engine_options(&args)?)?;
     let events = engine.events().subscribe();
-    let (server, address) = set_up(&engine, &args).await?;
+    let server = set_up(&engine, &args).await?;
     let accepting = server.listen(&address, |address| tell_ready(&args, address, readiness));
     let serving = race(accepting, until_over(&server, events, &args));
     let outcome = match race(serving, signals.next()).await {
@@ -55,12 +63,11 @@ async fn serve(world: Arc<RealWorld>, args: Args, readiness: Option<Readiness>) 
 }
 
 /// Opens the image and exports it; nothing listens yet.
-async fn set_up(engine: &Arc<Engine>, args: &Args) -> Result<(NbdServer, Address)> {
+async fn set_up(engine: &Arc<Engine>, args: &Args) -> Result<NbdServer> {
     for object in &args.object {
         engine.add_object(engine::keyval::parse(object, Some("qom-type"))?).await?;
     }
-    let options = image::options(engine, args).await?;
-    let node = engine.add_node(options).await?;
+    let node = open(engine, args).await.map_err(|error| remedy::explained(error, args))?;
     let server = engine.nbd_server(&ServerRequest { options: server_options(args) });
     let options = ExportOptions {
         name: args.export_name.clone(),
@@ -70,7 +77,12 @@ async fn set_up(engine: &Arc<Engine>, args: &Args) -> Result<(NbdServer, Address
         writethrough: matches!(args.cache, args::CacheMode::Writethrough | args::CacheMode::Directsync),
     };
     server.add(ExportRequest { id: EXPORT.to_owned(), node, options })?;
-    Ok((server, address(args)?))
+    Ok(server)
+}
+
+async fn open(engine: &Arc<Engine>, args: &Args) -> Result<String> {
+    let options = image::options(engine, args).await?;
+    engine.add_node(options).await
 }
 
 fn engine_options(args: &Args) -> Result<EngineOptions> {
@@ -92,11 +104,25 @@ fn server_options(args: &Args) -> ServerOptions {
 /// Where to listen: a socket that was handed to us, the unix socket, or TCP.
 fn address(args: &Args) -> Result<Address> {
     if let Some(inherited) = activated()? {
-        return Ok(inherited);
+        let given = [
+            ("--socket", args.socket.is_some()),
+            ("--bind", args.bind.is_some()),
+            ("--port", args.port.is_some()),
+        ];
+        return match given.iter().find(|(_, given)| *given) {
+            None => Ok(inherited),
+            Some((option, _)) => {
+                let context = format!("a socket was handed over (LISTEN_FDS): leave out '{option}'");
+                Err(BlockError::new(ErrorKind::Invalid, context))
+            }
+        };
     }
     Ok(match &args.socket {
         Some(path) => Address::Unix { path: path.clone() },
-        None => Address::Tcp { host: args.bind.clone(), port: args.port },
+        None => Address::Tcp {
+            host: args.bind.clone().unwrap_or_else(|| "0.0.0.0".to_owned()),
+            port: args.port.unwrap_or(10809),
+        },
     })
 }
 
