@@ -94,6 +94,8 @@ fn pages() -> Vec<PathBuf> {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/manual");
     let entries = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
     let mut pages: Vec<_> = entries.filter(|path| path.extension().is_some_and(|e| e == "md")).collect();
+    // The list of the others.
+    pages.retain(|page| !page.ends_with("README.md"));
     pages.sort();
     pages
 }
