@@ -53,13 +53,13 @@ async fn expect_lie(disk: &Disk, words: &[&str]) {
 const BEYOND: u64 = 1 << 30;
 
 const LIES: &[Lie] = &[
-    (CLUSTER * 3 | COPIED | 2, 0, "reserved bits"),
-    (CLUSTER * 3 | 1 << 56, 0, "reserved bits"),
+    ((CLUSTER * 3) | COPIED | 2, 0, "reserved bits"),
+    ((CLUSTER * 3) | (1 << 56), 0, "reserved bits"),
     (CLUSTER * 3 + 512, 0, "multiple of the cluster size"),
     (BEYOND, 0, "beyond the end"),
     ((1 << 56) - CLUSTER, 0, "beyond the end"),
     (COMPRESSED | BEYOND, 0, "beyond the end"),
-    (COMPRESSED | (1 << 54) - 1, 0, "beyond the end"),
+    (COMPRESSED | ((1 << 54) - 1), 0, "beyond the end"),
     // Header and L1 table are no compressed data.
     (COMPRESSED | 255 << 54 | 1, 0, "compressed cluster at host offset 0x1"),
 ];
@@ -90,7 +90,7 @@ fn lying_bitmaps() {
         for lie in [
             (3 * CLUSTER, 1 << 9 | 1 << 41, "both allocated and zero"),
             (0, 2, "it has no cluster"),
-            (3 * CLUSTER | 1, 0, "reserved bits"),
+            ((3 * CLUSTER) | 1, 0, "reserved bits"),
             (BEYOND, u64::from(u32::MAX), "beyond the end"),
         ] {
             std::fs::write(&path, lying(3, EXTENDED_L2, lie).bytes).unwrap();
@@ -123,8 +123,8 @@ fn lying_l1_entries() {
     let span = 512 << 20;
     run(async |engine| {
         for (entry, words) in [
-            (2 * CLUSTER | 1, "reserved bits"),
-            (2 * CLUSTER | 512, "multiple of the cluster size"),
+            ((2 * CLUSTER) | 1, "reserved bits"),
+            ((2 * CLUSTER) | 512, "multiple of the cluster size"),
             (BEYOND, "leaves the file"),
             ((1 << 56) - CLUSTER, "leaves the file"),
         ] {
@@ -152,10 +152,10 @@ fn lies_about_a_data_file() {
     let (mut image, table) = Handmade::with_table(3, 64 << 20, DATA_FILE);
     for (index, entry) in [
         (0, COPIED),
-        (1, 3 * CLUSTER | COPIED),
+        (1, (3 * CLUSTER) | COPIED),
         (2, COMPRESSED),
-        (3, 3 * CLUSTER | COPIED),
-        (9, 9 * CLUSTER | COPIED),
+        (3, (3 * CLUSTER) | COPIED),
+        (9, (9 * CLUSTER) | COPIED),
     ] {
         image.l2(table, index, entry, 0);
     }
@@ -306,7 +306,7 @@ fn lies_take_little_memory() {
             file.set_len(1 << 40).unwrap();
             // Every L2 table is the header itself, and somewhere a compressed cluster claims all it can.
             file.write_all_at(&(COPIED | 1 << 22).to_be_bytes(), 4 << 20).unwrap();
-            file.write_all_at(&(COMPRESSED | (1 << 62) - 1).to_be_bytes(), (4 << 20) + 8).unwrap();
+            file.write_all_at(&(COMPRESSED | ((1 << 62) - 1)).to_be_bytes(), (4 << 20) + 8).unwrap();
             try_all(engine, &lab, "huge.qcow2").await;
         }
         let more = most_memory() - before;
