@@ -9,6 +9,7 @@ use export::nbd::ExportOptions;
 use flow::Role;
 use flow::copy::Policy;
 use io::LocalFut;
+use object::LimitsPatch;
 use serde_json::{Map, Value, json};
 use sim::Rng;
 
@@ -37,6 +38,7 @@ const EDITS: &[Edit] = &[
     Edit { share: 12, name: "reopen", fits: |_| true, make: |e| Box::pin(e.reopen()) },
     Edit { share: 8, name: "replace-node", fits: |e| !e.scene.twins.is_empty(), make: |e| Box::pin(e.replace_node()) },
     Edit { share: 8, name: "replace-child", fits: |e| !e.scene.backings.is_empty(), make: |e| Box::pin(e.replace_child()) },
+    Edit { share: 6, name: "limits", fits: |_| true, make: |e| Box::pin(e.limits()) },
     Edit { share: 5, name: "add-export", fits: |e| e.exports.len() < EXPORTS_MAX, make: |e| Box::pin(e.add_export()) },
     Edit { share: 5, name: "delete-export", fits: |e| !e.exports.is_empty(), make: |e| Box::pin(e.delete_export()) },
     Edit { share: 4, name: "start-fill", fits: |e| e.fills.is_empty() && !e.scene.caches.is_empty(), make: |e| Box::pin(e.start_fill()) },
@@ -46,8 +48,20 @@ const EDITS: &[Edit] = &[
 /// A kind of filter: its driver, and its options besides the name and the child.
 type Filter = (&'static str, fn(&mut Rng) -> Value);
 
-/// Filters that come and go.
-const FILTERS: &[Filter] = &[("copy-on-read", |_| json!({}))];
+/// Filters that come and go. What `fault` makes fail fails with "no space", which nothing else here does.
+#[rustfmt::skip]
+const FILTERS: &[Filter] = &[
+    ("copy-on-read", |_| json!({})),
+    ("copy-on-read", |_| json!({})),
+    ("throttle", |_| json!({"throttle-group": THROTTLE_GROUP})),
+    ("delay", |rng| json!({"read-us": rng.below(2000), "write-us": rng.below(2000), "flush-us": rng.below(3000)})),
+    ("fault", |rng| json!({"seed": rng.below(99), "rules": [{"probability": 0.02, "errno": 28}]})),
+];
+
+/// The group of all throttle filters.
+pub const THROTTLE_GROUP: &str = "group";
+/// What [`FILTERS`] make requests fail with.
+pub const FAULT: ErrorKind = ErrorKind::NoSpace;
 
 /// What an edit may be refused with when it makes no sense at the moment.
 const REFUSALS: &[ErrorKind] =
@@ -115,7 +129,7 @@ impl Editor {
     /// Takes out what it has put in; ready when all of it is gone.
     pub async fn tidy(&mut self) -> Result<()> {
         for fill in std::mem::take(&mut self.fills) {
-            fill.ended().await?;
+            finished(fill.ended().await)?;
         }
         for id in std::mem::take(&mut self.exports) {
             self.server.remove(&id).await?;
@@ -174,6 +188,22 @@ impl Editor {
         self.engine.reopen_node(map(options)).await
     }
 
+    /// Other limits for all throttle filters.
+    async fn limits(&mut self) -> Result<()> {
+        let group = self.engine.objects().throttle_group(THROTTLE_GROUP)?;
+        let (iops_total, bps_total) = match self.rng.below(3) {
+            0 => (0, 0),
+            1 => (2_000 + self.rng.below(20_000), 0),
+            _ => (0, (20 + self.rng.below(200)) << 20),
+        };
+        let patch = LimitsPatch {
+            iops_total: Some(iops_total),
+            bps_total: Some(bps_total),
+            ..LimitsPatch::default()
+        };
+        group.set_limits(&patch)
+    }
+
     async fn replace_node(&mut self) -> Result<()> {
         let (one, other) = *self.pick(self.scene.twins);
         let (node, with) = if self.rng.chance(0.5) { (one, other) } else { (other, one) };
@@ -210,12 +240,17 @@ impl Editor {
     async fn stop_fill(&mut self) -> Result<()> {
         let Some(fill) = self.fills.pop() else { return Ok(()) };
         if self.rng.chance(0.5) {
-            return fill.ended().await;
+            return finished(fill.ended().await);
         }
-        match fill.stop().await {
-            Err(error) if error.kind() == ErrorKind::Cancelled => Ok(()),
-            ended => ended,
-        }
+        finished(fill.stop().await)
+    }
+}
+
+/// A fill may have been stopped, or have met a fault.
+fn finished(outcome: Result<()>) -> Result<()> {
+    match outcome {
+        Err(error) if error.kind() == ErrorKind::Cancelled || error.kind() == FAULT => Ok(()),
+        ended => ended,
     }
 }
 

@@ -23,6 +23,7 @@ use flow::CheckReport;
 use io::select::{Either, race};
 use io::sync::oneshot;
 use io::{Address, Thread, World};
+use serde_json::json;
 use sim::Rng;
 
 use client::{Client, Done, Habit};
@@ -116,6 +117,8 @@ impl Battle {
     pub async fn run(self, world: Arc<dyn World>, model: Model) -> Result<Outcome, String> {
         let options = EngineOptions { threads: self.threads, policy: ImagePolicy::Anywhere };
         let engine = Engine::new(world.clone(), options).map_err(|e| e.to_string())?;
+        let group = json!({"qom-type": "throttle-group", "id": editor::THROTTLE_GROUP});
+        engine.add_object(map(group)).await.map_err(|e| e.to_string())?;
         let path = |name: &str| format!("{}{name}", self.folder);
         for node in (self.scene.nodes)(&path) {
             engine.add_node(map(node)).await.map_err(|e| e.to_string())?;
@@ -207,7 +210,8 @@ impl Field {
                 let writes = self.battle.scene.writable && at != 1;
                 let rude = !writes && rng.chance(0.5);
                 let depth = 1 + rng.index(12);
-                let habit = Habit { writes, rude, depth, ..self.habit(self.battle.requests) };
+                let may_fail = &[editor::FAULT];
+                let habit = Habit { writes, rude, depth, may_fail, ..self.habit(self.battle.requests) };
                 self.send(at, habit, rng.fork(), &left)
             })
             .collect();
