@@ -6,11 +6,13 @@
 
 mod fire;
 
+use std::process::Command;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use fire::scene::{SCENES, Scene};
 use fire::{Battle, Outcome};
+use flow::sabotage::{Rule, break_rule};
 use io::Address;
 use io::counting::{self, Counting};
 use sim::{DiskOptions, Options, SimDisk, SimWorld};
@@ -18,6 +20,9 @@ use sim::{DiskOptions, Options, SimDisk, SimWorld};
 /// Seeds of each scene, and of a full run.
 const FEW: u64 = 2;
 const FULL: u64 = 100;
+
+/// Rules without which bytes are wrong here, by their names in MILLPOND_FIRE_BREAK.
+const RULES: &[(&str, Rule)] = &[("guards", Rule::Guards), ("range-locks", Rule::RangeLocks)];
 
 #[global_allocator]
 static ALLOCATOR: Counting = Counting;
@@ -61,7 +66,11 @@ fn fight(scene: &'static Scene, threads: usize, seed: u64) -> Option<Result<Outc
 
 fn all(name: &str) {
     let scene = SCENES.iter().find(|scene| scene.name == name).unwrap();
-    for seed in fire::seeds(FEW, FULL) {
+    let broken = std::env::var("MILLPOND_FIRE_BREAK").ok();
+    if let Some(rule) = &broken {
+        break_rule(RULES.iter().find(|(name, _)| name == rule).unwrap().1);
+    }
+    for seed in fire::seeds(if broken.is_some() { FULL } else { FEW }, FULL) {
         for threads in [1, 3] {
             let begun = Instant::now();
             let Some(outcome) = fight(scene, threads, seed) else { return };
@@ -100,4 +109,18 @@ fn a_qcow2_chain() {
 #[test]
 fn a_cache_of_a_qcow2_chain() {
     all("cache of qcow2");
+}
+
+/// In processes of their own, since a broken rule stays broken.
+#[test]
+fn broken_rules_are_found() {
+    for (rule, _) in RULES {
+        let mut command = Command::new(std::env::current_exe().unwrap());
+        let run = command.args(["a_cache", "--exact"]).env("MILLPOND_FIRE_BREAK", rule);
+        let output = run.env_remove("MILLPOND_FIRE_SEED").output().unwrap();
+        let said =
+            String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
+        assert!(!output.status.success(), "without {rule} nothing was wrong: {said}");
+        assert!(said.contains("is wrong") || said.contains("corruptions"), "without {rule}: {said}");
+    }
 }
