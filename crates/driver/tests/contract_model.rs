@@ -6,16 +6,11 @@
 
 mod lab;
 
-use std::time::Duration;
-
-use block::ByteRange;
-use flow::{Flags, Op, Role};
-use lab::client::{self, Way};
-use lab::oracle::{self, Oracle};
+use flow::Role;
+use lab::oracle::Oracle;
 use lab::work::{self, Plan};
-use lab::{Lab, Tree};
+use lab::{Lab, Tree, simulation};
 use serde_json::{Value, json};
-use sim::{OpKind, Options, Rng, SimWorld, Verdict};
 
 const SIZE: u64 = 300_001;
 
@@ -28,50 +23,11 @@ fn options(cluster: u64, misses: f64) -> Value {
     json!({"size": SIZE, "cluster-size": cluster, "table-misses": {"probability": misses, "seed": 5}})
 }
 
-fn plan(seed: u64) -> Plan {
-    Plan { seed, threads: 3, tasks: 7, requests: 100, longest: 100_000, given_up: 0.15 }
-}
-
-/// Runs the plan in a rough simulated world on what `build` makes over `base` bytes of the file of that name.
+/// Runs random work on what `build` makes, from each of the seeds.
 fn simulate(base: u64, seeds: std::ops::Range<u64>, build: impl AsyncFn(&Lab) -> Tree) {
     for seed in seeds {
-        let world = SimWorld::new(seed, Options::default());
-        let mut rng = Rng::new(seed);
-        // Some writes take long: when they are given up, they land behind much else.
-        world.disk().set_policy(move |op| match op.kind == OpKind::Write && rng.chance(0.05) {
-            true => Verdict::Delay(Duration::from_micros(rng.below(20_000))),
-            false => Verdict::Go,
-        });
-        world.disk().put("base", &oracle::initial(base));
-        world.run(async {
-            let lab = Lab::new(&world);
-            let tree = build(&lab).await;
-            let oracle = Oracle::new(base);
-            let root = lab.root(&tree);
-            let outcome = work::run(&world, &root, &oracle, plan(seed)).await;
-            outcome.unwrap_or_else(|wrong| panic!("seed {seed}: {wrong}"));
-            while world.disk().in_flight() > 0 {
-                io::sleep(Duration::from_millis(1)).await;
-            }
-            finish(&tree, &root, &oracle).await;
-            assert!(oracle.checked() > SIZE, "hardly anything was compared");
-        });
+        simulation::run(seed, SIZE, base, &build).unwrap();
     }
-}
-
-/// All bytes once more, and every table below.
-async fn finish(tree: &Tree, root: &flow::Root, oracle: &Oracle) {
-    let begun = oracle.begin_read();
-    let whole = ByteRange::new(0, SIZE);
-    let bytes = client::read(root, whole, Way::Wait).await.unwrap();
-    oracle.end_read(begun, whole, &bytes).unwrap();
-    for below in tree.subtrees() {
-        if let Some(check) = below.node().powers().check {
-            let report = check.check(below.view().next()).await.unwrap();
-            assert_eq!((report.leaks, report.corruptions), (0, vec![]), "{:?}", below.node());
-        }
-    }
-    client::change(root, Op::Discard, whole, Flags::NONE).await.unwrap();
 }
 
 #[test]
@@ -145,9 +101,9 @@ fn on_real_threads() {
             let top = [(Role::File, &lab.ram(2 << 20)), (Role::Backing, &middle)];
             let tree = lab.open("memory-format", options(65536, 0.02), &top).await;
             let (root, oracle) = (lab.root(&tree), Oracle::new(0));
-            let plan = Plan { threads: 4, tasks: 8, requests: 1500, longest: 60_000, ..plan(seed) };
+            let plan = Plan { threads: 4, tasks: 8, requests: 1500, longest: 60_000, ..Plan::new(seed) };
             work::run(&world, &root, &oracle, plan).await.unwrap_or_else(|w| panic!("seed {seed}: {w}"));
-            finish(&tree, &root, &oracle).await;
+            simulation::finish(&tree, &root, &oracle).await.unwrap();
         });
     }
 }

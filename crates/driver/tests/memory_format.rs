@@ -191,3 +191,31 @@ fn tables_that_are_not_there_are_loaded() {
         assert!((20..100).contains(&waited), "{waited}");
     });
 }
+
+#[test]
+fn a_reopened_node_keeps_what_it_holds() {
+    let world = world();
+    world.run(async {
+        let lab = Lab::new(&world);
+        let (file, _) = lab.file("disk").await;
+        let (other, _) = lab.file("other").await;
+        let first =
+            lab.open("memory-format", json!({"size": 8 * CLUSTER}), &[(flow::Role::File, &file)]).await;
+        seam::write(&first.view(), CLUSTER, &[1; 1 << 16]).await.unwrap();
+        let reopen = async |options, file: &Tree| {
+            let children = [(flow::Role::File, file)];
+            let kept = first.node().keep();
+            lab.open_with("memory-format", options, &children, |context| context.kept = kept).await
+        };
+        let second = reopen(json!({"size": 1}), &file).await.unwrap();
+        let view = second.view();
+        assert_eq!(view.size(), 8 * CLUSTER, "the size stays");
+        same(&bytes(&view, CLUSTER, CLUSTER).await, &[1; 1 << 16]);
+        // Requests of older views still go through the old body.
+        seam::write(&first.view(), 3 * CLUSTER, &[2; 1 << 16]).await.unwrap();
+        same(&bytes(&view, 3 * CLUSTER, CLUSTER).await, &[2; 1 << 16]);
+        assert_eq!(check(&second, &view).await, sound(2));
+        assert!(reopen(json!({"size": 1, "cluster-size": 512}), &file).await.is_err());
+        assert!(reopen(json!({"size": 1}), &other).await.is_err(), "clusters lie elsewhere");
+    });
+}

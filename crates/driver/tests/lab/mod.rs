@@ -9,6 +9,8 @@ pub mod layer;
 pub mod model;
 pub mod oracle;
 pub mod ram;
+pub mod rules;
+pub mod simulation;
 pub mod work;
 
 use std::cell::Cell;

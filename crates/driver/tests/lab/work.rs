@@ -27,6 +27,12 @@ pub struct Plan {
     pub given_up: f64,
 }
 
+impl Plan {
+    pub fn new(seed: u64) -> Self {
+        Self { seed, threads: 3, tasks: 7, requests: 100, longest: 100_000, given_up: 0.15 }
+    }
+}
+
 /// Carries out the plan; the first wrong byte is the error.
 pub async fn run(world: &impl World, root: &Arc<Root>, oracle: &Oracle, plan: Plan) -> Result<(), String> {
     let threads: Vec<_> = (0..plan.threads).map(|i| world.start_thread(&format!("io{i}")).unwrap()).collect();
