@@ -138,6 +138,7 @@ impl Server {
             Box::pin(async move {
                 (shared.tell)(ClientEvent::Connected);
                 let ended = session::serve(shared.clone(), incoming).await;
+                // First, so that whoever is told of the last one finds that there is none.
                 drop(ticket);
                 (shared.tell)(ClientEvent::Gone(ended.err()));
             })

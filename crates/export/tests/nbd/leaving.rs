@@ -8,9 +8,11 @@ use block::ByteRange;
 use nbd::codec::{Command, CommandFlags, REQUEST_MAGIC};
 use sim::{Options, Rng, SimWorld};
 
-use crate::client::{Answer, Client, connect, wish};
-use crate::stage::{Stage, play};
-use crate::store::{Mood, Store};
+use crate::lab::client::{Answer, Client, connect, wish};
+use crate::lab::garbage::garbage;
+use crate::lab::stage::Stage;
+use crate::lab::store::{Mood, Store};
+use crate::play;
 
 const NONE: CommandFlags = CommandFlags::NONE;
 
@@ -129,23 +131,6 @@ fn connections_that_are_cut_take_nothing_with_them() {
     }
 }
 
-/// Bytes of no sense, or of some.
-fn garbage(rng: &mut Rng) -> Vec<u8> {
-    let mut bytes = vec![0; rng.index(200)];
-    rng.fill(&mut bytes);
-    let fronts: [&[u8]; 6] = [
-        b"",
-        b"GET / HTTP/1.1\r\nHost: x\r\n\r\n",
-        &[0, 0, 0, 3],
-        b"\0\0\0\x03IHAVEOPT",
-        b"\0\0\0\x03IHAVEOPT\0\0\0\x07\xff\xff\xff\xff",
-        b"\0\0\0\x03IHAVEOPT\0\0\0\x07\0\0\0\x0a\0\0\0\x04disk\0\0",
-    ];
-    let requests: [&[u8]; 3] = [b"", b"\x25\x60\x95\x13", b"\x25\x60\x95\x13\0\0\0\x01"];
-    let (front, request) = (rng.index(6), rng.index(3));
-    [fronts[front], requests[request], &bytes].concat()
-}
-
 #[test]
 fn a_thousand_cycles_of_garbage_leave_nothing() {
     play(1, Options::default(), 2, async |stage| {
@@ -173,8 +158,7 @@ fn a_thousand_cycles_of_garbage_leave_nothing() {
         let left = (export.clients(), stage.server.connections(), Arc::strong_count(&export));
         // The server's and ours.
         assert_eq!(left, (0, 0, 2));
-        let gone = stage.gone.lock().unwrap().clone();
-        assert_eq!(gone.len(), 1002);
+        let gone = stage.ends(1002).await;
         assert!(gone.iter().flatten().all(|why| why.contains("client ")), "errors name the client");
     });
 }
@@ -190,7 +174,7 @@ fn garbage_among_requests_ends_that_connection_alone() {
         other.stream.send_all(&[0x55; 100]).await.unwrap();
         assert!(matches!(other.answer().await, Ok(None) | Err(_)));
         assert_eq!(honest.read(0, 10).await, Answer::Done(vec![7; 10]));
-        let gone = stage.gone.lock().unwrap().clone();
+        let gone = stage.ends(1).await;
         assert!(gone[0].as_deref().is_some_and(|why| why.contains("export 'disk': client")), "{gone:?}");
     });
 }

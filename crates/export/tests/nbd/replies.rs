@@ -9,9 +9,10 @@ use nbd::codec::{Command, CommandFlags};
 use nbd::handshake::client::Wish;
 use sim::Options;
 
-use crate::client::Answer;
-use crate::stage::{options, play};
-use crate::store::{Mood, Store, StoreNode, UNIT};
+use crate::lab::client::Answer;
+use crate::lab::stage::options;
+use crate::lab::store::{Mood, Store, StoreNode, UNIT};
+use crate::play;
 
 /// `len` bytes in units of which every second one is zeros, beginning with one of zeros.
 fn striped(len: usize) -> Vec<u8> {
@@ -120,7 +121,7 @@ fn a_write_longer_than_any_is_refused_and_ends_the_connection() {
         assert_eq!(client.answer().await.unwrap(), Some((asked, Answer::Failed(Errno::INVAL))));
         assert!(matches!(client.answer().await, Ok(None) | Err(_)));
         stage.server.idle().await;
-        let gone = stage.gone.lock().unwrap().clone();
+        let gone = stage.ends(1).await;
         assert!(gone[0].as_deref().is_some_and(|why| why.contains("longer than any")), "{gone:?}");
     });
 }

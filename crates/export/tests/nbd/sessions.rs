@@ -12,9 +12,10 @@ use nbd::codec::{
 use nbd::handshake::client::{ClientHandshake, Outcome};
 use sim::{Options, SimWorld};
 
-use crate::client::{Answer, Client, connect, shake_hands, wish};
-use crate::stage::{Stage, options, play};
-use crate::store::{Mood, Store, StoreNode};
+use crate::lab::client::{Answer, Client, connect, shake_hands, wish};
+use crate::lab::stage::{Stage, options};
+use crate::lab::store::{Mood, Store, StoreNode};
+use crate::play;
 
 fn option(code: u32, data: &[u8]) -> Vec<u8> {
     [&OPTION_MAGIC.to_be_bytes()[..], &code.to_be_bytes(), &(data.len() as u32).to_be_bytes(), data].concat()
@@ -66,59 +67,50 @@ fn exports_are_listed_with_their_details() {
     });
 }
 
+const ACK: u32 = 1;
+const SERVER: u32 = 2;
+const INFO: u32 = 3;
+const CONTEXT: u32 = 4;
+const UNSUPPORTED: u32 = 0x8000_0001;
+const POLICY: u32 = 0x8000_0002;
+const UNKNOWN: u32 = 0x8000_0006;
+
+/// Every option, with its data and the types of the replies to it; the last one enters the export.
+fn options_and_replies() -> Vec<(u32, Vec<u8>, &'static [u32])> {
+    let context = [&named("disk")[..], &[0, 0, 0, 1], &named("base:allocation")].concat();
+    let go = [&named("disk")[..], &[0, 0]].concat();
+    let missing = [&named("no such")[..], &[0, 0]].concat();
+    vec![
+        (99, b"who knows".to_vec(), &[UNSUPPORTED]),
+        (3, vec![], &[SERVER, ACK]),
+        (4, b"disk".to_vec(), &[UNSUPPORTED]),
+        (5, vec![], &[POLICY]),
+        (6, missing.clone(), &[UNKNOWN]),
+        (6, go.clone(), &[INFO, INFO, INFO, ACK]),
+        (8, vec![], &[ACK]),
+        (9, context.clone(), &[CONTEXT, ACK]),
+        (10, context, &[CONTEXT, ACK]),
+        (11, vec![], &[UNSUPPORTED]),
+        (7, missing, &[UNKNOWN]),
+        (7, go, &[INFO, INFO, INFO, ACK]),
+    ]
+}
+
 #[test]
 fn every_option_is_answered_and_requests_may_follow_at_once() {
     for seed in 0..10 {
         play(seed, Options::default(), 1, async |stage| {
             stage.export(&Store::new((0..=255).collect(), Mood::MIXED));
             let stream = connect(&stage.world, &stage.address).await;
-            let context = [&named("disk")[..], &[0, 0, 0, 1], &named("base:allocation")].concat();
-            let go = [&named("disk")[..], &[0, 0]].concat();
-            let missing = [&named("no such")[..], &[0, 0]].concat();
-            let all = [
-                &[0, 0, 0, 3][..],
-                &option(99, b"who knows"),
-                &option(3, &[]),
-                &option(4, b"disk"),
-                &option(5, &[]),
-                &option(6, &missing),
-                &option(6, &go),
-                &option(8, &[]),
-                &option(9, &context),
-                &option(10, &context),
-                &option(11, &[]),
-                &option(7, &missing),
-                &option(7, &go),
-                &read_request(3, 5),
-            ];
-            stream.send_all(&all.concat()).await.unwrap();
+            let all = options_and_replies();
+            let asked: Vec<u8> = all.iter().flat_map(|(code, data, _)| option(*code, data)).collect();
+            let asked = [&[0, 0, 0, 3][..], &asked, &read_request(3, 5)].concat();
+            stream.send_all(&asked).await.unwrap();
             assert_eq!(receive(&*stream, 18).await, b"NBDMAGICIHAVEOPT\0\x03");
-            let (ack, info, unsupported, unknown) = (1, 3, 0x8000_0001, 0x8000_0006);
-            let expected = [
-                (99, unsupported),
-                (3, 2),
-                (3, ack),
-                (4, unsupported),
-                (5, 0x8000_0002),
-                (6, unknown),
-                (6, info),
-                (6, info),
-                (6, info),
-                (6, ack),
-                (8, ack),
-                (9, 4),
-                (9, ack),
-                (10, 4),
-                (10, ack),
-                (11, unsupported),
-                (7, unknown),
-                (7, info),
-                (7, info),
-                (7, info),
-                (7, ack),
-            ];
-            for expected in expected {
-                assert_eq!(reply(&*stream).await, expected);
+            for (code, _, replies) in all {
+                for kind in replies {
+                    assert_eq!(reply(&*stream).await, (code, *kind));
+                }
             }
             let answer = receive(&*stream, 20 + 8 + 5).await;
             assert_eq!(answer[8..16], 77u64.to_be_bytes());
@@ -153,7 +145,7 @@ fn whoever_aborts_is_told_so_and_leaves_in_good_order() {
         assert_eq!(reply(&*stream).await, (2, 1));
         assert_eq!(stream.recv(&mut [0; 8]).await.unwrap(), 0);
         stage.server.idle().await;
-        assert_eq!(*stage.gone.lock().unwrap(), [None]);
+        assert_eq!(stage.ends(1).await, [None]);
     });
 }
 
@@ -174,7 +166,7 @@ fn a_handshake_that_takes_too_long_is_cut_off() {
             }
             let span = ended_at.expect("it never ended").since(Moment(0));
             assert!(span >= Duration::from_secs(10) && span < Duration::from_millis(10_100), "{span:?}");
-            let gone = stage.gone.lock().unwrap().clone();
+            let gone = stage.ends(1).await;
             assert!(gone[0].as_deref().is_some_and(|why| why.contains("in time")), "{gone:?}");
         });
     }
@@ -240,7 +232,7 @@ fn what_a_client_was_promised_holds_though_the_name_goes_to_another_export() {
             let before = stage.export(&old);
             let (server, next) = (stage.server.clone(), new.clone());
             let domain = Arc::new(flow::guard::Domain::default());
-            let view = crate::stage::view(Arc::new(StoreNode(next)), &domain);
+            let view = crate::lab::stage::view(Arc::new(StoreNode(next)), &domain);
             let root = Arc::new(flow::Root::new(view, domain));
             let read_only = ExportOptions { writable: false, ..options("disk") };
             io::spawn(async move {

@@ -9,9 +9,9 @@ use io::sync::oneshot;
 use nbd::codec::{Command, CommandFlags};
 use sim::Options;
 
-use crate::client::Answer;
-use crate::stage::play;
-use crate::store::{Mood, Store};
+use crate::lab::client::Answer;
+use crate::lab::store::{Mood, Store};
+use crate::play;
 
 const MIB: usize = 1 << 20;
 const NONE: CommandFlags = CommandFlags::NONE;
@@ -195,7 +195,7 @@ fn what_was_asked_before_a_goodbye_is_answered() {
             }
             drop(client);
             stage.server.idle().await;
-            assert_eq!(*stage.gone.lock().unwrap(), [None]);
+            assert_eq!(stage.ends(1).await, [None]);
         });
     }
 }

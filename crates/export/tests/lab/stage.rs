@@ -1,25 +1,24 @@
 //! A world with a server in it.
 
-use std::future::Future;
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use export::nbd::{ClientEvent, Export, ExportOptions, Server, ServerOptions};
 use flow::guard::Domain;
 use flow::{Body, Execute, Node, NodeId, NodeState, Root, View, ViewBuilder};
-use io::{Address, World};
+use io::{Address, Thread, World};
 use nbd::handshake::client::Wish;
-use sim::{Options, SimWorld};
 
-use crate::client::{Client, wish};
-use crate::store::{Store, StoreNode};
+use super::client::{Client, wish};
+use super::store::{Store, StoreNode};
 
 /// A server with some I/O threads; clients run on the thread that made it.
 pub struct Stage<W> {
     pub world: W,
     pub server: Arc<Server>,
     pub address: Address,
-    /// How connections have ended.
-    pub gone: Arc<Mutex<Vec<Option<String>>>>,
+    pub threads: Vec<Arc<dyn Thread>>,
+    gone: Arc<Mutex<Vec<Option<String>>>>,
 }
 
 pub fn options(name: &str) -> ExportOptions {
@@ -38,20 +37,6 @@ pub fn view(node: Arc<dyn Execute>, domain: &Arc<Domain>) -> Arc<View> {
     ViewBuilder::new().node(Arc::new(node), vec![]).build().unwrap()
 }
 
-/// Runs `play` in a world made from `seed`, with a server on `threads` I/O threads.
-pub fn play<T, F: Future<Output = T>>(
-    seed: u64,
-    options: Options,
-    threads: usize,
-    play: impl FnOnce(Stage<SimWorld>) -> F,
-) -> T {
-    let world = SimWorld::new(seed, options);
-    world.run(async {
-        let address = Address::Tcp { host: "server".to_owned(), port: 10809 };
-        play(Stage::start(world.clone(), ServerOptions::default(), threads, address)).await
-    })
-}
-
 impl<W: World + Clone + 'static> Stage<W> {
     pub fn start(world: W, options: ServerOptions, threads: usize, address: Address) -> Self {
         let threads: Vec<_> = (0..threads).map(|i| world.start_thread(&format!("io{i}")).unwrap()).collect();
@@ -62,13 +47,13 @@ impl<W: World + Clone + 'static> Stage<W> {
                 told.lock().unwrap().push(error.map(|e| e.to_string()));
             }
         };
-        let server = Arc::new(Server::new(options, threads, tell));
+        let server = Arc::new(Server::new(options, threads.clone(), tell));
         let listener = world.listen(&address).unwrap();
         let (address, listening) = (listener.address(), server.clone());
         io::spawn(async move {
             let _ = listening.listen(listener).await;
         });
-        Self { world, server, address, gone }
+        Self { world, server, address, threads, gone }
     }
 
     /// Exports a node.
@@ -82,6 +67,14 @@ impl<W: World + Clone + 'static> Stage<W> {
     /// Exports a store, writable, as "disk".
     pub fn export(&self, store: &Arc<Store>) -> Arc<Export> {
         self.export_node(options("disk"), Arc::new(StoreNode(store.clone())))
+    }
+
+    /// How the last connections have ended, once there are `count` of them that were not asked for yet.
+    pub async fn ends(&self, count: usize) -> Vec<Option<String>> {
+        while self.gone.lock().unwrap().len() < count {
+            io::sleep(Duration::from_millis(1)).await;
+        }
+        std::mem::take(&mut self.gone.lock().unwrap())
     }
 
     pub async fn client(&self) -> Client {
