@@ -5,15 +5,13 @@ use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
 use crate::lab::{Lab, PATIENCE, Server, is_full, wait_for};
+use crate::wire::{GO, agree, option, request, shake_hands};
 
 /// Growth of resident memory that is not a leak: what allocators keep after the first clients, in KiB.
 const ALLOWANCE_KIB: u64 = 4096;
 /// Clients before the first look, so that threads, buffers and caches have their lasting size.
 const WARM_UP: usize = 200;
 
-const OPTION: u64 = 0x4948_4156_454f_5054;
-const REQUEST: u32 = 0x2560_9513;
-const GO: u32 = 7;
 const WRITE: u16 = 1;
 const MIB: u32 = 1 << 20;
 
@@ -45,34 +43,34 @@ const BAD: &[(&str, Bad)] = &[
         s.write_all(&[0xff; 6])
     }),
     ("noise instead of a request", |s, seed| {
-        shake_hands(s)?;
+        agree(s)?;
         s.write_all(&noise(seed, 10_000))
     }),
     ("half of a request", |s, _| {
-        shake_hands(s)?;
-        s.write_all(&request(WRITE, 0, 512)[..20])
+        agree(s)?;
+        s.write_all(&request(WRITE, 7, 0, 512)[..20])
     }),
     ("half of a long write", |s, _| {
-        shake_hands(s)?;
-        s.write_all(&request(WRITE, 0, 32 * MIB))?;
+        agree(s)?;
+        s.write_all(&request(WRITE, 7, 0, 32 * MIB))?;
         s.write_all(&[0x55; 70_000])
     }),
     ("half of a short write", |s, _| {
-        shake_hands(s)?;
-        s.write_all(&request(WRITE, 0, 8192))?;
+        agree(s)?;
+        s.write_all(&request(WRITE, 7, 0, 8192))?;
         s.write_all(&[0x55; 100])
     }),
     ("a write of 4 GiB", |s, _| {
-        shake_hands(s)?;
-        s.write_all(&request(WRITE, 0, u32::MAX))
+        agree(s)?;
+        s.write_all(&request(WRITE, 7, 0, u32::MAX))
     }),
     ("commands that do not exist", |s, seed| {
-        shake_hands(s)?;
-        (0..100).try_for_each(|n| s.write_all(&request(9 + n, seed, 1)))
+        agree(s)?;
+        (0..100).try_for_each(|n| s.write_all(&request(9 + n, 7, seed, 1)))
     }),
     ("many reads whose answers nobody takes", |s, _| {
-        shake_hands(s)?;
-        (0..16_u64).try_for_each(|n| s.write_all(&request(0, n * 4096, MIB)))
+        agree(s)?;
+        (0..16_u64).try_for_each(|n| s.write_all(&request(0, n, n * 4096, MIB)))
     }),
 ];
 
@@ -83,33 +81,6 @@ fn noise(seed: u64, len: usize) -> Vec<u8> {
         (state >> 33) as u8
     };
     (0..len).map(|_| next()).collect()
-}
-
-fn option(code: u32, len: u32) -> Vec<u8> {
-    [&OPTION.to_be_bytes()[..], &code.to_be_bytes(), &len.to_be_bytes()].concat()
-}
-
-fn request(command: u16, offset: u64, len: u32) -> Vec<u8> {
-    let cookie = 0x0123_4567_89ab_cdef_u64;
-    let head = [&REQUEST.to_be_bytes()[..], &[0, 0], &command.to_be_bytes(), &cookie.to_be_bytes()].concat();
-    [&head[..], &offset.to_be_bytes(), &len.to_be_bytes()].concat()
-}
-
-/// Up to the transmission phase, with simple replies.
-fn shake_hands(stream: &mut UnixStream) -> std::io::Result<()> {
-    stream.write_all(&3_u32.to_be_bytes())?;
-    stream.write_all(&option(GO, 6))?;
-    stream.write_all(&[0; 6])?;
-    loop {
-        let mut head = [0; 20];
-        stream.read_exact(&mut head)?;
-        let word = |at: usize| u32::from_be_bytes(head[at..at + 4].try_into().unwrap());
-        let mut payload = vec![0; word(16) as usize];
-        stream.read_exact(&mut payload)?;
-        if word(12) == 1 {
-            return Ok(());
-        }
-    }
 }
 
 /// One client, from its connection to the end of it. The server may close at any time.
@@ -162,7 +133,6 @@ fn a_thousand_bad_clients_leave_nothing_behind() {
     let mut server = Server::once(&lab, &["-f", "raw", "-e", "0", "--threads", "2", "disk.img"]);
     let mut good = UnixStream::connect(server.socket()).unwrap();
     good.set_read_timeout(Some(PATIENCE)).unwrap();
-    good.read_exact(&mut [0; 18]).unwrap();
     shake_hands(&mut good).unwrap();
     let cycles = if is_full() { 10_000 } else { 1000 };
     (0..WARM_UP).for_each(|at| misbehave(&server, at));
@@ -188,7 +158,7 @@ fn a_thousand_bad_clients_leave_nothing_behind() {
 /// The well-behaved client is served while others misbehave. What half of a write would have changed is untouched.
 fn reads_right(stream: &mut UnixStream, bytes: &[u8], at: usize) {
     let (start, len) = ((at * 7919) % (bytes.len() - 5000), 5000);
-    stream.write_all(&request(0, start as u64, len as u32)).unwrap();
+    stream.write_all(&request(0, 7, start as u64, len as u32)).unwrap();
     let mut reply = vec![0; 16 + len];
     stream.read_exact(&mut reply).unwrap();
     assert_eq!(reply[..8], [0x67, 0x44, 0x66, 0x98, 0, 0, 0, 0]);
@@ -205,7 +175,6 @@ fn a_slow_handshake_ends_and_makes_room() {
     slow.read_exact(&mut [0; 18]).unwrap();
     let mut second = UnixStream::connect(server.socket()).unwrap();
     second.set_read_timeout(Some(PATIENCE)).unwrap();
-    second.read_exact(&mut [0; 18]).unwrap();
     shake_hands(&mut second).unwrap();
     slow.set_read_timeout(Some(Duration::from_secs(1))).unwrap();
     assert_eq!(slow.read(&mut [0; 1]).unwrap(), 0);

@@ -4,8 +4,14 @@
 #[path = "../lab/mod.rs"]
 mod lab;
 
+mod command_line;
 mod dialogue;
+mod fallbacks;
 mod hostile;
 mod info;
+mod lifetime;
 mod load;
+mod refusals;
+mod sharing;
 mod transfers;
+mod wire;

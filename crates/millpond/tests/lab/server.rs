@@ -3,6 +3,7 @@
 use std::io::{BufRead as _, BufReader, Read as _};
 use std::os::unix::net::UnixStream;
 use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
 use super::{Lab, MILLPOND, signal, wait_for};
@@ -36,15 +37,33 @@ impl Server {
         Self::spawn(lab, command, options)
     }
 
-    /// Whatever `command` starts, with these options behind it.
+    /// Whatever `command` starts, at a unix socket, with these options behind it.
     pub(crate) fn spawn(lab: &Lab, mut command: Command, options: &[&str]) -> Self {
-        static NUMBER: std::sync::atomic::AtomicUsize = std::sync::atomic::AtomicUsize::new(0);
+        static NUMBER: AtomicUsize = AtomicUsize::new(0);
+        let socket = lab.name(&format!("s{}", NUMBER.fetch_add(1, Ordering::Relaxed)));
+        command.args(["-v", "-k", &socket]).args(options);
         // Looking whether it answers would make a server that ends with its last client end.
         let peer = command.get_program() == "qemu-nbd";
-        let number = NUMBER.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
-        let socket = lab.name(&format!("s{number}"));
-        command.args(["-v", "-k", &socket]).args(options).stderr(Stdio::piped());
-        let mut child = command.spawn().unwrap();
+        let server = Self::run(command, socket);
+        server.comes_up(|server| {
+            server.is_listening() || peer && UnixStream::connect(&server.socket).is_ok_and(greets)
+        })
+    }
+
+    /// `millpond nbd -t` at a free port of this machine.
+    pub(crate) fn tcp(lab: &Lab, options: &[&str]) -> Self {
+        let mut command = lab.command(MILLPOND);
+        command.args(["nbd", "-t", "-v", "-p", "0", "-b", "127.0.0.1"]).args(options);
+        Self::run(command, String::new()).comes_up(Self::is_listening)
+    }
+
+    /// A server that has its socket from `command`: `socket`, which listens already.
+    pub(crate) fn activated(command: Command, socket: String) -> Self {
+        Self::run(command, socket).comes_up(Self::is_listening)
+    }
+
+    fn run(mut command: Command, socket: String) -> Self {
+        let mut child = command.stderr(Stdio::piped()).spawn().unwrap();
         let told = Arc::new(Mutex::new(String::new()));
         let (pipe, heard) = (child.stderr.take().unwrap(), told.clone());
         std::thread::spawn(move || {
@@ -52,14 +71,19 @@ impl Server {
                 *heard.lock().unwrap() += &format!("{line}\n");
             }
         });
-        let mut server = Self { child, socket, told };
-        wait_for(&format!("{command:?} listens"), || {
-            let ended = server.child.try_wait().unwrap();
-            assert!(ended.is_none(), "{command:?} has ended: {}", server.told());
-            server.told().contains("listening at")
-                || peer && UnixStream::connect(&server.socket).is_ok_and(greets)
+        Self { child, socket, told }
+    }
+
+    fn comes_up(mut self, is_up: impl Fn(&Self) -> bool) -> Self {
+        wait_for("the server listens", || {
+            assert!(self.is_running(), "it has ended: {}", self.told());
+            is_up(&self)
         });
-        server
+        self
+    }
+
+    fn is_listening(&self) -> bool {
+        self.told().contains("listening at")
     }
 
     pub(crate) fn pid(&self) -> u32 {
@@ -77,7 +101,12 @@ impl Server {
 
     /// Where clients find the export of this name.
     pub(crate) fn uri_of(&self, export: &str) -> String {
-        format!("nbd+unix:///{export}?socket={}", self.socket)
+        if !self.socket.is_empty() {
+            return format!("nbd+unix:///{export}?socket={}", self.socket);
+        }
+        let told = self.told();
+        let address = told.lines().find_map(|line| line.strip_prefix("listening at "));
+        format!("nbd://{}/{export}", address.unwrap())
     }
 
     /// What it has written to standard error so far.
