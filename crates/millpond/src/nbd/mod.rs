@@ -4,6 +4,7 @@ mod args;
 mod image;
 mod remedy;
 
+use std::cell::Cell;
 use std::path::Path;
 use std::process;
 use std::sync::Arc;
@@ -18,6 +19,7 @@ use io::Address;
 use io::real::RealWorld;
 use io::real::process::{Forked, Readiness, Signal, Signals, fork};
 use io::select::{Either, race};
+use io::sync::Notify;
 
 pub(crate) use args::Args;
 
@@ -51,7 +53,7 @@ async fn serve(
     let engine = Engine::new(world, engine_options(&args)?)?;
     let events = engine.events().subscribe();
     let server = set_up(&engine, &args).await?;
-    let accepting = server.listen(&address, |address| tell_ready(&args, address, readiness));
+    let accepting = accept(&server, &address, |address| tell_ready(&args, address, readiness));
     let serving = race(accepting, until_over(&server, events, &args));
     let outcome = match race(serving, signals.next()).await {
         Either::First(Either::First(listened)) => listened,
@@ -60,6 +62,26 @@ async fn serve(
     // Requests that have begun are carried out; what was acknowledged as flushed is on disk already.
     server.remove(EXPORT).await?;
     outcome
+}
+
+/// Accepts clients until that fails, `ready` included.
+async fn accept(
+    server: &NbdServer,
+    address: &Address,
+    ready: impl FnOnce(&Address) -> Result<()>,
+) -> Result<()> {
+    let (failure, failed) = (Cell::new(Ok(())), Notify::new());
+    let listening = server.listen(address, |address| {
+        let outcome = ready(address);
+        if outcome.is_err() {
+            failure.set(outcome);
+            failed.notify_one();
+        }
+    });
+    match race(listening, failed.notified()).await {
+        Either::First(listened) => listened,
+        Either::Second(()) => failure.replace(Ok(())),
+    }
 }
 
 /// Opens the image and exports it; nothing listens yet.
@@ -144,21 +166,19 @@ fn activated() -> Result<Option<Address>> {
 }
 
 /// The server listens: writes the process id, tells who waits for it.
-fn tell_ready(args: &Args, address: &Address, readiness: Option<Readiness>) {
-    if let Some(path) = &args.pid_file
-        && let Err(error) = write_pid(path)
-    {
-        eprintln!("millpond: cannot write the process id to '{}': {error}", path.display());
-        process::exit(1);
+fn tell_ready(args: &Args, address: &Address, readiness: Option<Readiness>) -> Result<()> {
+    if let Some(path) = &args.pid_file {
+        let failed = |e| {
+            BlockError::system(format!("cannot write the process id to '{}' (--pid-file)", path.display()), e)
+        };
+        write_pid(path).map_err(failed)?;
     }
     if args.verbose {
         eprintln!("listening at {address}");
     }
-    if let Some(readiness) = readiness
-        && let Err(error) = readiness.up()
-    {
-        eprintln!("millpond: cannot go to the background: {error}");
-        process::exit(1);
+    match readiness {
+        Some(readiness) => readiness.up().map_err(|e| BlockError::system("cannot go to the background", e)),
+        None => Ok(()),
     }
 }
 
