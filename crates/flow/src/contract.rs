@@ -112,6 +112,9 @@ pub trait Changes: Send + Sync {
 
     /// Carries out a [`crate::Op::WriteZeroes`], [`crate::Op::Discard`] or [`crate::Op::Flush`], bumping the generations
     /// before it returns.
+    ///
+    /// Its future may be dropped while I/O of its own is under way: what goes to a cluster is written with a buffer
+    /// that carries what keeps the cluster ([`Lease::carry`]), not zeroed without one.
     fn change<'a>(&'a self, rq: Request, next: Next<'a>) -> LocalFut<'a, Result<()>>;
 
     /// The generation of the 2 MiB region around `offset`; `None` when mappings there never change.
