@@ -27,12 +27,19 @@ fn world() -> SimWorld {
 /// A `memory-format` on `count - 1` layers that hold nothing, over `base`.
 async fn chain(lab: &Lab, base: &Tree, count: usize, calls: &Arc<AtomicU64>) -> Tree {
     let size = base.node().own_size().unwrap();
+    let below = chain_of_layers(lab, base, count - 1, calls).await;
+    lab.memory_format("top", json!({"size": size}), Some(&below)).await
+}
+
+/// `count` layers that hold nothing, over `base`.
+async fn chain_of_layers(lab: &Lab, base: &Tree, count: usize, calls: &Arc<AtomicU64>) -> Tree {
+    let size = base.node().own_size().unwrap();
     let mut below = base.clone();
-    for _ in 1..count {
+    for _ in 0..count {
         let layer = Body::Maps(Arc::new(Layer::empty(size, calls)));
         below = lab.node("layer", layer, &[(Role::Backing, &below)]);
     }
-    lab.memory_format("top", json!({"size": size}), Some(&below)).await
+    below
 }
 
 async fn read(root: &Root, start: u64) -> Vec<u8> {
@@ -96,6 +103,46 @@ fn every_change_is_seen_and_only_its_region_forgotten() {
             resize.resize(size, root.view().next()).await.unwrap();
         }
         same(&read(&root, cluster.start()).await, &[0; 4096]);
+    });
+}
+
+#[test]
+fn regions_in_pieces_are_remembered_by_the_page() {
+    let world = world();
+    world.run(async {
+        let lab = Lab::new(&world);
+        world.disk().put("base", &[7; SIZE as usize]);
+        let calls: Arc<AtomicU64> = Arc::default();
+        let (file, _) = lab.file("base").await;
+        let below = chain_of_layers(&lab, &file, 63, &calls).await;
+        let top = json!({"size": SIZE, "cluster-size": 4096});
+        let root = lab.root(&lab.memory_format("top", top, Some(&below)).await);
+        // Every other page of a region.
+        let pages = || (REGION..2 * REGION).step_by(4096);
+        for at in pages().step_by(2) {
+            client::write(&root, at, &[1; 4096], Way::Wait).await.unwrap();
+        }
+        for round in 0..2 {
+            calls.store(0, SeqCst);
+            for at in pages() {
+                same(&read(&root, at).await, &[if at % 8192 == 0 { 1 } else { 7 }; 4096]);
+                let part = client::read(&root, ByteRange::new(at + 100, 300), Way::Try).await.unwrap();
+                same(&part, &[if at % 8192 == 0 { 1 } else { 7 }; 300]);
+            }
+            // At first once for the region, each granule and each page.
+            let walks = if round == 0 { 1 + 32 + 512 } else { 0 };
+            assert!(calls.load(SeqCst) <= 63 * walks, "round {round}: {calls:?}");
+            let long = client::read(&root, ByteRange::new(REGION, REGION), Way::Try).await.unwrap();
+            for (page, at) in long.chunks(4096).zip(pages()) {
+                same(page, &[if at % 8192 == 0 { 1 } else { 7 }; 4096]);
+            }
+        }
+        // Every other page is written now as well: each is forgotten in turn.
+        for at in pages().skip(1).step_by(2) {
+            same(&read(&root, at).await, &[7; 4096]);
+            client::write(&root, at, &[2; 4096], Way::Wait).await.unwrap();
+            same(&read(&root, at).await, &[2; 4096]);
+        }
     });
 }
 

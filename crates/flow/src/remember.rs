@@ -1,7 +1,7 @@
 //! Remembered mappings: where a long chain's bytes were found last time, per thread, within a byte budget.
 //!
-//! An entry answers for a whole 2 MiB region or for one 64 KiB granule of it, whichever was one extent. It is
-//! used only while the view is the same and the generation of every layer on its path that can change is what
+//! An entry answers for a whole 2 MiB region, for one 64 KiB granule of it, or for a 4 KiB page, whichever was one
+//! extent; of the larger ones that were not it is noted that there is no use in asking again. An entry is used only while the view is the same and the generation of every layer on its path that can change is what
 //! it was before that layer was asked. Layers that cannot change cost nothing.
 
 use std::cell::RefCell;
@@ -21,6 +21,8 @@ pub(crate) const WORTH_FORMATS: usize = 8;
 /// Regions share a generation, and are the longest extent that is remembered.
 const REGION: u64 = 2 << 20;
 const GRANULE: u64 = 64 << 10;
+/// For short requests to regions that are all in pieces; longer ones are walked, an extent at a time.
+const PAGE: u64 = 4 << 10;
 const WAYS: usize = 4;
 /// Layers on the path that can change: usually the top one. Paths with more are walked.
 const CHANGING_MAX: usize = 2;
@@ -28,7 +30,7 @@ const CHANGING_MAX: usize = 2;
 static BUDGET: AtomicUsize = AtomicUsize::new(8 << 20);
 
 /// Sets the memory that each thread may use for remembered mappings, in bytes; for threads that have not used
-/// theirs yet. An entry takes less than 128 bytes and covers 64 KiB to 2 MiB.
+/// theirs yet. An entry takes less than 128 bytes and covers 4 KiB to 2 MiB.
 pub fn set_budget(bytes: usize) {
     BUDGET.store(bytes, Ordering::Relaxed);
 }
@@ -53,7 +55,7 @@ struct Entry {
     /// 0: empty.
     version: u64,
     index: u32,
-    /// Start of the region or granule; its length says which.
+    /// Start of the region, granule or page; its length says which.
     start: u64,
     len: u64,
     found: Found,
@@ -64,6 +66,8 @@ struct Entry {
 enum Found {
     #[default]
     Zero,
+    /// It is not one extent.
+    Mixed,
     Execute {
         index: u32,
         offset: u64,
@@ -133,13 +137,9 @@ impl Trail {
 /// As [`walk::resolve`], from memory where it can.
 pub(crate) fn resolve(view: &View, index: ViewIndex, range: ByteRange) -> Result<Step> {
     TABLE.with_borrow_mut(|table| {
-        for (start, len) in spans(range.start()) {
-            if let Some(step) = table.recall(view, index, ByteRange::new(start, len), range) {
-                return Ok(step);
-            }
-        }
-        for (start, len) in spans(range.start()) {
-            if let Some(step) = table.learn(view, index, ByteRange::new(start, len), range) {
+        for span in spans(range) {
+            let known = table.recall(view, index, span);
+            if let Some(step) = known.or_else(|| table.learn(view, index, span)).and_then(|e| e.step(range)) {
                 return Ok(step);
             }
         }
@@ -147,22 +147,25 @@ pub(crate) fn resolve(view: &View, index: ViewIndex, range: ByteRange) -> Result
     })
 }
 
-fn spans(at: u64) -> [(u64, u64); 2] {
-    [(at - at % REGION, REGION), (at - at % GRANULE, GRANULE)]
+/// What may be remembered of the first byte of `range`, the longest first.
+fn spans(range: ByteRange) -> impl Iterator<Item = ByteRange> {
+    let around = move |len| ByteRange::new(range.start() - range.start() % len, len);
+    let page = Some(around(PAGE)).filter(|page| range.end() <= page.end());
+    [around(REGION), around(GRANULE)].into_iter().chain(page)
 }
 
 impl Table {
-    fn recall(&mut self, view: &View, index: ViewIndex, span: ByteRange, range: ByteRange) -> Option<Step> {
+    fn recall(&self, view: &View, index: ViewIndex, span: ByteRange) -> Option<Entry> {
         if self.entries.is_empty() {
             return None;
         }
         let set = self.set(view, index, span);
         let entry = self.entries[set..set + WAYS].iter().find(|e| e.is_for(view, index, span))?;
-        entry.is_current(view).then(|| entry.step(range))
+        entry.is_current(view).then_some(*entry)
     }
 
-    /// Walks the whole span; remembers it when it is one extent.
-    fn learn(&mut self, view: &View, index: ViewIndex, span: ByteRange, range: ByteRange) -> Option<Step> {
+    /// Walks the whole span and remembers where it is, or that it is not one extent.
+    fn learn(&mut self, view: &View, index: ViewIndex, span: ByteRange) -> Option<Entry> {
         // A span that is cut off by the end would grow with it.
         if span.end() > view.size_of(index) {
             return None;
@@ -171,13 +174,14 @@ impl Table {
         // What is wrong with the first bytes of the span concerns those who ask for them.
         let step = walk::resolve_noting(view, index, span, &mut trail).ok()?;
         let Step::Found(target, len) = step else { return None };
-        if trail.mode == Mode::Lost || len < span.len() {
+        if trail.mode == Mode::Lost {
             return None;
         }
         let found = match target {
+            _ if len < span.len() => Found::Mixed,
+            Target::Special { .. } => Found::Mixed,
             Target::Zero => Found::Zero,
             Target::Execute { index, offset } => Found::Execute { index: index.0, offset },
-            Target::Special { .. } => return None,
         };
         let entry = Entry {
             version: view.version(),
@@ -188,7 +192,7 @@ impl Table {
             noted: trail.notes,
         };
         self.keep(view, index, span, entry);
-        Some(entry.step(range))
+        Some(entry)
     }
 
     fn keep(&mut self, view: &View, index: ViewIndex, span: ByteRange, entry: Entry) {
@@ -208,7 +212,7 @@ impl Table {
     }
 
     fn set(&self, view: &View, index: ViewIndex, span: ByteRange) -> usize {
-        let key = (span.start() | (span.len() >> 17)) ^ (view.version() << 40) ^ (u64::from(index.0) << 56);
+        let key = (span.start() | (span.len() >> 12)) ^ (view.version() << 40) ^ (u64::from(index.0) << 56);
         let hash = key.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 20;
         (hash as usize % (self.entries.len() / WAYS)) * WAYS
     }
@@ -226,17 +230,18 @@ impl Entry {
         sabotage::broken(Rule::Generations) || self.noted.iter().all(|note| note.is_current(view))
     }
 
-    /// The answer for `range`, which begins inside.
-    fn step(&self, range: ByteRange) -> Step {
+    /// The answer for `range`, which begins inside, if there is one.
+    fn step(&self, range: ByteRange) -> Option<Step> {
         let skip = range.start() - self.start;
         let len = range.len().min(self.len - skip);
         let target = match self.found {
+            Found::Mixed => return None,
             Found::Zero => Target::Zero,
             Found::Execute { index, offset } => {
                 Target::Execute { index: ViewIndex(index), offset: offset + skip }
             }
         };
-        Step::Found(target, len)
+        Some(Step::Found(target, len))
     }
 }
 
