@@ -71,7 +71,7 @@ pub(super) enum FileSystem {
 pub(super) enum Sabotage {
     /// A byte of the finished cache.
     Cache,
-    /// A byte of what the link carries to the host.
+    /// Some bytes of what the link carries to the host.
     Link,
     /// The cache is cut off before it is full.
     Cut,

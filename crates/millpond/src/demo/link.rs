@@ -33,6 +33,9 @@ const PIECE_TIME: Duration = Duration::from_millis(1);
 /// How far ahead the transmitter may be busy when it takes the next piece.
 const AHEAD: Duration = Duration::from_millis(1);
 
+/// Bytes that are spoiled on purpose.
+const SPOILED: u32 = 8;
+
 /// How to wait for a moment.
 pub(super) type Sleep = Rc<dyn Fn(Moment) -> LocalFut<'static, ()>>;
 
@@ -56,9 +59,11 @@ impl Link {
         self.down.bytes.get()
     }
 
-    /// Spoils one byte of what comes down, when `after` more bytes have.
-    pub(super) fn spoil(&self, after: u64) {
-        self.down.spoil.set(Some(self.down.bytes.get() + after));
+    /// Spoils some bytes of what comes down: one whenever `every` more bytes have. Several, since one may hit a header,
+    /// which costs the connection and no more.
+    pub(super) fn spoil(&self, every: u64) {
+        let next = self.down.bytes.get() + every;
+        self.down.spoil.set(Some(Spoil { next, every, left: SPOILED }));
     }
 
     /// Relays every connection to `listener` over the line; until dropped.
@@ -84,7 +89,15 @@ struct Direction {
     /// Until when the transmitter is busy.
     busy: Cell<Moment>,
     bytes: Cell<u64>,
-    spoil: Cell<Option<u64>>,
+    spoil: Cell<Option<Spoil>>,
+}
+
+/// Bytes that are still to be spoiled.
+#[derive(Clone, Copy)]
+struct Spoil {
+    next: u64,
+    every: u64,
+    left: u32,
 }
 
 impl Direction {
@@ -112,9 +125,16 @@ impl Direction {
 
     async fn take(&self, from: &dyn Stream, flying: &Flying) -> io::Result<()> {
         let mut buf = vec![0; self.piece()];
-        while flying.room(self.held_max()).await {
-            from.readable().await?;
-            let ready = now();
+        // Since when what is next has been waiting for the line; being late ourselves does not count.
+        let mut ready = now();
+        loop {
+            if flying.bytes.get() >= self.held_max() {
+                flying.room(self.held_max()).await;
+                ready = now();
+            }
+            if flying.closed.get() {
+                return Ok(());
+            }
             let turn = self.turns.take().await;
             if let Some(begin) = self.begin() {
                 (self.sleep)(begin).await;
@@ -127,11 +147,14 @@ impl Direction {
                 (Some(len), Some(due)) => {
                     self.count(&mut buf[..len]);
                     flying.push(due, buf[..len].into());
+                    ready = if len < buf.len() { now() } else { ready };
                 }
-                _ => {}
+                _ => {
+                    from.readable().await?;
+                    ready = now();
+                }
             }
         }
-        Ok(())
     }
 
     async fn deliver(&self, to: &dyn Stream, flying: &Flying) -> io::Result<()> {
@@ -152,7 +175,7 @@ impl Direction {
 
     /// Sends a piece that was there at `ready`; answers when it arrives.
     fn send(&self, ready: Moment, len: usize) -> Moment {
-        // Not from now on: had we been in time, it would have been sent when it was ready and the line was free.
+        // Not from now on: had we been in time, it would have left when it was ready and the line was free.
         let sent = self.busy.get().max(ready).after(self.takes(len as u64));
         self.busy.set(sent);
         sent.after(self.shape.round_trip / 2)
@@ -186,11 +209,12 @@ impl Direction {
     fn count(&self, bytes: &mut [u8]) {
         let before = self.bytes.get();
         self.bytes.set(before + bytes.len() as u64);
-        if let Some(at) = self.spoil.get()
-            && at < self.bytes.get()
+        while let Some(Spoil { next, every, left }) = self.spoil.get()
+            && next < self.bytes.get()
         {
-            bytes[at.saturating_sub(before) as usize] ^= 1;
-            self.spoil.set(None);
+            bytes[next.saturating_sub(before) as usize] ^= 1;
+            let again = Spoil { next: next + every.max(1), every, left: left - 1 };
+            self.spoil.set((left > 1).then_some(again));
         }
     }
 }
@@ -205,12 +229,11 @@ struct Flying {
 }
 
 impl Flying {
-    /// Waits until fewer than `max` bytes are under way; false when nobody takes them any more.
-    async fn room(&self, max: usize) -> bool {
+    /// Waits until fewer than `max` bytes are under way, or nobody takes them any more.
+    async fn room(&self, max: usize) {
         while self.bytes.get() >= max && !self.closed.get() {
             self.changed.notified().await;
         }
-        !self.closed.get()
     }
 
     fn push(&self, due: Moment, bytes: Box<[u8]>) {
@@ -273,3 +296,6 @@ impl Drop for Turn<'_> {
         self.0.busy.set(false);
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -20,8 +20,8 @@ use super::process::{self, Parent};
 /// Name of every export in a demo.
 pub(super) const EXPORT: &str = "disk";
 
-/// A byte that comes this far behind the command is spoiled.
-const SPOIL_AFTER: u64 = 1_000_000;
+/// Distance of bytes that are spoiled on purpose.
+const SPOIL_EVERY: u64 = 150_000;
 
 /// How a repository is started.
 pub(super) struct Role {
@@ -76,7 +76,7 @@ pub(super) async fn run(world: Arc<RealWorld>, role: Role, mut parent: Parent) -
     while let Some(command) = parent.command().await {
         match command.as_str() {
             "count" => process::tell(&json!({ "event": "count", "down": link.bytes_down() })),
-            "spoil" => link.spoil(SPOIL_AFTER),
+            "spoil" => link.spoil(SPOIL_EVERY),
             other => process::tell(&json!({ "failed": format!("no command '{other}'") })),
         }
     }

@@ -30,7 +30,9 @@ const SILENCE_MAX: Duration = Duration::from_secs(20);
 pub(super) async fn tell(world: &RealWorld, args: &Args, live: &Live) -> Result<Report> {
     let began = Instant::now();
     let scratch = Scratch::new(args.dir.as_deref())?;
-    live.show("making an image from files of this machine");
+    if args.image.is_none() {
+        live.show("making an image from files of this machine");
+    }
     let image = image::prepare(args, &scratch).await?;
     let engine =
         Engine::new(Arc::new(world.clone()), EngineOptions { threads: 1, ..EngineOptions::default() })?;
@@ -199,7 +201,7 @@ impl Stage<'_> {
     fn show_fill(&self, event: &Value) {
         let number = |key: &str| event[key].as_u64().unwrap_or_default();
         self.live.show(&format!(
-            "filling beside {} readers: {} % ({} MiB fetched by the fill, {} KiB in flight)",
+            "filling beside {} readers: {} %, {} MiB of data are there, {} KiB may be in flight",
             self.args.readers,
             number("done") * 100 / number("total").max(1),
             number("copied") >> 20,

@@ -34,14 +34,9 @@ fn create(image: &Path, size: u64) -> io::Result<File> {
 }
 
 fn add<T: ReadWriteSeek>(root: &Dir<'_, T>, inside: &Path, from: &mut File) -> io::Result<()> {
-    let names: Vec<String> = inside.components().map(allowed).collect();
-    let Some((name, directories)) = names.split_last() else { return Ok(()) };
-    let mut directory = root.clone();
-    for name in directories {
-        directory = directory.create_dir(name)?;
-    }
-    let mut to = directory.create_file(name)?;
-    // Names that differ only in what FAT does not tell apart: the last one stays.
+    // A file and a directory whose names differ only in what FAT does not tell apart: the first one has it.
+    let Ok(mut to) = place(root, inside) else { return Ok(()) };
+    // Two files: the last one stays.
     to.truncate()?;
     let mut buf = vec![0; 64 << 10];
     loop {
@@ -50,6 +45,16 @@ fn add<T: ReadWriteSeek>(root: &Dir<'_, T>, inside: &Path, from: &mut File) -> i
             len => to.write_all(&buf[..len])?,
         }
     }
+}
+
+fn place<'a, T: ReadWriteSeek>(root: &Dir<'a, T>, inside: &Path) -> io::Result<fatfs::File<'a, T>> {
+    let names: Vec<String> = inside.components().map(allowed).collect();
+    let (name, directories) = names.split_last().ok_or(io::ErrorKind::InvalidInput)?;
+    let mut directory = root.clone();
+    for name in directories {
+        directory = directory.create_dir(name)?;
+    }
+    directory.create_file(name)
 }
 
 /// A name that FAT can hold.
@@ -73,11 +78,12 @@ mod tests {
         let from = dir.path().join("from");
         std::fs::write(&from, &contents).unwrap();
         let chosen = |inside: &str| Chosen { path: from.clone(), inside: inside.into(), len: 100_000 };
-        let files = [chosen("a/b:c/Long file name.txt"), chosen("dot."), chosen("a/LONG"), chosen("a/long")];
+        let names = ["a/b:c/Long file name.txt", "dot.", "a/LONG", "a/long", "A/DIR/x", "a/dir", "DOT._/y"];
+        let files = names.map(chosen);
         let image = dir.path().join("image");
         make(&files, &image, 64 << 20, &CallOff::default()).unwrap();
         let volume = FileSystem::new(File::open(&image).map(ReadOnly).unwrap(), FsOptions::new()).unwrap();
-        for name in ["a/b_c/Long_file_name.txt", "dot._", "a/long"] {
+        for name in ["a/b_c/Long_file_name.txt", "dot._", "a/long", "a/dir/x"] {
             let mut read = Vec::new();
             volume.root_dir().open_file(name).unwrap().read_to_end(&mut read).unwrap();
             assert!(read == contents, "{name}");
