@@ -2,7 +2,8 @@
 
 use std::fmt::Write as _;
 use std::fs::OpenOptions;
-use std::io::Write as _;
+use std::io::{Read as _, Write as _};
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 
@@ -80,8 +81,10 @@ impl Lab {
         let path = self.path(socket);
         let mut command = Command::new("qemu-nbd");
         command.args(["-t", "-e", "0", "-k"]).arg(&path).args(args).current_dir(self.dir());
-        let child = command.stdout(Stdio::null()).spawn().unwrap();
-        while std::os::unix::net::UnixStream::connect(&path).is_err() {
+        let mut child = command.stdout(Stdio::null()).spawn().unwrap();
+        // It listens before it has opened the image, and greets after that.
+        while !greets(&path) {
+            assert_eq!(child.try_wait().unwrap(), None, "qemu-nbd {args:?} has ended");
             std::thread::yield_now();
         }
         Server(child)
@@ -139,6 +142,11 @@ impl Lab {
             .collect();
         self.io(image, &commands);
     }
+}
+
+fn greets(socket: &Path) -> bool {
+    let client = UnixStream::connect(socket);
+    client.is_ok_and(|mut client| client.read_exact(&mut [0; 8]).is_ok())
 }
 
 /// A running qemu-nbd.
