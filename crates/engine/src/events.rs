@@ -20,6 +20,11 @@ pub enum Event {
         /// What ended it.
         error: Option<String>,
     },
+    /// A request of a client could not be carried out, through no fault of the client; the first one of its connection.
+    RequestFailed {
+        /// What went wrong: names the export, the client, and the file or peer.
+        error: String,
+    },
     /// An export was taken away.
     ExportDeleted {
         /// Its id.

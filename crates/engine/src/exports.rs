@@ -50,6 +50,7 @@ impl Engine {
         let server = Server::new(request.options, self.threads.clone(), move |event| {
             events.tell(match event {
                 ClientEvent::Connected => Event::ClientConnected,
+                ClientEvent::Trouble(error) => Event::RequestFailed { error: error.to_string() },
                 ClientEvent::Gone(error) => Event::ClientGone { error: error.map(|e| e.to_string()) },
             });
         });

@@ -8,7 +8,7 @@ use block::{ByteRange, Errno, ErrorKind, Extent, ExtentState, Priority};
 use driver::protocols::nbd::Use;
 use flow::{Flags, Op, Request, seam};
 use futures_util::future::join_all;
-use nbd::codec::{ChunkType, Command, Cookie, RequestHeader, TransmissionFlags};
+use nbd::codec::{ChunkType, Command, Cookie, RequestHeader, TransmissionFlags, put_error};
 use nbd::handshake::BlockSizes;
 use sim::{Options, Rng};
 
@@ -44,6 +44,31 @@ fn lies() -> Vec<Lie> {
         ("impossible length", |c| chunk_head(c, ChunkType::Error, true, 1 << 20)),
         ("not the last", |c| chunk_head(c, ChunkType::None, false, 0)),
     ]
+}
+
+#[test]
+fn errors_of_the_server_name_it_and_spare_the_terminal() {
+    play(1, Options::default(), async |stage: Stage| {
+        let tell =
+            |_, number, rq: RequestHeader| Act::Say(if number > 0 { honest(rq) } else { failure(rq.cookie) });
+        stage.script(Manners::new(SIZE, READ_ONLY), Arc::new(tell)).await;
+        let client = stage.client(config(), Use::READ).await;
+        let error = client.read(65_536, 8192).await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Io);
+        let text = error.to_string();
+        for part in ["repo:10809", "'disk'", "read of 8192 bytes at 65536", "the medium is broken\\u{1b}[2J"]
+        {
+            assert!(text.contains(part), "{text}");
+        }
+        client.read(0, 8192).await.unwrap();
+    });
+}
+
+/// An error whose text would drive a terminal.
+fn failure(cookie: Cookie) -> Vec<u8> {
+    let mut chunk = [0; 100];
+    let len = put_error(&mut chunk, cookie, true, Errno::IO, "the medium is broken\u{1b}[2J there");
+    chunk[..len.unwrap()].to_vec()
 }
 
 #[test]

@@ -1,7 +1,6 @@
 //! Reads and extents agree with what is served, whatever the network does in between.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering::SeqCst;
 use std::time::Duration;
 
 use block::{ByteRange, ErrorKind, ExtentState, Priority};
@@ -168,24 +167,6 @@ fn requests_are_pipelined() {
         let begun = io::now();
         join_all((0..64).map(|at| client.read(at * 4096, 4096))).await;
         assert_eq!(io::now().since(begun), Duration::from_millis(10));
-    });
-}
-
-#[test]
-fn errors_of_the_server_name_it_and_spare_the_terminal() {
-    play(1, Options::default(), async |stage: Stage| {
-        let store = Store::patterned(LEN);
-        let _server = stage.serve(&store, false, true).await;
-        let client = stage.client(config(), Use::READ).await;
-        store.broken_at.store(70_000, SeqCst);
-        let error = client.read(65_536, 8192).await.unwrap_err();
-        assert_eq!(error.kind(), ErrorKind::Io);
-        let text = error.to_string();
-        for part in ["repo:10809", "'disk'", "read of 8192 bytes at 65536", "the medium is broken\\u{1b}[2J"]
-        {
-            assert!(text.contains(part), "{text}");
-        }
-        client.read(0, 8192).await.unwrap();
     });
 }
 

@@ -24,7 +24,7 @@ use nbd::codec::{REQUEST_LEN, RequestHeader};
 use nbd::handshake::server::Negotiated;
 use nbd::transmission::server::Limits;
 
-use super::answer::{ANSWER_MAX, Answers};
+use super::answer::{ANSWER_MAX, Answers, is_trouble};
 use super::export::Client;
 use super::inbox::{Arriving, Inbox, Received};
 use super::outbox::{Outbox, Sent};
@@ -44,6 +44,10 @@ pub(super) struct Connection {
     /// A long write whose payload is on its way.
     arriving: Option<(RequestHeader, Arriving)>,
     pieces: Pieces,
+    /// The last failure that was not the client's own doing, until it is told.
+    trouble: Option<BlockError>,
+    /// Told the first of them: one per connection says what is wrong, and a client cannot make it thousands.
+    tell: Option<Box<dyn FnOnce(BlockError)>>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -70,8 +74,15 @@ enum Readiness {
 }
 
 impl Connection {
-    /// A connection that has shaken hands; `early` is what was received behind the handshake.
-    pub(super) fn new(stream: Box<dyn Stream>, client: Client, agreed: &Negotiated, early: &[u8]) -> Self {
+    /// A connection that has shaken hands; `early` is what was received behind the handshake. `tell` is told of
+    /// the first request that fails through no fault of the client.
+    pub(super) fn new(
+        stream: Box<dyn Stream>,
+        client: Client,
+        agreed: &Negotiated,
+        early: &[u8],
+        tell: impl FnOnce(BlockError) + 'static,
+    ) -> Self {
         let context = agreed.contexts.first().map_or(0, |context| context.id);
         Self {
             stream,
@@ -84,6 +95,8 @@ impl Connection {
             waiting: Waiting::default(),
             arriving: None,
             pieces: Pieces::new(),
+            trouble: None,
+            tell: Some(Box::new(tell)),
         }
     }
 
@@ -130,6 +143,9 @@ impl Connection {
         }
         let go_on_again = self.waiting.go_on(cx);
         self.answer_finished();
+        if self.trouble.is_some() {
+            self.tell_trouble();
+        }
         let sent = self.send()?;
         Ok(if go_on_again { After::More } else { self.after(more, sent) })
     }
@@ -199,6 +215,7 @@ impl Connection {
             waiting: &mut self.waiting,
             arriving: &mut self.arriving,
             pieces: &mut self.pieces,
+            trouble: &mut self.trouble,
         };
         if let Some((header, arriving)) = arrived {
             desk.arrived(&header, arriving.lease);
@@ -223,7 +240,16 @@ impl Connection {
     fn answer_finished(&mut self) {
         while self.waiting.has_finished() && self.outbox.has_room(ANSWER_MAX) {
             let Some(finished) = self.waiting.next_finished() else { return };
-            self.answers.put(finished, self.client.export(), &mut self.outbox);
+            let failure = self.answers.put(finished, self.client.export(), &mut self.outbox);
+            self.trouble = failure.filter(is_trouble).or(self.trouble.take());
+        }
+    }
+
+    #[cold]
+    fn tell_trouble(&mut self) {
+        if let (Some(error), Some(tell)) = (self.trouble.take(), self.tell.take()) {
+            let name = &self.client.export().options().name;
+            tell(error.within(format_args!("export '{name}': client {}", self.stream.peer())));
         }
     }
 

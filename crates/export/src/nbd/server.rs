@@ -32,6 +32,8 @@ impl Default for ServerOptions {
 pub enum ClientEvent {
     /// A connection has come.
     Connected,
+    /// A request could not be carried out, through no fault of its client: the first one of its connection.
+    Trouble(BlockError),
     /// A connection has ended, by an error where there is one.
     Gone(Option<BlockError>),
 }
@@ -48,7 +50,7 @@ pub(super) struct Shared {
     next_thread: AtomicUsize,
     connections: AtomicUsize,
     changed: Notify,
-    tell: Box<dyn Fn(ClientEvent) + Send + Sync>,
+    pub(super) tell: Box<dyn Fn(ClientEvent) + Send + Sync>,
 }
 
 impl Server {

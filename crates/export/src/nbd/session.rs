@@ -9,7 +9,7 @@ use nbd::handshake::server::{ExportInfo, Exports, Negotiated, Outcome, Policy, S
 
 use super::connection::Connection;
 use super::export::Export;
-use super::server::Shared;
+use super::server::{ClientEvent, Shared};
 
 /// Bytes received at once during the handshake.
 const RECEIVE: usize = 16 << 10;
@@ -26,7 +26,8 @@ pub(super) async fn serve(shared: Arc<Shared>, incoming: Box<dyn Incoming>) -> R
         None => agreed.await,
     }?;
     let Some(Agreed { export, negotiated, early }) = outcome else { return Ok(()) };
-    Connection::new(stream, export.enter(), &negotiated, &early).serve().await
+    let tell = move |error| (shared.tell)(ClientEvent::Trouble(error));
+    Connection::new(stream, export.enter(), &negotiated, &early, tell).serve().await
 }
 
 /// A handshake that led to the transmission phase.

@@ -2,13 +2,14 @@
 //!
 //! The graph is entered once per turn. Nothing here waits; on the path that answers at once nothing allocates.
 
-use block::ByteRange;
+use block::{BlockError, ByteRange};
 use flow::account::Tally;
 use flow::{Flags, Now, Op, Pieces, Request, Turn, Window, seam};
 use io::Lease;
 use nbd::codec::{Command, CommandFlags, PAYLOAD_MAX, REQUEST_LEN, RequestHeader};
 use nbd::transmission::server::{Limits, Refusal, validate};
 
+use super::answer::{is_trouble, shown};
 use super::export::Export;
 use super::inbox::{Arriving, Inbox};
 use super::outbox::Outbox;
@@ -50,6 +51,8 @@ pub(super) struct Desk<'c> {
     /// A long write whose payload is still coming.
     pub(super) arriving: &'c mut Option<(RequestHeader, Arriving)>,
     pub(super) pieces: &'c mut Pieces,
+    /// The last failure that was not the client's own doing.
+    pub(super) trouble: &'c mut Option<BlockError>,
 }
 
 /// What became of one request.
@@ -140,7 +143,7 @@ impl Desk<'_> {
                     return self.taken(Op::Read, header, tally);
                 }
                 Ok(_) => {}
-                Err(error) => return self.failed(header, &error, tally),
+                Err(error) => return self.failed(header, error, tally),
             }
         }
         if reply.len > IN_PLACE_MAX {
@@ -159,7 +162,7 @@ impl Desk<'_> {
                 self.wait(turn, header, rq, lease);
             }
             Ok(_) => reply.finish(self.outbox),
-            Err(error) => return self.failed(header, &error, tally),
+            Err(error) => return self.failed(header, error, tally),
         }
         self.taken(Op::Read, header, tally)
     }
@@ -192,7 +195,7 @@ impl Desk<'_> {
             Ok(_) => put_success(self.outbox, header.cookie),
             Err(error) => {
                 self.inbox.consume(len);
-                return self.failed(header, &error, tally);
+                return self.failed(header, error, tally);
             }
         }
         self.inbox.consume(len);
@@ -232,10 +235,7 @@ impl Desk<'_> {
         match seam::try_now(turn, &mut rq, Window::None) {
             Ok(Now::Wait) => self.wait(turn, header, rq, Lease::empty()),
             Ok(_) => put_success(self.outbox, header.cookie),
-            Err(error) => {
-                tally.failed += 1;
-                put_failure(self.outbox, header.cookie, self.structured, error.errno(), &error.to_string());
-            }
+            Err(error) => self.put_failed(header, error, tally),
         }
     }
 
@@ -264,11 +264,19 @@ impl Desk<'_> {
         Taken::Yes
     }
 
-    fn failed(&mut self, header: &RequestHeader, error: &block::BlockError, tally: &mut Tally) -> Taken {
+    #[cold]
+    fn failed(&mut self, header: &RequestHeader, error: BlockError, tally: &mut Tally) -> Taken {
         self.inbox.consume(REQUEST_LEN);
-        tally.failed += 1;
-        put_failure(self.outbox, header.cookie, self.structured, error.errno(), &error.to_string());
+        self.put_failed(header, error, tally);
         Taken::Yes
+    }
+
+    fn put_failed(&mut self, header: &RequestHeader, error: BlockError, tally: &mut Tally) {
+        tally.failed += 1;
+        put_failure(self.outbox, header.cookie, self.structured, error.errno(), shown(&error));
+        if is_trouble(&error) {
+            *self.trouble = Some(error);
+        }
     }
 }
 

@@ -253,7 +253,10 @@ impl Client {
                         let told: u64 = descriptors.iter().map(|d| u64::from(d.len)).sum();
                         assert!(told <= pending.range.len(), "status beyond what was asked for");
                     }
-                    Chunk::Error { errno, .. } => pending.failed = Some(errno),
+                    Chunk::Error { errno, message, .. } => {
+                        assert!(!message.is_empty() && !message.contains("dice"), "'{message}' is for us");
+                        pending.failed = Some(errno);
+                    }
                 }
                 done.then_some(cookie)
             }

@@ -19,6 +19,8 @@ pub struct Stage<W> {
     pub address: Address,
     pub threads: Vec<Arc<dyn Thread>>,
     gone: Arc<Mutex<Vec<Option<String>>>>,
+    /// What went wrong through no fault of a client.
+    pub troubles: Arc<Mutex<Vec<String>>>,
 }
 
 pub fn options(name: &str) -> ExportOptions {
@@ -41,11 +43,12 @@ impl<W: World + Clone + 'static> Stage<W> {
     pub fn start(world: W, options: ServerOptions, threads: usize, address: Address) -> Self {
         let threads: Vec<_> = (0..threads).map(|i| world.start_thread(&format!("io{i}")).unwrap()).collect();
         let gone = Arc::<Mutex<Vec<_>>>::default();
-        let told = gone.clone();
-        let tell = move |event| {
-            if let ClientEvent::Gone(error) = event {
-                told.lock().unwrap().push(error.map(|e| e.to_string()));
-            }
+        let troubles = Arc::<Mutex<Vec<_>>>::default();
+        let told = (gone.clone(), troubles.clone());
+        let tell = move |event| match event {
+            ClientEvent::Gone(error) => told.0.lock().unwrap().push(error.map(|e| e.to_string())),
+            ClientEvent::Trouble(error) => told.1.lock().unwrap().push(error.to_string()),
+            ClientEvent::Connected => {}
         };
         let server = Arc::new(Server::new(options, threads.clone(), tell));
         let listener = world.listen(&address).unwrap();
@@ -53,7 +56,7 @@ impl<W: World + Clone + 'static> Stage<W> {
         io::spawn(async move {
             let _ = listening.listen(listener).await;
         });
-        Self { world, server, address, threads, gone }
+        Self { world, server, address, threads, gone, troubles }
     }
 
     /// Exports a node.

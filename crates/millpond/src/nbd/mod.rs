@@ -205,6 +205,7 @@ fn tell(event: &Event) {
         Event::ClientConnected => eprintln!("a client has connected"),
         Event::ClientGone { error: Some(error) } => eprintln!("a client has left: {error}"),
         Event::ClientGone { error: None } => eprintln!("a client has left"),
+        Event::RequestFailed { error } => eprintln!("a request has failed: {error}"),
         _ => {}
     }
 }
