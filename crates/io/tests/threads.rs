@@ -151,3 +151,24 @@ fn block_on_answers_and_drops_what_is_left() {
     });
     assert_eq!((answer, Arc::strong_count(&kept)), (5, 1));
 }
+
+#[test]
+fn a_computation_leaves_the_thread_to_others() {
+    let world = RealWorld::new();
+    let (go, wait) = mpsc::channel();
+    let (tell, told) = mpsc::channel();
+    world.block_on(async {
+        // Ends when another task of this thread says so, or in disgrace.
+        let work = world.compute(Box::new(move || {
+            let gone_on = wait.recv_timeout(Duration::from_secs(10)).is_ok();
+            tell.send(gone_on).unwrap();
+        }));
+        io::spawn(async move { go.send(()).unwrap() });
+        work.await;
+    });
+    assert!(told.recv().unwrap());
+    // It is done though nobody waits for it.
+    let (tell, told) = mpsc::channel();
+    drop(world.compute(Box::new(move || tell.send(()).unwrap())));
+    told.recv().unwrap();
+}

@@ -1,7 +1,7 @@
 //! The last clusters that were decompressed: short reads of one cluster unpack it once.
 //!
 //! Invariants: what is kept and what is being unpacked takes bounded memory, whatever clients ask; a cluster is
-//! unpacked by one reader at a time, the others wait and find it; a large one does not hold up the I/O thread.
+//! unpacked by one reader at a time, the others wait and find it; only small ones hold up the I/O thread meanwhile.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -21,8 +21,9 @@ const IDLE_MAX: usize = 8;
 /// Bytes, packed and unpacked, of clusters that are being unpacked, in units of [`UNIT`].
 const UNDER_WAY: usize = (64 << 20) / UNIT;
 const UNIT: usize = 4096;
-/// Larger clusters are unpacked elsewhere: these take some 100 microseconds.
-const INLINE_MAX: u64 = 64 << 10;
+/// Larger clusters are unpacked elsewhere, side by side: 64 KiB take 100 to 300 microseconds, a stretch in which an I/O
+/// thread answers a hundred other requests.
+const INLINE_MAX: u64 = 16 << 10;
 
 /// Unpacked clusters of one image, the newest first.
 pub(super) struct Inflated {
