@@ -66,9 +66,15 @@ pub(super) struct Image {
 }
 
 impl Image {
-    /// Whether `test` is run on it.
+    /// Whether `test` is run on it. qcow2 is only read for now.
     pub(super) fn takes(&self, test: &Test) -> bool {
-        !self.kind.is_chain() || test.name == CHAIN_TEST
+        let can_be_written = self.kind.format == Format::Raw;
+        (test.is_read() || can_be_written) && (!self.kind.is_chain() || test.name == CHAIN_TEST)
+    }
+
+    /// Whether it is served read-only in `test`, by every row alike.
+    pub(super) fn is_read_only(&self, test: &Test) -> bool {
+        test.read_only || self.kind.format == Format::Qcow2
     }
 
     /// The folder for sockets and logs.

@@ -39,7 +39,7 @@ impl Server {
             file: &if row.wants_raw() { &image.raw } else { &image.path }.to_string_lossy(),
             format: image.kind.format,
             socket: &socket.to_string_lossy(),
-            read_only: test.read_only,
+            read_only: image.is_read_only(test),
             configuration: &configuration.to_string_lossy(),
         };
         fs::write(&configuration, rows::nbd_server_configuration(&task))
