@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use block::{BlockError, ByteRange, ErrorKind, Extent, ExtentState, Result, push_extent};
+use block::{ByteRange, Extent, ExtentState, Result, push_extent};
 use flow::{Capabilities, Execute, Limits, Next, Now, Op, Request, Window};
 use io::{Lease, LocalFut};
 
@@ -17,8 +17,6 @@ pub struct Store {
     pub bytes: Mutex<Vec<u8>>,
     /// How long a request takes, in microseconds.
     pub delay_us: Mutex<RangeInclusive<u64>>,
-    /// Reads that touch this byte fail.
-    pub broken_at: AtomicU64,
     pub reads: AtomicU64,
     pub read_bytes: AtomicU64,
     pub writes: AtomicU64,
@@ -30,7 +28,6 @@ impl Store {
         Arc::new(Self {
             bytes: Mutex::new(bytes),
             delay_us: Mutex::new(0..=0),
-            broken_at: AtomicU64::new(u64::MAX),
             reads: AtomicU64::new(0),
             read_bytes: AtomicU64::new(0),
             writes: AtomicU64::new(0),
@@ -57,11 +54,7 @@ impl Store {
             io::sleep(Duration::from_micros(from + io::random() % (to - from + 1))).await;
         }
         let (span, done) = (rq.rest().start() as usize..rq.rest().end() as usize, rq.done as usize);
-        let broken = self.broken_at.load(SeqCst);
         match rq.op {
-            Op::Read if rq.rest().overlaps(ByteRange::new(broken.min(u64::MAX - 1), 1)) => {
-                return (Err(BlockError::new(ErrorKind::Io, "the medium is broken\u{1b}[2J there")), lease);
-            }
             Op::Read => {
                 self.reads.fetch_add(1, SeqCst);
                 self.read_bytes.fetch_add(span.len() as u64, SeqCst);
