@@ -41,7 +41,7 @@ pub(super) struct Connection {
     inbox: Inbox,
     outbox: Outbox,
     waiting: Waiting,
-    /// A long write whose payload is on its way.
+    /// A write whose payload is on its way.
     arriving: Option<(RequestHeader, Arriving)>,
     pieces: Pieces,
     /// The last failure that was not the client's own doing, until it is told.
@@ -255,7 +255,7 @@ impl Connection {
 
     /// How it ended, when all is done.
     fn verdict(&self) -> Result<()> {
-        let cut_short = self.arriving.is_some() || !self.inbox.is_clean();
+        let cut_short = self.arriving.is_some() || !self.inbox.bytes().is_empty();
         match self.stage {
             Stage::Leaving { said_goodbye: false } if cut_short => {
                 Err(self.garbage("its stream ends in the middle of a request"))

@@ -12,11 +12,9 @@ pub(super) struct Inbox {
     room: Box<[u8]>,
     start: usize,
     end: usize,
-    /// Payload that nobody wants (of a refused write), still to be thrown away.
-    skip: usize,
 }
 
-/// The payload of a long write on its way into its own buffer.
+/// The payload of a long or a refused write on its way into its own buffer.
 pub(super) struct Arriving {
     /// Where it goes.
     pub(super) lease: Lease,
@@ -40,7 +38,7 @@ impl Inbox {
     pub(super) fn with(early: &[u8]) -> Self {
         let mut room = vec![0; ROOM].into_boxed_slice();
         room[..early.len()].copy_from_slice(early);
-        Self { room, start: 0, end: early.len(), skip: 0 }
+        Self { room, start: 0, end: early.len() }
     }
 
     /// Longest payload that is received together with its request.
@@ -62,18 +60,6 @@ impl Inbox {
         self.start = self.end;
     }
 
-    /// Whether the client stopped between two messages.
-    pub(super) fn is_clean(&self) -> bool {
-        self.start == self.end && self.skip == 0
-    }
-
-    /// Throws away the next `len` bytes, received or not.
-    pub(super) fn skip(&mut self, len: usize) {
-        let here = len.min(self.bytes().len());
-        self.consume(here);
-        self.skip += len - here;
-    }
-
     /// Receives once.
     pub(super) fn receive(&mut self, stream: &dyn Stream) -> Result<Received> {
         if self.start == self.end {
@@ -90,10 +76,6 @@ impl Inbox {
             Some(0) => Received::End,
             Some(len) => {
                 self.end += len;
-                let thrown = self.skip.min(len);
-                self.skip -= thrown;
-                // Only when nothing else was there can payload be skipped, so it stands at the front.
-                self.start += thrown;
                 Received::Some
             }
         })

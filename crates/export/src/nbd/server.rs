@@ -8,6 +8,7 @@ use std::time::Duration;
 use block::{BlockError, ErrorKind, Result};
 use io::sync::Notify;
 use io::{Incoming, Listener, Thread};
+use nbd::codec::STRING_MAX;
 
 use super::export::Export;
 use super::session;
@@ -73,9 +74,16 @@ impl Server {
         Self { shared: Arc::new(shared) }
     }
 
-    /// Adds an export; its name must be free.
+    /// Adds an export; its name must be free, and neither it nor the description longer than a client takes.
     pub fn add(&self, export: Arc<Export>) -> Result<()> {
-        let name = export.options().name.clone();
+        let options = export.options();
+        for (what, text) in [("name", &options.name), ("description", &options.description)] {
+            if text.len() > STRING_MAX || text.contains('\0') {
+                let context = format!("the {what} of an export must be text of at most {STRING_MAX} bytes");
+                return Err(BlockError::new(ErrorKind::Invalid, context));
+            }
+        }
+        let name = options.name.clone();
         let mut exports = self.shared.exports_mut();
         if exports.contains_key(&name) {
             let context = format!("NBD server already has export named '{name}'");

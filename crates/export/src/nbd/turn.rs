@@ -123,7 +123,7 @@ impl Desk<'_> {
         if payload > PAYLOAD_MAX as usize {
             return Taken::End(Ended::Garbage("a write is longer than any may be"));
         }
-        self.inbox.skip(payload);
+        self.inbox.consume(payload);
         Taken::Yes
     }
 

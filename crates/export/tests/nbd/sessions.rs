@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use block::ByteRange;
+use block::{ByteRange, ErrorKind};
 use export::nbd::{ExportOptions, ServerOptions};
 use io::{Address, Moment, Stream, World};
 use nbd::codec::{
@@ -94,6 +94,29 @@ fn options_and_replies() -> Vec<(u32, Vec<u8>, &'static [u32])> {
         (7, missing, &[UNKNOWN]),
         (7, go, &[INFO, INFO, INFO, ACK]),
     ]
+}
+
+#[test]
+fn names_that_no_client_could_take_are_refused() {
+    play(6, Options::calm(), 1, async |stage| {
+        let node = || Arc::new(StoreNode(Store::new(vec![0; 1000], Mood::PROMPT)));
+        let add = |options| {
+            let domain = Arc::new(flow::guard::Domain::default());
+            let root = flow::Root::new(crate::lab::stage::view(node(), &domain), domain);
+            stage.server.add(export::nbd::Export::new(options, Arc::new(root))).map_err(|e| e.kind())
+        };
+        let (longest, longer) = ("n".repeat(4096), "n".repeat(4097));
+        assert_eq!(add(options(&longer)), Err(ErrorKind::Invalid));
+        assert_eq!(add(options("a\0b")), Err(ErrorKind::Invalid));
+        let described =
+            |description: &str| ExportOptions { description: description.to_owned(), ..options("d") };
+        assert_eq!(add(described(&longer)), Err(ErrorKind::Invalid));
+        assert_eq!(add(described(&longest)), Ok(()));
+        let named = ExportOptions { description: String::new(), ..options(&longest) };
+        assert_eq!(add(named.clone()), Ok(()));
+        assert_eq!(add(named), Err(ErrorKind::Exists));
+        assert_eq!(stage.client_as(wish(&longest)).await.read(0, 9).await, Answer::Done(vec![0; 9]));
+    });
 }
 
 #[test]

@@ -97,6 +97,33 @@ fn requests_go_on_while_their_client_does_not_read() {
 }
 
 #[test]
+fn others_of_the_thread_are_served_beside_those_that_do_not_get_on() {
+    for seed in 0..10 {
+        play(seed, Options::default(), 1, async |stage| {
+            let store = Store::new(vec![7; 2 * MIB], Mood::MIXED);
+            stage.export(&store);
+            // One does not read, one stops in the middle of a payload, one in the middle of a request.
+            let mut deaf = stage.client().await;
+            for _ in 0..500 {
+                deaf.ask(Command::Read, NONE, ByteRange::new(0, MIB as u64), &[]);
+            }
+            deaf.push().unwrap();
+            let mut slow = stage.client().await;
+            slow.ask(Command::Write, NONE, ByteRange::new(0, MIB as u64), &[7; 300_000]);
+            slow.push().unwrap();
+            let hesitant = stage.client().await;
+            hesitant.stream.send_all(&[0x25, 0x60, 0x95, 0x13, 0]).await.unwrap();
+            settle().await;
+            let mut client = stage.client().await;
+            for at in 0..100 {
+                assert_eq!(client.read(at, 20_000).await, Answer::Done(vec![7; 20_000]));
+                assert_eq!(client.write(at, &[7; 5000]).await, Answer::Done(vec![]));
+            }
+        });
+    }
+}
+
+#[test]
 fn an_export_closes_under_a_client_that_does_not_read() {
     for (waiting, goodbye) in [(true, false), (false, false), (true, true), (false, true)] {
         play(4, Options::calm(), 1, async |stage| {
