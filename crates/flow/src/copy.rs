@@ -12,7 +12,7 @@ mod window;
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use block::{ByteRange, Extent, Priority, Result};
+use block::{Alignment, ByteRange, Extent, Priority, Result};
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
 use io::Lease;
@@ -53,39 +53,31 @@ pub struct Progress {
     pub window: AtomicU64,
 }
 
-impl Progress {
-    fn add(&self, counter: &AtomicU64, bytes: u64) {
-        counter.fetch_add(bytes, Ordering::Relaxed);
-    }
-}
-
 /// How much is asked for in one question for extents.
 const QUESTION: u64 = 1 << 30;
 
-/// Brings all data of the root near: through a copy-on-read node, into its cache. Dropping the future stops it.
+/// Brings all data of the root near: through a copy-on-read node, into its cache. What the cache holds already is
+/// passed over. Dropping the future stops it.
 pub async fn fill(root: &Root, policy: &Policy, progress: &Progress) -> Result<()> {
-    let size = root.view().size();
-    progress.total.store(size, Ordering::Relaxed);
+    let mut chunks = Chunks::new(root, policy.chunk);
+    progress.total.store(chunks.rest.end(), Ordering::Relaxed);
     let mut window = Window::new(policy.window);
-    let mut chunks =
-        Chunks { rest: ByteRange::between(0, size), chunk: policy.chunk, ready: VecDeque::new() };
     let mut flying = FuturesUnordered::new();
     let mut bytes = 0;
     loop {
         while bytes < window.bytes() {
-            let Some(chunk) = chunks.next(root, progress).await? else { break };
+            let Some(chunk) = chunks.next().await? else { break };
             bytes += chunk.len();
             flying.push(cache(root, chunk, policy.priority));
         }
-        let Some(outcome) = flying.next().await else { break };
+        progress.done.store(chunks.passed().saturating_sub(bytes), Ordering::Relaxed);
+        let Some(outcome) = flying.next().await else { return Ok(()) };
         let landed: Landed = outcome?;
         bytes -= landed.range.len();
         window.landed(io::now(), landed.begun, landed.range.len());
         progress.window.store(window.bytes(), Ordering::Relaxed);
-        progress.add(&progress.copied, landed.range.len());
-        progress.add(&progress.done, landed.range.len());
+        progress.copied.fetch_add(landed.range.len(), Ordering::Relaxed);
     }
-    Ok(())
 }
 
 struct Landed {
@@ -101,38 +93,76 @@ async fn cache(root: &Root, range: ByteRange, priority: Priority) -> Result<Land
     Ok(Landed { range, begun })
 }
 
-/// The data of a node in chunks.
-struct Chunks {
-    rest: ByteRange,
+/// The data of a node that is not held yet, in chunks. In whole granules: they are what is fetched.
+struct Chunks<'a> {
+    root: &'a Root,
     chunk: u64,
+    granule: Alignment,
+    /// Not asked about yet.
+    rest: ByteRange,
+    /// Data, held or not, up to `ready_to`.
     ready: VecDeque<ByteRange>,
+    ready_to: u64,
+    ready_bytes: u64,
 }
 
-impl Chunks {
-    async fn next(&mut self, root: &Root, progress: &Progress) -> Result<Option<ByteRange>> {
-        while self.ready.is_empty() && !self.rest.is_empty() {
-            let view = root.view();
-            let extents = seam::extents(&view, self.rest.head(QUESTION)).await?;
-            drop(view);
-            for extent in extents {
-                self.take(extent, progress);
-            }
-        }
-        Ok(self.ready.pop_front())
+impl<'a> Chunks<'a> {
+    fn new(root: &'a Root, chunk: u64) -> Self {
+        let view = root.view();
+        let rest = ByteRange::between(0, view.size());
+        let granule = Alignment::new(seam::granule(&view)).unwrap_or_default();
+        Self { root, chunk, granule, rest, ready: VecDeque::new(), ready_to: 0, ready_bytes: 0 }
     }
 
-    fn take(&mut self, extent: Extent, progress: &Progress) {
-        let range = extent.range.intersection(self.rest);
-        self.rest = ByteRange::between(range.end(), self.rest.end());
-        if extent.state.reads_zero() {
-            return progress.add(&progress.done, range.len());
+    /// The next run to be fetched, within a chunk.
+    async fn next(&mut self) -> Result<Option<ByteRange>> {
+        loop {
+            while let Some(piece) = self.ready.pop_front() {
+                let (held, len) = seam::held(&self.root.view(), piece).await?;
+                let (run, tail) = (piece.head(len), piece.skip(len));
+                if !tail.is_empty() {
+                    self.ready.push_front(tail);
+                }
+                self.ready_bytes -= run.len();
+                if !held {
+                    return Ok(Some(run));
+                }
+            }
+            if self.rest.is_empty() {
+                return Ok(None);
+            }
+            for extent in seam::extents(&self.root.view(), self.rest.head(QUESTION)).await? {
+                self.take(extent);
+            }
         }
+    }
+
+    /// Bytes from the front that are skipped, held or handed out.
+    fn passed(&self) -> u64 {
+        self.rest.start().max(self.ready_to).saturating_sub(self.ready_bytes)
+    }
+
+    fn take(&mut self, extent: Extent) {
+        let (range, size) = (extent.range.intersection(self.rest), self.rest.end());
+        self.rest = ByteRange::between(range.end().max(self.rest.start()), size);
+        if extent.state.reads_zero() || range.is_empty() {
+            return;
+        }
+        let whole = self.granule.around(range);
+        let start = whole.start().max(self.ready_to);
+        let mut fresh = ByteRange::between(start, whole.end().min(size).max(start));
+        self.ready_to = self.ready_to.max(fresh.end());
+        self.ready_bytes += fresh.len();
         // Cut at multiples of the chunk size, so that chunks and clusters share their boundaries.
-        let mut rest = range;
-        while !rest.is_empty() {
-            let piece = rest.head(self.chunk - rest.start() % self.chunk);
-            self.ready.push_back(piece);
-            rest = rest.skip(piece.len());
+        while !fresh.is_empty() {
+            let piece = fresh.head(self.chunk - fresh.start() % self.chunk);
+            match self.ready.back_mut() {
+                Some(last) if last.end() == piece.start() && !piece.start().is_multiple_of(self.chunk) => {
+                    *last = ByteRange::between(last.start(), piece.end());
+                }
+                _ => self.ready.push_back(piece),
+            }
+            fresh = fresh.skip(piece.len());
         }
     }
 }

@@ -87,6 +87,11 @@ pub async fn held(view: &View, range: ByteRange) -> Result<(bool, u64)> {
     walk::held(view, ViewIndex::ROOT, range).await
 }
 
+/// In what units of bytes the cache (the first format below filters) allocates; 1 without one.
+pub fn granule(view: &View) -> u64 {
+    walk::granule(view, ViewIndex::ROOT)
+}
+
 /// Reads `range` into a lease of its own.
 pub async fn read(view: &View, range: ByteRange) -> Result<Lease> {
     let (result, lease) =
