@@ -157,6 +157,31 @@ fn demand_does_not_wait_behind_fill() {
 }
 
 #[test]
+fn demand_does_not_wait_behind_the_first_fill() {
+    play(1, Options::calm(), async |stage: Stage| {
+        // 10 ms and 25 MB/s: 256 KiB take 10.5 ms, all of the fill 168 ms.
+        let link = Link { round_trip: Duration::from_millis(10), rate: 25_000_000 };
+        stage.world.net().set_link(&address(), link);
+        let store = Store::patterned(64 << 20);
+        let _server = stage.serve(&store, true, true).await;
+        let client = stage.client(config(), Use::READ).await;
+        let filler = client.clone();
+        io::spawn(async move {
+            let reads = (0..16).map(|at| filler.read_at(Priority::Fill, at << 18, 1 << 18));
+            join_all(reads).await;
+        });
+        // The fill's own connection takes some round trips to make; this is before.
+        for at in 0..2 {
+            io::sleep(Duration::from_millis(1)).await;
+            let begun = io::now();
+            client.read((40 + at) << 20, 4096).await.unwrap();
+            let took = io::now().since(begun);
+            assert!(took < Duration::from_millis(32), "read {at}: {took:?}");
+        }
+    });
+}
+
+#[test]
 fn requests_are_pipelined() {
     play(1, Options::calm(), async |stage: Stage| {
         let link = Link { round_trip: Duration::from_millis(10), rate: u64::MAX };

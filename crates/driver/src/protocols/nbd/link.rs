@@ -43,6 +43,17 @@ const LONG: u64 = 32 << 10;
 /// A connection that has lived this long counts as a good one, though it was not asked anything.
 const PROVEN: Duration = Duration::from_secs(5);
 
+/// How much of a connection the fill may have.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Share {
+    /// All of it.
+    All,
+    /// [`FILL_MAX`].
+    Part,
+    /// One request at a time.
+    One,
+}
+
 /// A connection.
 pub(super) struct Link {
     stream: Box<dyn Stream>,
@@ -84,13 +95,18 @@ impl Link {
         }
     }
 
-    /// Whether there is room for a job; on a connection that is `shared` the lowest priority gets less of it.
-    pub(super) fn has_room(&self, job: &Job, shared: bool) -> bool {
+    /// Whether there is room for a job; `fill` is what the lowest priority may have of it.
+    pub(super) fn has_room(&self, job: &Job, fill: Share) -> bool {
         let fits = |held: u64, most: u64| held == 0 || held + job.bytes() <= most;
-        let bounded = shared && job.priority == Priority::Fill;
+        let most = match fill {
+            _ if job.priority != Priority::Fill => BYTES_MAX,
+            Share::All => BYTES_MAX,
+            Share::Part => FILL_MAX,
+            Share::One => 0,
+        };
         self.flights.len() < COUNT_MAX
             && fits(self.flights.bytes(), BYTES_MAX)
-            && (!bounded || fits(self.flights.bytes_of(Priority::Fill), FILL_MAX))
+            && fits(self.flights.bytes_of(job.priority), most)
     }
 
     /// Whether a change of the same bytes is in flight: of two the later one has to win.

@@ -8,7 +8,8 @@
 //!
 //! Whichever is lost, the other one goes on as the main one, and what was in flight is sent again there; only
 //! without any connection is there an outage, in which jobs wait as long as the options say. The fill connection
-//! is never waited for: until it is there, the main one carries its jobs.
+//! is never waited for: until it is there, the main one carries its jobs; one at a time while it may soon be there, so
+//! that the guest does not find a window of fill before it.
 //!
 //! Invariants: nothing here blocks; every job is answered, once; two changes of the same bytes are never in flight
 //! together, so that the later one wins whatever the order in which a server carries them out; a connection is
@@ -28,7 +29,7 @@ use super::connect::{Connected, connect};
 use super::counters::Counters;
 use super::identity::Identity;
 use super::job::Job;
-use super::link::{Link, Loss};
+use super::link::{Link, Loss, Share};
 use super::options::Config;
 use super::outage::Outage;
 
@@ -40,6 +41,8 @@ const GOODBYE_LIMIT: Duration = Duration::from_secs(2);
 /// Between attempts to open a fill connection, at first and at most.
 const FILL_PAUSE_MIN: Duration = Duration::from_secs(1);
 const FILL_PAUSE_MAX: Duration = Duration::from_secs(60);
+/// How long an attempt to open a fill connection is expected to succeed.
+const FILL_SOON: Duration = Duration::from_millis(500);
 /// How long an attempt to open a fill connection waits for the socket.
 const FILL_CONNECT_LIMIT: Duration = Duration::from_secs(10);
 
@@ -60,6 +63,7 @@ pub(super) struct Owner {
     backlog: Backlog,
     links: [Option<Link>; 2],
     attempt: Option<LocalFut<'static, Result<Connected>>>,
+    attempt_begun: Moment,
     outage: Outage,
     /// What went wrong last, for those who wait in vain.
     trouble: Option<BlockError>,
@@ -85,6 +89,7 @@ impl Owner {
             backlog: Backlog::default(),
             links: [Some(link), None],
             attempt: None,
+            attempt_begun: now,
             fill_pause: FILL_PAUSE_MIN,
             fill_next: now,
             expiry: None,
@@ -153,6 +158,11 @@ impl Owner {
     fn admit(&mut self, at: usize) -> bool {
         let mut any = false;
         let alone = self.links[FILL].is_none();
+        let share = match at {
+            MAIN if self.expects_fill_link() => Share::One,
+            MAIN => Share::Part,
+            _ => Share::All,
+        };
         let serves = |priority| match at {
             MAIN => alone || priority != Priority::Fill,
             _ => priority == Priority::Fill,
@@ -161,7 +171,7 @@ impl Owner {
             let links = &self.links;
             let Some(link) = &links[at] else { return any };
             let clear = |job: &Job| !links.iter().flatten().any(|link| link.conflicts(&job.ask));
-            let fits = |job: &Job| link.has_room(job, at == MAIN) && clear(job);
+            let fits = |job: &Job| link.has_room(job, share) && clear(job);
             let Some(job) = self.backlog.take(serves, fits) else { return any };
             if let Some(link) = &mut self.links[at] {
                 link.begin(job, &self.peer.counters, &self.peer.config);
@@ -223,6 +233,7 @@ impl Owner {
             _ => return,
         };
         let peer = self.peer.clone();
+        self.attempt_begun = now;
         self.attempt = Some(Box::pin(async move { connect(&peer.config, &*peer.world, limit).await }));
     }
 
@@ -231,6 +242,11 @@ impl Owner {
         let next = self.outage.next;
         let wanted = self.outage.is_patient(next) || !self.backlog.is_empty();
         (self.links[MAIN].is_none() && wanted).then_some(next)
+    }
+
+    /// Whether a fill connection may be there in a moment.
+    fn expects_fill_link(&self) -> bool {
+        self.attempt.is_some() && io::now() < self.attempt_begun.after(FILL_SOON)
     }
 
     fn wants_fill_link(&self) -> bool {
