@@ -19,6 +19,9 @@ use super::sweep::{pieces, sweep};
 const PIECE: u64 = 1 << 20;
 const DEPTH: usize = 2;
 
+/// Longest pause between two reads that are timed: guests also work with what they have read.
+const THINK_MICROS_MAX: u64 = 25_000;
+
 /// All readers.
 pub(super) struct Readers {
     list: Vec<mpsc::UnboundedSender<Task>>,
@@ -156,6 +159,7 @@ async fn open(name: &str, engine: &Arc<Engine>, socket: &Path) -> Result<Rc<Read
 async fn sample(disk: &Reader, ranges: &[ByteRange], reference: &Reference) -> Result<Vec<Sample>> {
     let (mut samples, mut buf) = (Vec::with_capacity(ranges.len()), Vec::new());
     for range in ranges {
+        io::sleep(think(range)).await;
         let began = Instant::now();
         let bytes = disk.read(*range).await?;
         let ended = Instant::now();
@@ -163,6 +167,12 @@ async fn sample(disk: &Reader, ranges: &[ByteRange], reference: &Reference) -> R
         samples.push(Sample { took: ended - began, ended, wrong });
     }
     Ok(samples)
+}
+
+/// What a guest does between two reads; the same for the same read, and no two readers in step.
+fn think(range: &ByteRange) -> Duration {
+    let spread = (range.start() / 4096).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32;
+    Duration::from_micros(spread % THINK_MICROS_MAX)
 }
 
 async fn compare(disk: &Rc<Reader>, reference: &Reference) -> Result<Compared> {

@@ -9,7 +9,7 @@ use super::source::Source;
 /// Granules with data, and without, that every reader begins with.
 const BURST: usize = 16;
 /// Cold reads of each reader in each phase.
-const READS_MAX: usize = 100;
+const READS_MAX: usize = 75;
 /// Bytes of a cold read.
 const READ: u64 = 4096;
 

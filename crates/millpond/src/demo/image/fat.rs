@@ -9,22 +9,24 @@ use fatfs::{Dir, FileSystem, FormatVolumeOptions, FsOptions, ReadWriteSeek};
 
 use super::super::worker::CallOff;
 use super::files::Chosen;
+use super::pages::Pages;
 
 /// Makes the image.
 pub(super) fn make(files: &[Chosen], image: &Path, size: u64, call_off: &CallOff) -> Result<()> {
     let failed = |e| BlockError::system(format!("cannot write the file system to '{}'", image.display()), e);
-    let mut disk = create(image, size).map_err(failed)?;
-    fatfs::format_volume(&mut disk, FormatVolumeOptions::new().volume_label(*b"MILLPOND   "))
-        .map_err(failed)?;
+    let mut disk = Pages::new(create(image, size).map_err(failed)?, size);
+    let label = FormatVolumeOptions::new().volume_label(*b"MILLPOND   ");
+    fatfs::format_volume(&mut disk, label).map_err(failed)?;
     disk.rewind().map_err(failed)?;
-    let volume = FileSystem::new(disk, FsOptions::new()).map_err(failed)?;
+    let volume = FileSystem::new(&mut disk, FsOptions::new()).map_err(failed)?;
     for file in files {
         call_off.check()?;
         if let Ok(mut from) = File::open(&file.path) {
             add(&volume.root_dir(), &file.inside, &mut from).map_err(failed)?;
         }
     }
-    volume.unmount().map_err(failed)
+    volume.unmount().map_err(failed)?;
+    disk.save().map_err(failed)
 }
 
 fn create(image: &Path, size: u64) -> io::Result<File> {

@@ -3,6 +3,7 @@
 mod ext4;
 mod fat;
 mod files;
+mod pages;
 
 use std::path::{Path, PathBuf};
 
