@@ -9,7 +9,8 @@ mod test;
 mod tidy;
 
 use clap::Parser;
-use std::path::{Path, PathBuf};
+use std::env;
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 /// The project's own commands.
@@ -53,8 +54,8 @@ fn main() -> ExitCode {
     }
 }
 
-/// The repository.
+/// The repository: the one that runs this, which a shared target directory may have built elsewhere.
 fn root() -> PathBuf {
-    let xtask = Path::new(env!("CARGO_MANIFEST_DIR"));
-    xtask.parent().unwrap_or(xtask).to_owned()
+    let xtask = env::var_os("CARGO_MANIFEST_DIR").map_or(env!("CARGO_MANIFEST_DIR").into(), PathBuf::from);
+    xtask.parent().unwrap_or(&xtask).to_owned()
 }
