@@ -236,10 +236,7 @@ impl Execute for FileNode {
         }
         Box::pin(async move {
             let result = match rq.op {
-                Op::Read => {
-                    self.lending.look(&self.file, self.size.load(Ordering::Acquire));
-                    return self.read(&rq, lease).await;
-                }
+                Op::Read => return self.read(&rq, lease).await,
                 Op::Write => return self.write(&rq, lease).await,
                 Op::WriteZeroes => self.zero(&rq).await,
                 Op::Discard => self.discard(&rq).await,

@@ -35,13 +35,17 @@ impl Lending {
         }
     }
 
-    /// Adds all that is left of a read to `pieces`, or nothing that counts.
+    /// Adds all that is left of a read to `pieces`, or nothing that counts. Who asks first makes us look for holes.
     pub(super) fn lend(&self, file: &Arc<dyn File>, rq: &mut Request, pieces: &mut Pieces) -> Now {
         let still = self.0.load();
-        let holes = match still.as_deref().map(|still| still.holes.get()) {
-            Some(Some(holes)) => &**holes,
+        let holes = match still.as_ref().map(|still| (still, still.holes.get())) {
+            Some((_, Some(holes))) => &**holes,
             _ if sabotage::broken(Rule::Lending) => &[],
-            _ => return Now::Wait,
+            Some((still, None)) => {
+                look(still, file);
+                return Now::Wait;
+            }
+            None => return Now::Wait,
         };
         let mut rest = rq.rest();
         while !rest.is_empty() {
@@ -60,18 +64,18 @@ impl Lending {
         rq.done = rq.range.len() as u32;
         Now::Lent
     }
+}
 
-    /// Looks for holes in the background, once per stretch.
-    pub(super) fn look(&self, file: &Arc<dyn File>, size: u64) {
-        let Some(still) = self.0.load_full() else { return };
-        if !still.looking.swap(true, Ordering::AcqRel) {
-            let file = file.clone();
-            io::spawn(async move {
-                let holes = holes(&*file, size).await.unwrap_or_default();
-                // Nobody else looks.
-                let _ = still.holes.set(holes);
-            });
-        }
+/// Looks for holes in the background, once per stretch.
+#[cold]
+fn look(still: &Arc<Still>, file: &Arc<dyn File>) {
+    if !still.looking.swap(true, Ordering::AcqRel) {
+        let (still, file) = (still.clone(), file.clone());
+        io::spawn(async move {
+            let holes = holes(&*file).await.unwrap_or_default();
+            // Nobody else looks.
+            let _ = still.holes.set(holes);
+        });
     }
 }
 
@@ -86,8 +90,9 @@ fn first_part(holes: &[ByteRange], range: ByteRange) -> (bool, ByteRange) {
 }
 
 /// The holes of a file, unless there are too many or they cannot be told.
-async fn holes(file: &dyn File, size: u64) -> Option<Box<[ByteRange]>> {
+async fn holes(file: &dyn File) -> Option<Box<[ByteRange]>> {
     let mut holes = Vec::new();
+    let size = file.size().ok()?;
     let mut rest = ByteRange::between(0, size);
     while !rest.is_empty() {
         let extents = file.extents(rest).await.ok()?;
