@@ -15,7 +15,7 @@ use rustix::io::retry_on_intr;
 
 use super::lock::{self, Held};
 use super::open::{IO_URING, Kind};
-use super::pool::Pool;
+use super::pool::{Lane, Pool};
 use super::probe::{self, InlineReads};
 use super::ring::{self, Direction, Operation, Outcome};
 use super::{space, transfer};
@@ -28,6 +28,8 @@ pub(super) struct RealFile {
     kind: Kind,
     inline: InlineReads,
     pool: Arc<Pool>,
+    /// Buffered writes, which the kernel does one by one in a regular file.
+    writes: Option<Arc<Lane>>,
     locks: Mutex<Held>,
     /// The errno of a flush that failed; 0: none has.
     unflushed: Arc<AtomicI32>,
@@ -41,7 +43,8 @@ impl RealFile {
         inline: InlineReads,
         pool: Arc<Pool>,
     ) -> Self {
-        Self { fd, info, kind, inline, pool, locks: Mutex::default(), unflushed: Arc::default() }
+        let writes = (kind == Kind::Regular && !info.direct).then(Arc::default);
+        Self { fd, info, kind, inline, pool, writes, locks: Mutex::default(), unflushed: Arc::default() }
     }
 
     async fn transfer(&self, direction: Direction, offset: u64, mut lease: Lease) -> (io::Result<()>, Lease) {
@@ -54,12 +57,20 @@ impl RealFile {
                 (Outcome::Refused, refused) => lease = refused,
             }
         }
-        let alignment = self.info.alignment;
-        let job = move |fd: BorrowedFd<'_>| match direction {
-            Direction::Read => (transfer::read_all(fd, offset, &mut lease, alignment), lease),
-            Direction::Write => (transfer::write_all(fd, offset, &lease), lease),
-        };
-        self.in_pool(job).await
+        let (fd, alignment) = (self.fd.clone(), self.info.alignment);
+        match (direction, &self.writes) {
+            (Direction::Read, _) => {
+                let job = move || (transfer::read_all(fd.as_fd(), offset, &mut lease, alignment), lease);
+                self.pool.run(job).await
+            }
+            (Direction::Write, lane) => {
+                let job = move || (transfer::write_all(fd.as_fd(), offset, &lease), lease);
+                match lane {
+                    Some(lane) => self.pool.run_in(lane, job).await,
+                    None => self.pool.run(job).await,
+                }
+            }
+        }
     }
 
     /// Runs `job` on the pool with the descriptor.

@@ -1,7 +1,8 @@
 //! The pool: a few OS threads for system calls that wait and cannot go to the ring.
 //!
 //! Invariants: jobs start in the order they came; a job that was handed over runs to its end whether or not
-//! anyone still waits for it, also when the pool is dropped; threads are started only when jobs wait.
+//! anyone still waits for it, also when the pool is dropped; threads are started only when jobs wait; jobs of one
+//! lane never run at the same time.
 
 use std::collections::VecDeque;
 use std::future::Future;
@@ -50,13 +51,23 @@ impl Pool {
         T: Send + 'static,
         F: FnOnce() -> T + Send + 'static,
     {
-        let (tell, told) = oneshot::channel();
-        self.submit(Box::new(move || {
-            // Nobody waits any more: then the answer is dropped here, and the buffer in it.
-            let _ = tell.send(job());
-        }));
-        // Jobs are ours and do not panic; if one does, its waiter must not go on with half a result.
-        async move { told.await.expect("a job of the pool panicked") }
+        let (job, answer) = answering(job);
+        self.submit(job);
+        answer
+    }
+
+    /// As [`Self::run`], after all jobs of the lane that came before.
+    pub(super) fn run_in<T, F>(&self, lane: &Arc<Lane>, job: F) -> impl Future<Output = T> + use<T, F>
+    where
+        T: Send + 'static,
+        F: FnOnce() -> T + Send + 'static,
+    {
+        let (job, answer) = answering(job);
+        if lane.push(job) {
+            let lane = lane.clone();
+            self.submit(Box::new(move || lane.work()));
+        }
+        answer
     }
 
     fn submit(&self, job: Job) {
@@ -81,6 +92,65 @@ impl Pool {
                 job.into_iter().for_each(|job| job());
             }
             Err(_) => {}
+        }
+    }
+}
+
+/// A job that tells what it did, and the future that is told.
+fn answering<T, F>(job: F) -> (Job, impl Future<Output = T> + use<T, F>)
+where
+    T: Send + 'static,
+    F: FnOnce() -> T + Send + 'static,
+{
+    let (tell, told) = oneshot::channel();
+    let job = move || {
+        // Nobody waits any more: then the answer is dropped here, and the buffer in it.
+        let _ = tell.send(job());
+    };
+    // Jobs are ours and do not panic; if one does, its waiter must not go on with half a result.
+    (Box::new(job), async move { told.await.expect("a job of the pool panicked") })
+}
+
+/// Jobs that the kernel would do one after the other anyway (buffered writes to one file): one thread does them,
+/// since several would only wait for each other, and busily.
+#[derive(Default)]
+pub(super) struct Lane(Mutex<LaneState>);
+
+#[derive(Default)]
+struct LaneState {
+    queue: VecDeque<Job>,
+    /// Whether a thread is on it, or will be.
+    taken: bool,
+}
+
+impl Lane {
+    fn lock(&self) -> MutexGuard<'_, LaneState> {
+        // Jobs run outside the lock, so the state is whole whatever panicked.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Answers whether a thread is needed.
+    fn push(&self, job: Job) -> bool {
+        let mut state = self.lock();
+        state.queue.push_back(job);
+        !std::mem::replace(&mut state.taken, true)
+    }
+
+    /// Does all there is and all that comes meanwhile.
+    fn work(&self) {
+        let mut jobs = VecDeque::new();
+        loop {
+            {
+                let mut state = self.lock();
+                std::mem::swap(&mut state.queue, &mut jobs);
+                state.taken = !jobs.is_empty();
+            }
+            if jobs.is_empty() {
+                return;
+            }
+            for job in jobs.drain(..) {
+                let _ = catch_unwind(AssertUnwindSafe(job));
+            }
         }
     }
 }
@@ -152,6 +222,21 @@ mod tests {
         let both = async { (first.await, second.await) };
         let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
         assert_eq!(runtime.block_on(both), (true, true));
+    }
+
+    #[test]
+    fn jobs_of_a_lane_run_one_after_the_other_in_their_order() {
+        let (pool, lane, ran) = (Pool::new("test"), Arc::<Lane>::default(), Arc::new(Mutex::new(Vec::new())));
+        for number in 0..1000 {
+            let ran = ran.clone();
+            drop(pool.run_in(&lane, move || {
+                // Anyone else in here would find it locked.
+                ran.try_lock().unwrap().push(number);
+                assert!(number % 7 != 0, "on purpose");
+            }));
+        }
+        drop(pool);
+        assert_eq!(*ran.lock().unwrap_or_else(PoisonError::into_inner), (0..1000).collect::<Vec<_>>());
     }
 
     #[test]
