@@ -9,9 +9,9 @@ use block::Alignment;
 
 use crate::contract::{Execute, Format};
 use crate::guard::{Domain, Reclaim};
+use crate::joins::Joins;
 use crate::locks::RangeLocks;
 use crate::powers::Powers;
-use crate::walk::Joins;
 
 /// Identity of a node within its graph; never reused.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, PartialOrd, Ord)]

@@ -4,9 +4,9 @@
 //! wait and the one that does; [`status`] answers what is where.
 
 mod change;
-mod joins;
 mod now;
 mod read;
+mod remember;
 mod resolve;
 mod status;
 mod write;
@@ -20,9 +20,8 @@ use crate::node::Body;
 use crate::request::{Op, Request};
 use crate::view::{View, ViewIndex};
 
-pub(crate) use joins::Joins;
 pub(crate) use now::try_now;
-pub(crate) use resolve::{Step, Target, resolve, resolve_noting};
+pub use remember::{set_budget as set_remember_budget, usage as remember_usage};
 pub(crate) use status::{extents, granule, held, held_now};
 
 /// Carries out a request at a node of the view; may wait.

@@ -2,10 +2,10 @@
 
 use block::{ByteRange, Place, Result};
 
+use super::remember;
 use super::resolve::{Step, Target, resolve};
 use crate::dispatch;
 use crate::node::Body;
-use crate::remember;
 use crate::request::{Flags, Now, Op, Request, Window};
 use crate::view::{View, ViewIndex};
 

@@ -2,8 +2,8 @@
 
 use block::{BlockError, ByteRange, ErrorKind, Place, Result};
 
+use super::remember::Trail;
 use crate::node::Body;
-use crate::remember::Trail;
 use crate::view::{View, ViewIndex};
 
 /// Where a run of bytes is.

@@ -6,9 +6,9 @@ use block::{Alignment, BlockError, ByteRange, ErrorKind, Place, Result};
 use io::Lease;
 use io::select::{Either, race};
 
-use super::joins::{Join, Outcome, Writer};
 use super::read::joined;
 use crate::contract::{Changes, Next};
+use crate::joins::{Join, Leader, Outcome, Writer};
 use crate::node::Body;
 use crate::request::{Flags, Op, Request};
 use crate::view::{View, ViewIndex};
@@ -163,7 +163,7 @@ impl<'a> Target<'a> {
     }
 
     /// Copies what nobody has written, commits, and lets the joiners answer.
-    async fn finish(&self, rq: &Request, leader: super::joins::Leader<'_>) -> Result<()> {
+    async fn finish(&self, rq: &Request, leader: Leader<'_>) -> Result<()> {
         for gap in leader.seal().await {
             self.copy_old(rq, &leader.join, gap).await?;
         }

@@ -24,16 +24,16 @@ pub(crate) struct Joins {
 
 /// How a join ended.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) enum Outcome {
+pub(crate) enum Outcome {
     Committed,
     /// The leader failed or was dropped: each writer starts again by itself.
     Abandoned,
 }
 
 /// One new run of clusters and those who write into it.
-pub(super) struct Join {
-    pub(super) guest: ByteRange,
-    pub(super) child: ChildIndex,
+pub(crate) struct Join {
+    pub(crate) guest: ByteRange,
+    pub(crate) child: ChildIndex,
     offset: u64,
     /// What the leader writes only because nobody else has: no writer of it may enter.
     unchanged: ByteRange,
@@ -51,7 +51,7 @@ struct State {
 
 impl Joins {
     /// Enters a join to write the first bytes of `range`, as soon as one is open that takes it.
-    pub(super) async fn enter(&self, range: ByteRange) -> Writer {
+    pub(crate) async fn enter(&self, range: ByteRange) -> Writer {
         loop {
             let opened = self.opened.notified();
             if let Some(writer) = self.open().iter().find_map(|join| join.enter(range)) {
@@ -63,7 +63,7 @@ impl Joins {
 
     /// Opens a join for what the leader has prepared; the leader is its first writer. `unchanged` is empty, or
     /// what the leader writes only because nobody else has.
-    pub(super) fn lead(&self, prepared: Prepared, unchanged: ByteRange) -> (Leader<'_>, Writer) {
+    pub(crate) fn lead(&self, prepared: Prepared, unchanged: ByteRange) -> (Leader<'_>, Writer) {
         let join = Arc::new(Join {
             guest: prepared.guest,
             child: prepared.child,
@@ -90,7 +90,7 @@ impl Joins {
 
 impl Join {
     /// Where `guest` (inside the join) lies in the child.
-    pub(super) fn place(&self, guest: ByteRange) -> ByteRange {
+    pub(crate) fn place(&self, guest: ByteRange) -> ByteRange {
         guest.at(self.offset + (guest.start() - self.guest.start()))
     }
 
@@ -105,12 +105,12 @@ impl Join {
     }
 
     /// Notes that `range` has been written.
-    pub(super) fn cover(&self, range: ByteRange) {
+    pub(crate) fn cover(&self, range: ByteRange) {
         self.state().covered.insert(range);
     }
 
     /// Waits until the join has ended.
-    pub(super) async fn ended(&self) -> Outcome {
+    pub(crate) async fn ended(&self) -> Outcome {
         loop {
             let changed = self.changed.notified();
             if let Some(outcome) = self.state().outcome {
@@ -126,8 +126,8 @@ impl Join {
 }
 
 /// Somebody who writes into a join; travels with the buffer, and leaves when it is dropped.
-pub(super) struct Writer {
-    pub(super) join: Arc<Join>,
+pub(crate) struct Writer {
+    pub(crate) join: Arc<Join>,
 }
 
 impl Drop for Writer {
@@ -138,14 +138,14 @@ impl Drop for Writer {
 }
 
 /// The one who prepared it. Dropped before the commit, it abandons the join.
-pub(super) struct Leader<'a> {
+pub(crate) struct Leader<'a> {
     joins: &'a Joins,
-    pub(super) join: Arc<Join>,
+    pub(crate) join: Arc<Join>,
 }
 
 impl Leader<'_> {
     /// Lets nobody in any more and waits for those inside; answers what nobody has written.
-    pub(super) async fn seal(&self) -> Vec<ByteRange> {
+    pub(crate) async fn seal(&self) -> Vec<ByteRange> {
         self.close();
         loop {
             let changed = self.join.changed.notified();
@@ -161,12 +161,12 @@ impl Leader<'_> {
     }
 
     /// Takes the room out to commit it.
-    pub(super) fn take(&self) -> Option<Prepared> {
+    pub(crate) fn take(&self) -> Option<Prepared> {
         self.join.state().prepared.take()
     }
 
     /// The commit has happened: lets the writers answer.
-    pub(super) fn committed(self) {
+    pub(crate) fn committed(self) {
         self.end(Outcome::Committed);
     }
 

@@ -9,11 +9,11 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use block::{ByteRange, Result};
 
+use super::resolve::{self, Step, Target};
 use crate::contract::Format;
 use crate::node::Body;
 use crate::sabotage::{self, Rule};
 use crate::view::{View, ViewIndex};
-use crate::walk::{self, Step, Target};
 
 /// Chains of fewer formats are walked each time: that is as fast.
 pub(crate) const WORTH_FORMATS: usize = 8;
@@ -134,7 +134,7 @@ impl Trail {
     }
 }
 
-/// As [`walk::resolve`], from memory where it can.
+/// As [`resolve::resolve`], from memory where it can.
 pub(crate) fn resolve(view: &View, index: ViewIndex, range: ByteRange) -> Result<Step> {
     TABLE.with_borrow_mut(|table| {
         for span in spans(range) {
@@ -143,7 +143,7 @@ pub(crate) fn resolve(view: &View, index: ViewIndex, range: ByteRange) -> Result
                 return Ok(step);
             }
         }
-        walk::resolve(view, index, range)
+        resolve::resolve(view, index, range)
     })
 }
 
@@ -172,7 +172,7 @@ impl Table {
         }
         let mut trail = Trail::noting();
         // What is wrong with the first bytes of the span concerns those who ask for them.
-        let step = walk::resolve_noting(view, index, span, &mut trail).ok()?;
+        let step = resolve::resolve_noting(view, index, span, &mut trail).ok()?;
         let Step::Found(target, len) = step else { return None };
         if trail.mode == Mode::Lost {
             return None;
