@@ -1,4 +1,4 @@
-//! The two kinds of nodes, and how they reach their children.
+//! The two kinds of nodes.
 
 use std::any::Any;
 use std::sync::Arc;
@@ -7,12 +7,11 @@ use std::sync::atomic::AtomicU32;
 use block::{ByteRange, ChildIndex, Extent, ExtentState, Mapping, Result};
 use io::{Lease, LocalFut};
 
-use crate::guard::Reclaim;
-use crate::node::{Limits, Node};
+use crate::next::Next;
+use crate::node::Limits;
 use crate::powers::Powers;
+use crate::prepared::Prepared;
 use crate::request::{Now, Request, Window};
-use crate::view::{View, ViewIndex};
-use crate::walk;
 
 /// A node that carries requests out: a filter (it has no size of its own) or a protocol.
 ///
@@ -119,150 +118,4 @@ pub trait Changes: Send + Sync {
 
     /// The generation of the 2 MiB region around `offset`; `None` when mappings there never change.
     fn generation(&self, offset: u64) -> Option<&AtomicU32>;
-}
-
-/// Room that a format has allocated for guest bytes which it does not map yet.
-///
-/// The core writes all of `guest` to the child before it commits. Dropping it gives the room back; it travels
-/// with the buffers that are written there, so that this happens only after their I/O has ended.
-pub struct Prepared {
-    /// The guest bytes (whole clusters, clipped to the virtual size) that commit will map.
-    pub guest: ByteRange,
-    /// The child that holds the room.
-    pub child: ChildIndex,
-    /// Offset in that child of the first byte of `guest`.
-    pub offset: u64,
-    /// What the format needs to commit; its drop gives the room back.
-    pub token: Box<dyn Any + Send>,
-}
-
-/// A node's view of what lies below it. Drivers reach their children through this and nothing else.
-#[derive(Clone, Copy)]
-pub struct Next<'a> {
-    view: &'a View,
-    index: ViewIndex,
-}
-
-impl<'a> Next<'a> {
-    pub(crate) fn new(view: &'a View, index: ViewIndex) -> Self {
-        Self { view, index }
-    }
-
-    /// The same for work that outlives the request that began it (a store behind a read). Whoever drains the view
-    /// waits for it.
-    pub fn hold(&self) -> Hold {
-        // Views are only ever lent out of the Arc that they were built in.
-        let view = self.view.another().expect("a view that is borrowed is alive");
-        Hold { view, index: self.index }
-    }
-
-    /// The node that this is the view of.
-    pub fn node(&self) -> &'a Node {
-        self.view.node(self.index)
-    }
-
-    /// Version of the view that this belongs to (see [`View::version`]).
-    pub fn version(&self) -> u64 {
-        self.view.version()
-    }
-
-    /// The bit of this filter in [`Request::acted`].
-    pub fn slot(&self) -> u64 {
-        self.view.slot(self.index)
-    }
-
-    /// Tells when freed clusters of this node have no readers left.
-    pub fn reclaim(&self) -> &'a Reclaim {
-        self.node().reclaim()
-    }
-
-    /// Number of children.
-    pub fn children(&self) -> usize {
-        self.view.children(self.index).len()
-    }
-
-    /// The backing child, if there is one.
-    pub fn backing(&self) -> Option<ChildIndex> {
-        self.view.backing_child(self.index)
-    }
-
-    fn child(&self, child: ChildIndex) -> Result<ViewIndex> {
-        self.view.child(self.index, child)
-    }
-
-    /// Size of a child in bytes.
-    pub fn size(&self, child: ChildIndex) -> Result<u64> {
-        Ok(self.view.size_of(self.child(child)?))
-    }
-
-    /// Whether writes beyond the end of a child make it longer: it is carried out by a node that can be resized.
-    pub fn grows(&self, child: ChildIndex) -> Result<bool> {
-        Ok(self.view.grows(self.child(child)?))
-    }
-
-    /// Limits of a child.
-    pub fn limits(&self, child: ChildIndex) -> Result<Limits> {
-        Ok(*self.view.limits_of(self.child(child)?))
-    }
-
-    /// Passes a request to a child as far as that needs no wait. Only from within [`Execute::try_now`]: the
-    /// mappings below are used under the guard of the turn.
-    pub fn try_now(&self, child: ChildIndex, rq: &mut Request, window: Window<'_>) -> Result<Now> {
-        walk::try_now(self.view, self.child(child)?, rq, window)
-    }
-
-    /// Passes a request to a child. The request must lie within the child (a read may reach beyond its end
-    /// and gets zeros there).
-    pub fn execute(&self, child: ChildIndex, rq: Request, lease: Lease) -> LocalFut<'a, (Result<()>, Lease)> {
-        match self.child(child) {
-            Ok(index) => walk::execute(self.view, index, rq, lease),
-            Err(error) => Box::pin(async move { (Err(error), lease) }),
-        }
-    }
-
-    /// Makes a child `size` bytes long.
-    pub fn resize(&self, child: ChildIndex, size: u64) -> LocalFut<'a, Result<()>> {
-        match self.child(child) {
-            Ok(index) => walk::resize(self.view, index, size),
-            Err(error) => Box::pin(async move { Err(error) }),
-        }
-    }
-
-    /// Which parts of a child's `range` are data, zeros or holes.
-    pub fn extents(&self, child: ChildIndex, range: ByteRange) -> LocalFut<'a, Result<Vec<Extent>>> {
-        match self.child(child) {
-            Ok(index) => walk::extents(self.view, index, range),
-            Err(error) => Box::pin(async move { Err(error) }),
-        }
-    }
-
-    /// In what units (bytes) that which [`Next::held_now`] tells of is allocated: below filters, too. 1 where nothing
-    /// is.
-    pub fn granule(&self, child: ChildIndex) -> Result<u64> {
-        Ok(walk::granule(self.view, self.child(child)?))
-    }
-
-    /// Whether the first bytes of a child's `range` are held by the child itself (its first format layer),
-    /// and how many share that answer. `None`: a table has to be loaded, see [`Next::held`].
-    pub fn held_now(&self, child: ChildIndex, range: ByteRange) -> Result<Option<(bool, u64)>> {
-        walk::held_now(self.view, self.child(child)?, range)
-    }
-
-    /// As [`Next::held_now`], loading tables as needed.
-    pub async fn held(&self, child: ChildIndex, range: ByteRange) -> Result<(bool, u64)> {
-        walk::held(self.view, self.child(child)?, range).await
-    }
-}
-
-/// A [`Next`] that holds its view.
-pub struct Hold {
-    view: Arc<View>,
-    index: ViewIndex,
-}
-
-impl Hold {
-    /// The view of what lies below.
-    pub fn next(&self) -> Next<'_> {
-        Next { view: &self.view, index: self.index }
-    }
 }

@@ -3,7 +3,8 @@
 use block::{BlockError, ByteRange, ErrorKind, Result};
 use io::{Lease, LocalFut};
 
-use crate::contract::{Execute, Next};
+use crate::contract::Execute;
+use crate::next::Next;
 use crate::node::{Body, Limits};
 use crate::request::{Flags, Now, Op, Request, Window};
 use crate::view::{View, ViewIndex};

@@ -13,7 +13,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use block::{ByteRange, ChildIndex, RangeSet};
 use io::sync::Notify;
 
-use crate::contract::Prepared;
+use crate::prepared::Prepared;
 
 /// The open joins of a node.
 #[derive(Default)]

@@ -3,7 +3,7 @@
 use block::{ByteRange, Permissions, Result};
 use io::LocalFut;
 
-use crate::contract::Next;
+use crate::next::Next;
 
 /// What a node can do beyond moving bytes.
 #[derive(Clone, Copy, Default)]

@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use block::{BlockError, ChildIndex, ErrorKind, Result};
 use io::sync::oneshot;
 
-use crate::contract::Next;
+use crate::next::Next;
 use crate::node::{Body, Limits, Node, NodeId, Role};
 
 /// Position of a node in its view.

@@ -5,6 +5,7 @@
 //! connection and nothing else.
 
 mod answer;
+mod budget;
 mod connection;
 mod export;
 mod inbox;

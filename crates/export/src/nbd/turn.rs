@@ -10,16 +10,13 @@ use nbd::codec::{Command, CommandFlags, PAYLOAD_MAX, REQUEST_LEN, RequestHeader}
 use nbd::transmission::server::{Limits, Refusal, validate};
 
 use super::answer::{is_trouble, shown};
+use super::budget;
 use super::export::Export;
 use super::inbox::{Arriving, Inbox};
 use super::outbox::Outbox;
 use super::reply::{HEADS_MAX, ReadReply, put_failure, put_success};
 use super::waiting::Waiting;
 
-/// One turn answers no more requests than this...
-const REQUESTS_MAX: usize = 128;
-/// ...and begins none after this time, so that one greedy client does not hold up the others of its thread.
-pub(super) const NANOSECONDS_MAX: u64 = 500_000;
 /// Reads of at least this many bytes are sent from where they lie, if they may be.
 const LEND_MIN: usize = 32 << 10;
 /// Longest read that is copied in place; longer ones wait for a buffer of their own.
@@ -70,9 +67,8 @@ impl Desk<'_> {
         let turn = self.export.root().turn();
         let mut tally = Tally::default();
         let mut ended = Ended::Spent;
-        for taken in 0..REQUESTS_MAX {
-            // Looking at the clock costs as much as a small read: not each time.
-            if taken % 16 == 15 && io::now().since(begun).as_nanos() as u64 > NANOSECONDS_MAX {
+        for taken in 0..budget::REQUESTS_MAX {
+            if taken % 16 == 15 && budget::is_spent(begun) {
                 break;
             }
             match self.take(&turn, &mut tally) {

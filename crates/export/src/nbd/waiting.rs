@@ -15,7 +15,7 @@ use futures_util::stream::{FuturesUnordered, Stream, StreamExt};
 use io::{Lease, LocalFut};
 use nbd::codec::Cookie;
 
-use super::turn::NANOSECONDS_MAX;
+use super::budget;
 
 /// Requests of one client that may wait at the same time.
 const REQUESTS_MAX: usize = 1024;
@@ -118,7 +118,7 @@ impl Waiting {
         let begun = io::now();
         while let Poll::Ready(Some(finished)) = Pin::new(&mut self.requests).poll_next(cx) {
             self.finished.push_back(finished);
-            if io::now().since(begun).as_nanos() as u64 > NANOSECONDS_MAX {
+            if budget::is_spent(begun) {
                 return true;
             }
         }

@@ -4,7 +4,8 @@ use block::{BlockError, ByteRange, ErrorKind, Result};
 use io::Lease;
 
 use super::write::around;
-use crate::contract::{Changes, Format, Next};
+use crate::contract::{Changes, Format};
+use crate::next::Next;
 use crate::node::Body;
 use crate::request::{Flags, Op, Request};
 use crate::view::{View, ViewIndex};

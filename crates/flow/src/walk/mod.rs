@@ -3,19 +3,22 @@
 //! [`resolve`] follows maps; [`now`] and [`read`]/[`write`]/[`change`] move bytes on the path that does not
 //! wait and the one that does; [`status`] answers what is where.
 
+mod below;
 mod change;
 mod now;
 mod read;
 mod remember;
 mod resolve;
 mod status;
+mod trail;
 mod write;
 
 use block::{BlockError, ChildIndex, ErrorKind, Result};
 use io::{Lease, LocalFut};
 
-use crate::contract::{Format, Next};
+use crate::contract::Format;
 use crate::dispatch;
+use crate::next::Next;
 use crate::node::Body;
 use crate::request::{Op, Request};
 use crate::view::{View, ViewIndex};

@@ -5,8 +5,9 @@ use futures_util::future::join_all;
 use io::{Lease, LocalFut};
 
 use super::resolve::{Step, Target, resolve};
-use crate::contract::{Format, Next};
+use crate::contract::Format;
 use crate::guard::Guard;
+use crate::next::Next;
 use crate::node::Body;
 use crate::request::Request;
 use crate::view::{View, ViewIndex};

@@ -1,8 +1,8 @@
 //! Remembered mappings: where a long chain's bytes were found last time, per thread, within a byte budget.
 //!
 //! An entry answers for a whole 2 MiB region, for one 64 KiB granule of it, or for a 4 KiB page, whichever was one
-//! extent; of the larger ones that were not it is noted that there is no use in asking again. An entry is used only while the view is the same and the generation of every layer on its path that can change is what
-//! it was before that layer was asked. Layers that cannot change cost nothing.
+//! extent; of the larger ones that were not it is noted that there is no use in asking again. An entry is used only
+//! while the view is the same and what its path noted ([`Trail`]) is current.
 
 use std::cell::RefCell;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -10,22 +10,17 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use block::{ByteRange, Result};
 
 use super::resolve::{self, Step, Target};
-use crate::contract::Format;
-use crate::node::Body;
+use super::trail::{Notes, REGION, Trail};
 use crate::sabotage::{self, Rule};
 use crate::view::{View, ViewIndex};
 
 /// Chains of fewer formats are walked each time: that is as fast.
 pub(crate) const WORTH_FORMATS: usize = 8;
 
-/// Regions share a generation, and are the longest extent that is remembered.
-const REGION: u64 = 2 << 20;
 const GRANULE: u64 = 64 << 10;
 /// For short requests to regions that are all in pieces; longer ones are walked, an extent at a time.
 const PAGE: u64 = 4 << 10;
 const WAYS: usize = 4;
-/// Layers on the path that can change: usually the top one. Paths with more are walked.
-const CHANGING_MAX: usize = 2;
 
 static BUDGET: AtomicUsize = AtomicUsize::new(8 << 20);
 
@@ -59,7 +54,7 @@ struct Entry {
     start: u64,
     len: u64,
     found: Found,
-    noted: [Note; CHANGING_MAX],
+    noted: Notes,
 }
 
 #[derive(Clone, Copy, Default)]
@@ -72,66 +67,6 @@ enum Found {
         index: u32,
         offset: u64,
     },
-}
-
-/// A layer that can change, where it was asked, and its generation then.
-#[derive(Clone, Copy, Default, PartialEq, Eq, Debug)]
-struct Note {
-    /// Position of the layer plus one; 0: none.
-    layer: u32,
-    generation: u32,
-    offset: u64,
-}
-
-/// The layers that can change on one path.
-pub(crate) struct Trail {
-    notes: [Note; CHANGING_MAX],
-    len: usize,
-    mode: Mode,
-}
-
-#[derive(PartialEq, Eq)]
-enum Mode {
-    Ignoring,
-    Noting,
-    /// More layers, or other regions, than an entry has room for.
-    Lost,
-}
-
-impl Trail {
-    /// For walks that nobody remembers.
-    pub(crate) fn ignoring() -> Self {
-        Self { notes: Default::default(), len: 0, mode: Mode::Ignoring }
-    }
-
-    fn noting() -> Self {
-        Self { mode: Mode::Noting, ..Self::ignoring() }
-    }
-
-    /// The walk depends on something that has no generation (the size of a child, which writes in place may
-    /// change): it is not remembered.
-    pub(crate) fn lose(&mut self) {
-        if self.mode == Mode::Noting {
-            self.mode = Mode::Lost;
-        }
-    }
-
-    /// Notes a layer before it is asked for the first bytes of `range`.
-    #[inline]
-    pub(crate) fn note(&mut self, index: ViewIndex, format: &dyn Format, range: ByteRange) {
-        if self.mode != Mode::Noting {
-            return;
-        }
-        let Some(generation) = format.changes().and_then(|c| c.generation(range.start())) else { return };
-        let one_region = range.start() / REGION == (range.end() - 1) / REGION;
-        if self.len == CHANGING_MAX || !one_region {
-            self.mode = Mode::Lost;
-            return;
-        }
-        let generation = generation.load(Ordering::Acquire);
-        self.notes[self.len] = Note { layer: index.0 + 1, generation, offset: range.start() };
-        self.len += 1;
-    }
 }
 
 /// As [`resolve::resolve`], from memory where it can.
@@ -174,9 +109,7 @@ impl Table {
         // What is wrong with the first bytes of the span concerns those who ask for them.
         let step = resolve::resolve_noting(view, index, span, &mut trail).ok()?;
         let Step::Found(target, len) = step else { return None };
-        if trail.mode == Mode::Lost {
-            return None;
-        }
+        let noted = trail.notes()?;
         let found = match target {
             _ if len < span.len() => Found::Mixed,
             Target::Special { .. } => Found::Mixed,
@@ -189,7 +122,7 @@ impl Table {
             start: span.start(),
             len: span.len(),
             found,
-            noted: trail.notes,
+            noted,
         };
         self.keep(view, index, span, entry);
         Some(entry)
@@ -227,7 +160,7 @@ impl Entry {
     }
 
     fn is_current(&self, view: &View) -> bool {
-        sabotage::broken(Rule::Generations) || self.noted.iter().all(|note| note.is_current(view))
+        sabotage::broken(Rule::Generations) || self.noted.are_current(view)
     }
 
     /// The answer for `range`, which begins inside, if there is one.
@@ -242,16 +175,5 @@ impl Entry {
             }
         };
         Some(Step::Found(target, len))
-    }
-}
-
-impl Note {
-    fn is_current(&self, view: &View) -> bool {
-        if self.layer == 0 {
-            return true;
-        }
-        let Body::Maps(format) = view.node(ViewIndex(self.layer - 1)).body() else { return false };
-        let generation = format.changes().and_then(|c| c.generation(self.offset));
-        generation.is_some_and(|g| g.load(Ordering::Acquire) == self.generation)
     }
 }

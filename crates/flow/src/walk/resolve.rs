@@ -2,7 +2,7 @@
 
 use block::{BlockError, ByteRange, ErrorKind, Place, Result};
 
-use super::remember::Trail;
+use super::trail::Trail;
 use crate::node::Body;
 use crate::view::{View, ViewIndex};
 

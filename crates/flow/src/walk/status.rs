@@ -4,7 +4,7 @@ use block::{ByteRange, ChildIndex, Extent, ExtentState, Place, Result, push_exte
 use io::LocalFut;
 
 use super::resolve::{Step, Target, resolve};
-use crate::contract::Next;
+use crate::next::Next;
 use crate::node::Body;
 use crate::view::{View, ViewIndex};
 

@@ -7,8 +7,9 @@ use io::Lease;
 use io::select::{Either, race};
 
 use super::read::joined;
-use crate::contract::{Changes, Next};
+use crate::contract::Changes;
 use crate::joins::{Join, Leader, Outcome, Writer};
+use crate::next::Next;
 use crate::node::Body;
 use crate::request::{Flags, Op, Request};
 use crate::view::{View, ViewIndex};
