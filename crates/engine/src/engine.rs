@@ -10,8 +10,8 @@ use graph::Graph;
 use io::{Thread, World};
 use object::Objects;
 
-use crate::events::Events;
 use crate::policy::ImagePolicy;
+use flow::events::Events;
 
 /// How an engine is set up.
 #[derive(Clone, Debug)]

@@ -10,7 +10,7 @@ use graph::{Demand, Edit, RootId, User};
 use io::Address;
 
 use crate::engine::Engine;
-use crate::events::Event;
+use flow::events::Event;
 
 /// How an NBD server is started.
 #[derive(Clone, Debug, Default)]

@@ -11,7 +11,7 @@ use io::select::{Either, race};
 use io::sync::oneshot;
 
 use crate::engine::Engine;
-use crate::events::Event;
+use flow::events::Event;
 
 /// A running fill. Dropping it does not stop it.
 pub struct Fill {

@@ -7,8 +7,7 @@
 //! edit is answered when it has taken effect for every request.
 
 mod engine;
-pub mod events;
-mod exports;
+pub mod exports;
 mod fill;
 pub mod keyval;
 mod nodes;
@@ -19,9 +18,9 @@ mod policy;
 mod reader;
 
 pub use engine::{Engine, EngineOptions};
-pub use events::{Event, Events, Subscription};
 pub use exports::{ExportRequest, NbdServer, ServerRequest};
 pub use fill::Fill;
+pub use flow::events::{Event, Events, Subscription};
 pub use nodes::NodeInfo;
 pub use options::{ChildOptions, NodeOptions};
 pub use policy::ImagePolicy;

@@ -18,6 +18,7 @@ pub mod account;
 mod contract;
 pub mod copy;
 mod dispatch;
+pub mod events;
 pub mod flights;
 pub mod guard;
 mod joins;
