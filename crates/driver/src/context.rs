@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use block::{BlockError, ErrorKind, Result};
+use flow::events::NodeEvents;
 use flow::{Body, Role, View};
 use io::World;
 use object::Objects;
@@ -43,6 +44,8 @@ pub struct OpenContext {
     pub world: Arc<dyn World>,
     /// Named handles.
     pub objects: Arc<Objects>,
+    /// Where the node tells what happens to it.
+    pub events: NodeEvents,
 }
 
 impl OpenContext {
@@ -66,6 +69,7 @@ impl OpenContext {
             kept: None,
             world,
             objects,
+            events: NodeEvents::default(),
         }
     }
 

@@ -33,7 +33,8 @@ async fn enter(world: &SimWorld, root: &Arc<Root>) -> (Box<dyn Stream>, Arc<Expo
         writethrough: false,
     };
     let export = Export::new(options, root.clone());
-    let server = Server::new(ServerOptions::default(), vec![world.start_thread("io").unwrap()], |_| {});
+    let server =
+        Server::new(ServerOptions::default(), vec![world.start_thread("io").unwrap()], Default::default());
     server.add(export.clone()).unwrap();
     let listener = world.listen(&address).unwrap();
     world.net().set_link(&address, Link { round_trip: Duration::from_millis(100), rate: u64::MAX });

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use block::{BlockError, ErrorKind, Result};
-use export::nbd::{ClientEvent, Export, ExportOptions, Server, ServerOptions};
+use export::nbd::{Export, ExportOptions, Server, ServerOptions};
 use flow::Root;
 use graph::{Demand, Edit, RootId, User};
 use io::Address;
@@ -46,14 +46,7 @@ struct Exported {
 impl Engine {
     /// A server without exports that listens nowhere yet.
     pub fn nbd_server(self: &Arc<Self>, request: &ServerRequest) -> NbdServer {
-        let events = self.events.clone();
-        let server = Server::new(request.options, self.threads.clone(), move |event| {
-            events.tell(match event {
-                ClientEvent::Connected => Event::ClientConnected,
-                ClientEvent::Trouble(error) => Event::RequestFailed { error: error.to_string() },
-                ClientEvent::Gone(error) => Event::ClientGone { error: error.map(|e| e.to_string()) },
-            });
-        });
+        let server = Server::new(request.options, self.threads.clone(), self.events.clone());
         NbdServer { engine: self.clone(), server, exports: Mutex::default() }
     }
 

@@ -178,6 +178,7 @@ impl<'e> Opening<'e> {
         Ok(OpenContext {
             // Children are opened on the way and are new.
             kept: self.kept.clone().filter(|_| self.depth == 1),
+            events: self.engine.events.of(&node_name),
             node_name,
             options: options.own.clone(),
             read_only: below.modes.read_only,

@@ -3,6 +3,7 @@
 //! Telling never waits. A reader that falls behind loses the oldest events and learns how many.
 
 use std::collections::VecDeque;
+use std::fmt::Display;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use io::sync::Notify;
@@ -30,6 +31,25 @@ pub enum Event {
         /// Its id.
         id: String,
     },
+    /// A node was opened, or opened anew.
+    NodeOpened {
+        /// Its node-name.
+        node: String,
+        /// How its driver goes about it: the file or peer, and the engine in use.
+        how: String,
+    },
+    /// A node has lost what it lives on; requests wait, or fail when they have waited long enough.
+    SourceLost {
+        /// Its node-name.
+        node: String,
+        /// Why: names the peer.
+        error: String,
+    },
+    /// It is there again.
+    SourceBack {
+        /// Its node-name.
+        node: String,
+    },
     /// A background job ended.
     JobEnded {
         /// Its id.
@@ -53,7 +73,36 @@ struct Reader {
     told: Notify,
 }
 
+/// Where one node tells what happens to it.
+#[derive(Clone, Default)]
+pub struct NodeEvents {
+    node: Arc<str>,
+    events: Events,
+}
+
+impl NodeEvents {
+    /// How it was opened.
+    pub fn opened(&self, how: impl Display) {
+        self.events.tell(Event::NodeOpened { node: self.node.to_string(), how: how.to_string() });
+    }
+
+    /// What it lives on is lost.
+    pub fn lost(&self, error: impl Display) {
+        self.events.tell(Event::SourceLost { node: self.node.to_string(), error: error.to_string() });
+    }
+
+    /// What it lives on is there again.
+    pub fn back(&self) {
+        self.events.tell(Event::SourceBack { node: self.node.to_string() });
+    }
+}
+
 impl Events {
+    /// Where the node of this name tells.
+    pub fn of(&self, node: &str) -> NodeEvents {
+        NodeEvents { node: node.into(), events: self.clone() }
+    }
+
     /// Tells all present readers.
     pub fn tell(&self, event: Event) {
         let mut readers = lock(&self.readers);
@@ -92,18 +141,20 @@ impl Reader {
 pub struct Subscription(Arc<Reader>);
 
 impl Subscription {
+    /// The next event, if there is one already.
+    pub fn try_next(&mut self) -> Option<Event> {
+        let mut queue = lock(&self.0.queue);
+        match std::mem::take(&mut queue.1) {
+            0 => queue.0.pop_front(),
+            missed => Some(Event::Missed(missed)),
+        }
+    }
+
     /// The next event.
     pub async fn next(&mut self) -> Event {
         loop {
-            {
-                let mut queue = lock(&self.0.queue);
-                let missed = std::mem::take(&mut queue.1);
-                if missed > 0 {
-                    return Event::Missed(missed);
-                }
-                if let Some(event) = queue.0.pop_front() {
-                    return event;
-                }
+            if let Some(event) = self.try_next() {
+                return event;
             }
             self.0.told.notified().await;
         }

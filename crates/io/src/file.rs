@@ -1,6 +1,7 @@
 //! Files: what a protocol driver stands on.
 
 use std::any::Any;
+use std::fmt;
 use std::io;
 use std::os::fd::BorrowedFd;
 
@@ -48,6 +49,22 @@ pub struct FileInfo {
     pub writable: bool,
     /// Whether it bypasses the page cache.
     pub direct: bool,
+}
+
+/// As in "io_uring, cached bytes are read without it, read-only".
+impl fmt::Display for FileInfo {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.engine)?;
+        for (is, text) in [
+            (self.inline_reads, ", cached bytes are read without it"),
+            (self.inline_writes, ", cached bytes are written without it"),
+            (self.direct, ", the page cache is bypassed"),
+            (!self.writable, ", read-only"),
+        ] {
+            f.write_str(if is { text } else { "" })?;
+        }
+        Ok(())
+    }
 }
 
 /// How zeroes may be written.

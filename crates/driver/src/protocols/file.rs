@@ -38,6 +38,7 @@ pub fn open(mut context: OpenContext) -> LocalFut<'static, Result<Opened>> {
     Box::pin(async move {
         let options: Options = context.parse()?;
         let file = open_file(&context, &options).await?;
+        context.events.opened(format_args!("file '{}', {}", options.filename, file.info()));
         let name: Arc<str> = options.filename.as_str().into();
         let before = context.kept.take().and_then(|kept| kept.downcast::<Before>().ok());
         let before = before.filter(|before| before.name == name);

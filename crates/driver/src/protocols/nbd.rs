@@ -21,6 +21,7 @@ mod owner;
 use std::sync::Arc;
 
 use block::{BlockError, ByteRange, ErrorKind, Extent, ExtentState, Priority, Result};
+use flow::events::NodeEvents;
 use flow::{Body, Execute, Flags, Limits, Next, Now, Op, Powers, Request, Window};
 use io::sync::mpsc;
 use io::{Lease, LocalFut, Moment, World};
@@ -47,7 +48,9 @@ pub fn open(mut context: OpenContext) -> LocalFut<'static, Result<Opened>> {
         let options: Options = context.parse()?;
         let config = Config::try_from(options).map_err(at_node)?;
         let use_as = Use { writable: !context.read_only, no_flush: context.no_flush, unmap: context.unmap };
-        let client = NbdClient::connect(config, use_as, context.world.clone()).await.map_err(at_node)?;
+        let client = NbdClient::of_node(config, use_as, context.world.clone(), context.events.clone())
+            .await
+            .map_err(at_node)?;
         Ok(Opened::new(Body::Executes(Arc::new(client))))
     })
 }
@@ -79,6 +82,16 @@ impl NbdClient {
     /// Connects (again and again for as long as `open_timeout` says) and leaves the connection with the calling
     /// I/O thread, which must live at least as long as the client.
     pub async fn connect(config: Config, use_as: Use, world: Arc<dyn World>) -> Result<Self> {
+        Self::of_node(config, use_as, world, NodeEvents::default()).await
+    }
+
+    /// The same for a node that tells when the server is lost, and when it is back.
+    pub async fn of_node(
+        config: Config,
+        use_as: Use,
+        world: Arc<dyn World>,
+        events: NodeEvents,
+    ) -> Result<Self> {
         let first = first_connection(&config, &*world).await?;
         let identity = Identity::new(&first.export, &config)?;
         if use_as.writable && identity.is_read_only() {
@@ -86,7 +99,7 @@ impl NbdClient {
             return Err(BlockError::new(ErrorKind::ReadOnly, context));
         }
         let (mail, received) = mpsc::unbounded_channel();
-        let peer = Arc::new(Peer { config, identity, counters: Arc::default(), world });
+        let peer = Arc::new(Peer { config, identity, counters: Arc::default(), world, events });
         io::spawn(Owner::new(peer.clone(), first, received).run());
         Ok(Self { peer, use_as, mail })
     }

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use block::{ByteRange, ErrorKind, Priority};
 use driver::protocols::nbd::{Config, Use};
+use flow::events::Event;
 use flow::{Op, Request, seam};
 use futures_util::future::{join, join_all};
 use io::Lease;
@@ -51,6 +52,7 @@ fn a_server_that_comes_back_is_found_within_a_second() {
         play(seed, Options::default(), async |stage: Stage| {
             let store = Store::patterned(LEN);
             let server = stage.serve(&store, false, true).await;
+            let mut told = stage.events.subscribe();
             let client = stage.client(patient(120), Use::READ).await;
             *store.delay_us.lock().unwrap() = 5000..=5000;
             let reads = join_all((0..10).map(|at| client.read(at * 4096, 4096)));
@@ -67,6 +69,11 @@ fn a_server_that_comes_back_is_found_within_a_second() {
             assert!(reads.into_iter().all(|read| read.is_ok()));
             let counters = client.nbd.counters();
             assert_eq!((counters.reconnects(), counters.resent()), (1, 10));
+            let told = [told.try_next(), told.try_next(), told.try_next()];
+            let [Some(Event::SourceLost { error, .. }), Some(Event::SourceBack { .. }), None] = &told else {
+                panic!("{told:?}");
+            };
+            assert!(error.contains("repo:10809"), "{error}");
         });
     }
 }

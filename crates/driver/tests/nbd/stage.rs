@@ -7,6 +7,7 @@ use std::time::Duration;
 use block::{ByteRange, Priority, Result};
 use driver::protocols::nbd::{Config, NbdClient, Use};
 use export::nbd::{Export, ExportOptions, Server, ServerOptions};
+use flow::events::Events;
 use flow::{Body, Execute, Op, Request, View, seam};
 use io::sync::oneshot;
 use io::{Address, Lease, Thread, World};
@@ -34,6 +35,8 @@ pub fn patient(seconds: u64) -> Config {
 pub struct Stage {
     pub world: SimWorld,
     pub lab: Lab,
+    /// What clients tell.
+    pub events: Events,
 }
 
 /// A running server.
@@ -56,7 +59,7 @@ impl Running {
 pub fn play<T, F: Future<Output = T>>(seed: u64, options: Options, play: impl FnOnce(Stage) -> F) -> T {
     let world = SimWorld::new(seed, options);
     let lab = Lab::new(&world);
-    let stage = Stage { world: world.clone(), lab };
+    let stage = Stage { world: world.clone(), lab, events: Events::default() };
     world.run(play(stage))
 }
 
@@ -111,7 +114,7 @@ impl Stage {
         };
         let export = Export::new(options, self.lab.root(&node));
         let thread = self.world.start_thread("server").unwrap();
-        let server = Server::new(limit, vec![thread.clone()], |_| {});
+        let server = Server::new(limit, vec![thread.clone()], Default::default());
         server.add(export.clone()).unwrap();
         let listening = self.world.start_thread("listener").unwrap();
         let (world, (ready, is_ready)) = (self.world.clone(), oneshot::channel());
@@ -128,7 +131,8 @@ impl Stage {
 
     /// A client whose sockets belong to this thread.
     pub async fn connect(&self, config: Config, use_as: Use) -> Result<Client> {
-        let client = NbdClient::connect(config, use_as, Arc::new(self.world.clone())).await?;
+        let client =
+            NbdClient::of_node(config, use_as, Arc::new(self.world.clone()), self.events.of("nbd")).await?;
         Ok(self.adopt(Arc::new(client), use_as))
     }
 

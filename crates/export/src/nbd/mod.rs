@@ -18,4 +18,4 @@ mod turn;
 mod waiting;
 
 pub use export::{Export, ExportOptions};
-pub use server::{ClientEvent, Server, ServerOptions};
+pub use server::{Server, ServerOptions};

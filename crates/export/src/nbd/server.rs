@@ -6,6 +6,7 @@ use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::time::Duration;
 
 use block::{BlockError, ErrorKind, Result};
+use flow::events::{Event, Events};
 use io::sync::Notify;
 use io::{Incoming, Listener, Thread};
 use nbd::codec::STRING_MAX;
@@ -28,17 +29,6 @@ impl Default for ServerOptions {
     }
 }
 
-/// What is worth telling about clients.
-#[derive(Debug)]
-pub enum ClientEvent {
-    /// A connection has come.
-    Connected,
-    /// A request could not be carried out, through no fault of its client: the first one of its connection.
-    Trouble(BlockError),
-    /// A connection has ended, by an error where there is one.
-    Gone(Option<BlockError>),
-}
-
 /// An NBD server.
 pub struct Server {
     shared: Arc<Shared>,
@@ -51,17 +41,13 @@ pub(super) struct Shared {
     next_thread: AtomicUsize,
     connections: AtomicUsize,
     changed: Notify,
-    pub(super) tell: Box<dyn Fn(ClientEvent) + Send + Sync>,
+    pub(super) events: Events,
 }
 
 impl Server {
-    /// A server whose connections run on `threads` (at least one), telling `tell` of clients; `tell` is called on
-    /// those threads and must not block.
-    pub fn new(
-        options: ServerOptions,
-        threads: Vec<Arc<dyn Thread>>,
-        tell: impl Fn(ClientEvent) + Send + Sync + 'static,
-    ) -> Self {
+    /// A server whose connections run on `threads` (at least one); what is worth telling about clients goes to
+    /// `events`.
+    pub fn new(options: ServerOptions, threads: Vec<Arc<dyn Thread>>, events: Events) -> Self {
         let shared = Shared {
             options,
             exports: RwLock::default(),
@@ -69,7 +55,7 @@ impl Server {
             next_thread: AtomicUsize::new(0),
             connections: AtomicUsize::new(0),
             changed: Notify::new(),
-            tell: Box::new(tell),
+            events,
         };
         Self { shared: Arc::new(shared) }
     }
@@ -146,11 +132,11 @@ impl Server {
         let thread = shared.threads[at].clone();
         thread.run(Box::new(move || {
             Box::pin(async move {
-                (shared.tell)(ClientEvent::Connected);
+                shared.events.tell(Event::ClientConnected);
                 let ended = session::serve(shared.clone(), incoming).await;
                 // First, so that whoever is told of the last one finds that there is none.
                 drop(ticket);
-                (shared.tell)(ClientEvent::Gone(ended.err()));
+                shared.events.tell(Event::ClientGone { error: ended.err().map(|e| e.to_string()) });
             })
         }));
     }

@@ -4,12 +4,13 @@ use std::cell::RefCell;
 use std::sync::Arc;
 
 use block::{BlockError, ErrorKind, Result};
+use flow::events::Event;
 use io::{Incoming, Moment, Stream};
 use nbd::handshake::server::{ExportInfo, Exports, Negotiated, Outcome, Policy, ServerHandshake};
 
 use super::connection::Connection;
 use super::export::Export;
-use super::server::{ClientEvent, Shared};
+use super::server::Shared;
 
 /// Bytes received at once during the handshake.
 const RECEIVE: usize = 16 << 10;
@@ -26,7 +27,7 @@ pub(super) async fn serve(shared: Arc<Shared>, incoming: Box<dyn Incoming>) -> R
         None => agreed.await,
     }?;
     let Some(Agreed { export, negotiated, early }) = outcome else { return Ok(()) };
-    let tell = move |error| (shared.tell)(ClientEvent::Trouble(error));
+    let tell = move |error: BlockError| shared.events.tell(Event::RequestFailed { error: error.to_string() });
     Connection::new(stream, export.enter(), &negotiated, &early, tell).serve().await
 }
 

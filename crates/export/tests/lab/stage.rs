@@ -3,7 +3,8 @@
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use export::nbd::{ClientEvent, Export, ExportOptions, Server, ServerOptions};
+use export::nbd::{Export, ExportOptions, Server, ServerOptions};
+use flow::events::{Event, Events, Subscription};
 use flow::guard::Domain;
 use flow::{Body, Execute, Node, NodeId, NodeState, Root, View, ViewBuilder};
 use io::{Address, Thread, World};
@@ -18,9 +19,28 @@ pub struct Stage<W> {
     pub server: Arc<Server>,
     pub address: Address,
     pub threads: Vec<Arc<dyn Thread>>,
-    gone: Arc<Mutex<Vec<Option<String>>>>,
-    /// What went wrong through no fault of a client.
-    pub troubles: Arc<Mutex<Vec<String>>>,
+    told: Mutex<Told>,
+}
+
+/// What the server has told of its clients.
+struct Told {
+    read: Subscription,
+    gone: Vec<Option<String>>,
+    troubles: Vec<String>,
+}
+
+impl Told {
+    fn catch_up(&mut self) -> &mut Self {
+        while let Some(event) = self.read.try_next() {
+            match event {
+                Event::ClientGone { error } => self.gone.push(error),
+                Event::RequestFailed { error } => self.troubles.push(error),
+                Event::Missed(_) => panic!("the lab reads its events too rarely"),
+                _ => {}
+            }
+        }
+        self
+    }
 }
 
 pub fn options(name: &str) -> ExportOptions {
@@ -42,21 +62,15 @@ pub fn view(node: Arc<dyn Execute>, domain: &Arc<Domain>) -> Arc<View> {
 impl<W: World + Clone + 'static> Stage<W> {
     pub fn start(world: W, options: ServerOptions, threads: usize, address: Address) -> Self {
         let threads: Vec<_> = (0..threads).map(|i| world.start_thread(&format!("io{i}")).unwrap()).collect();
-        let gone = Arc::<Mutex<Vec<_>>>::default();
-        let troubles = Arc::<Mutex<Vec<_>>>::default();
-        let told = (gone.clone(), troubles.clone());
-        let tell = move |event| match event {
-            ClientEvent::Gone(error) => told.0.lock().unwrap().push(error.map(|e| e.to_string())),
-            ClientEvent::Trouble(error) => told.1.lock().unwrap().push(error.to_string()),
-            ClientEvent::Connected => {}
-        };
-        let server = Arc::new(Server::new(options, threads.clone(), tell));
+        let events = Events::default();
+        let told = Mutex::new(Told { read: events.subscribe(), gone: vec![], troubles: vec![] });
+        let server = Arc::new(Server::new(options, threads.clone(), events));
         let listener = world.listen(&address).unwrap();
         let (address, listening) = (listener.address(), server.clone());
         io::spawn(async move {
             let _ = listening.listen(listener).await;
         });
-        Self { world, server, address, threads, gone, troubles }
+        Self { world, server, address, threads, told }
     }
 
     /// Exports a node.
@@ -74,10 +88,15 @@ impl<W: World + Clone + 'static> Stage<W> {
 
     /// How the last connections have ended, once there are `count` of them that were not asked for yet.
     pub async fn ends(&self, count: usize) -> Vec<Option<String>> {
-        while self.gone.lock().unwrap().len() < count {
+        while self.told.lock().unwrap().catch_up().gone.len() < count {
             io::sleep(Duration::from_millis(1)).await;
         }
-        std::mem::take(&mut self.gone.lock().unwrap())
+        std::mem::take(&mut self.told.lock().unwrap().gone)
+    }
+
+    /// What went wrong through no fault of a client.
+    pub fn troubles(&self) -> Vec<String> {
+        self.told.lock().unwrap().catch_up().troubles.clone()
     }
 
     pub async fn client(&self) -> Client {

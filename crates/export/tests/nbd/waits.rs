@@ -240,7 +240,7 @@ fn errors_of_the_node_come_back_as_its_numbers() {
         }
         assert_eq!(export.counters().totals().failed, 3);
         // The first one is told to whoever runs the server; its text is not for the client.
-        let troubles = stage.troubles.lock().unwrap().clone();
+        let troubles = stage.troubles();
         assert_eq!(troubles.len(), 1);
         assert!(
             troubles[0].starts_with("export 'disk': client client ")
@@ -249,6 +249,6 @@ fn errors_of_the_node_come_back_as_its_numbers() {
         // What the client did itself is no trouble.
         let mut other = stage.client().await;
         assert_eq!(other.read(MIB as u64, 1).await, Answer::Failed(Errno::INVAL));
-        assert_eq!(stage.troubles.lock().unwrap().len(), 1);
+        assert_eq!(stage.troubles().len(), 1);
     });
 }

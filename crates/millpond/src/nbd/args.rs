@@ -36,7 +36,7 @@ pub(crate) struct Args {
     /// Don't exit when the last client leaves.
     #[arg(short = 't', long, help_heading = CONNECTION)]
     pub(super) persistent: bool,
-    /// Tell of clients and of the engine in use.
+    /// Tell of clients, of the engine in use, and of lost sources.
     #[arg(short, long, help_heading = CONNECTION)]
     pub(super) verbose: bool,
     /// Name of the export.

@@ -206,6 +206,9 @@ fn tell(event: &Event) {
         Event::ClientGone { error: Some(error) } => eprintln!("a client has left: {error}"),
         Event::ClientGone { error: None } => eprintln!("a client has left"),
         Event::RequestFailed { error } => eprintln!("a request has failed: {error}"),
+        Event::NodeOpened { node, how } => eprintln!("node '{node}': {how}"),
+        Event::SourceLost { node, error } => eprintln!("node '{node}' has lost its source: {error}"),
+        Event::SourceBack { node } => eprintln!("node '{node}' has its source again"),
         _ => {}
     }
 }

@@ -37,6 +37,9 @@ fn requests(lab: &Lab, how: &str, start: Start, options: &[&str]) {
     let mut server = Server::spawn(lab, start(lab), &all);
     let count = if is_full() { "5000" } else { "300" };
     lab.python(REQUESTS, &[&server.uri(), "model.img", "structured", count]);
+    let on_threads = how.ends_with("forbidden") || options.contains(&"--aio=threads");
+    let engine = if on_threads { "disk.img', threads" } else { "disk.img', " };
+    assert!(server.told().contains(engine), "no \"{engine}\" in: {}", server.told());
     assert!(server.stop().success());
     let (disk, model) = (std::fs::read(lab.path("disk.img")), std::fs::read(lab.path("model.img")));
     assert!(disk.unwrap() == model.unwrap(), "{how} {options:?}");

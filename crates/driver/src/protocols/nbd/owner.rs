@@ -21,6 +21,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use block::{BlockError, ErrorKind, Priority, Result};
+use flow::events::NodeEvents;
 use io::sync::mpsc;
 use io::{LocalFut, Moment, World};
 
@@ -52,6 +53,7 @@ pub(super) struct Peer {
     pub(super) identity: Identity,
     pub(super) counters: Arc<Counters>,
     pub(super) world: Arc<dyn World>,
+    pub(super) events: NodeEvents,
 }
 
 /// The task's state.
@@ -204,7 +206,9 @@ impl Owner {
         self.peer.counters.add_resent(again.len());
         self.backlog.put_back(again);
         if alone {
-            self.trouble = Some(loss.error(&self.peer.config));
+            let error = loss.error(&self.peer.config);
+            self.peer.events.lost(&error);
+            self.trouble = Some(error);
             self.begin_outage(now);
         }
     }
@@ -268,6 +272,7 @@ impl Owner {
                 (None, None) => {
                     self.links[MAIN] = Some(Link::new(connected.stream, &connected.export));
                     self.peer.counters.add_reconnect();
+                    self.peer.events.back();
                 }
                 (None, Some(_)) => {
                     self.links[FILL] = Some(Link::new(connected.stream, &connected.export));
