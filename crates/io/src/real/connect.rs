@@ -7,7 +7,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use rustix::io::Errno;
-use rustix::net::{AddressFamily, SocketFlags, SocketType, socket_with};
+use rustix::net::{AddressFamily, SocketFlags, SocketType, socket_with, sockopt};
 use tokio::net::TcpStream;
 use tokio::sync::oneshot;
 
@@ -17,6 +17,9 @@ use crate::{Address, Incoming, here};
 
 /// Between attempts when a unix server's queue of connections is full; the kernel has no event for it.
 const QUEUE_FULL_PAUSE: Duration = Duration::from_millis(5);
+
+/// How long what we send to a server over TCP may stay unacknowledged; the system would try for a quarter of an hour.
+const UNANSWERED_MILLIS: u32 = 30_000;
 
 /// Connects, trying each address of a host in turn; the error is that of the last one, with the peer's name.
 pub(super) async fn connect(address: &Address) -> io::Result<Box<dyn Incoming>> {
@@ -40,7 +43,10 @@ async fn connect_tcp(host: &str, port: u16) -> io::Result<OwnedFd> {
             break;
         }
     }
-    Ok(outcome?.into_std()?.into())
+    let socket = outcome?.into_std()?.into();
+    // Only of those that we called: a client of ours may well stop reading for longer, as a paused guest does.
+    sockopt::set_tcp_user_timeout(&socket, UNANSWERED_MILLIS)?;
+    Ok(socket)
 }
 
 /// Looks a name up on a thread of its own: it may take half a minute, and no deadline can interrupt it.

@@ -29,6 +29,10 @@ const PARTS_MAX: usize = 1024;
 /// A reply of 1 MiB goes out in one piece: sendfile of it costs a third less than with the system's default.
 /// Also what a peer that never reads can make the kernel hold (it counts twice that).
 const UNIX_SEND_BYTES: usize = 1 << 20;
+/// A silent peer is asked after this time, again after the pause, and given up after so many questions: 30 s in all.
+const KEEP_ALIVE_IDLE: Duration = Duration::from_secs(10);
+const KEEP_ALIVE_PAUSE: Duration = Duration::from_secs(5);
+const KEEP_ALIVE_COUNT: u32 = 4;
 /// Between looks at a full socket that cannot be watched.
 const UNWATCHED_PAUSE: Duration = Duration::from_millis(5);
 
@@ -59,12 +63,22 @@ impl Incoming for RealIncoming {
 /// Options that make it faster; it works without them, so failures pass.
 fn tune(socket: BorrowedFd<'_>) {
     let _ = match sockopt::socket_domain(socket) {
-        Ok(AddressFamily::INET | AddressFamily::INET6) => sockopt::set_tcp_nodelay(socket, true),
+        Ok(AddressFamily::INET | AddressFamily::INET6) => {
+            sockopt::set_tcp_nodelay(socket, true).and_then(|()| keep_alive(socket))
+        }
         // Beyond the limit of the system only with privileges, else as far as that goes.
         Ok(AddressFamily::UNIX) => sockopt::set_socket_send_buffer_size_force(socket, UNIX_SEND_BYTES)
             .or_else(|_| sockopt::set_socket_send_buffer_size(socket, UNIX_SEND_BYTES)),
         _ => Ok(()),
     };
+}
+
+/// A peer that is gone without a word (its machine lost power, a firewall forgot us) is noticed while nothing is sent.
+fn keep_alive(socket: BorrowedFd<'_>) -> rustix::io::Result<()> {
+    sockopt::set_socket_keepalive(socket, true)?;
+    sockopt::set_tcp_keepidle(socket, KEEP_ALIVE_IDLE)?;
+    sockopt::set_tcp_keepintvl(socket, KEEP_ALIVE_PAUSE)?;
+    sockopt::set_tcp_keepcnt(socket, KEEP_ALIVE_COUNT)
 }
 
 struct RealStream {
@@ -177,5 +191,21 @@ fn unless_full(mut send: impl FnMut() -> rustix::io::Result<usize>) -> io::Resul
             Err(Errno::AGAIN) => return Ok(None),
             Err(error) => return Err(error.into()),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn silent_peers_are_asked_for() {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let socket = std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        tune(socket.as_fd());
+        assert!(sockopt::socket_keepalive(&socket).unwrap() && sockopt::tcp_nodelay(&socket).unwrap());
+        let (idle, pause) =
+            (sockopt::tcp_keepidle(&socket).unwrap(), sockopt::tcp_keepintvl(&socket).unwrap());
+        assert_eq!(idle + pause * sockopt::tcp_keepcnt(&socket).unwrap(), Duration::from_secs(30));
     }
 }
