@@ -20,12 +20,14 @@ pub struct EngineOptions {
     pub threads: usize,
     /// What images may open by the names inside them.
     pub policy: ImagePolicy,
+    /// Bytes that each I/O thread may use to remember where the data of long chains lies.
+    pub mappings: usize,
 }
 
 impl Default for EngineOptions {
     fn default() -> Self {
         let processors = std::thread::available_parallelism().map_or(1, usize::from);
-        Self { threads: processors.min(4), policy: ImagePolicy::Anywhere }
+        Self { threads: processors.min(4), policy: ImagePolicy::Anywhere, mappings: flow::REMEMBER_BUDGET }
     }
 }
 
@@ -43,6 +45,7 @@ pub struct Engine {
 impl Engine {
     /// An engine with an empty graph. Called on an I/O thread.
     pub fn new(world: Arc<dyn World>, options: EngineOptions) -> Result<Arc<Self>> {
+        flow::set_remember_budget(options.mappings);
         let start = |number: usize| {
             let name = format!("io{number}");
             world.start_thread(&name).map_err(|e| BlockError::system("cannot start an I/O thread", e))
@@ -67,6 +70,11 @@ impl Engine {
     /// Named handles.
     pub fn objects(&self) -> &Arc<Objects> {
         &self.objects
+    }
+
+    /// Bytes that are set aside for remembered mappings, by all I/O threads of the process together.
+    pub fn remembered(&self) -> usize {
+        flow::remember_total()
     }
 
     /// The outside.

@@ -2,8 +2,8 @@
 
 use block::{BlockError, ErrorKind, Result};
 use driver::Kind;
-use flow::{NodeId, Role};
-use graph::{Drained, Edit, Place, Reopen};
+use flow::{CheckReport, NodeId, Role, seam};
+use graph::{Demand, Drained, Edit, Operation, Place, Reopen, User};
 use serde_json::{Map, Value};
 
 use crate::engine::Engine;
@@ -144,6 +144,36 @@ impl Engine {
         let node = graph.node(graph.find(node)?)?.node.clone();
         drop(graph);
         Ok(node.powers().stats.map_or_else(Vec::new, flow::Stats::stats))
+    }
+
+    /// Makes a node `size` bytes long (`block_resize`). Refused while somebody relies on its size, as exports do.
+    pub async fn resize(&self, node: &str, size: u64) -> Result<()> {
+        {
+            let graph = self.graph();
+            graph.permitted(Operation::Resize, graph.find(node)?)?;
+        }
+        let (root, entry) = self.attach(node, User::named("resize"), Demand::RESIZE)?;
+        let resized = seam::resize(&entry.view(), size).await;
+        self.detach(root).await?;
+        resized
+    }
+
+    /// Checks a node's own tables; an error where its driver has none.
+    pub async fn check(&self, node: &str) -> Result<CheckReport> {
+        let (root, entry) = self.attach(node, User::named("check"), Demand::READ)?;
+        let report = seam::check_tables(&entry.view()).await;
+        self.detach(root).await?;
+        report
+    }
+
+    /// Ready when every request that was under way in a node when this was called has ended. New ones go on.
+    pub async fn drain(&self, node: &str) -> Result<()> {
+        let drained = {
+            let graph = self.graph();
+            graph.drain_node(graph.find(node)?)?
+        };
+        drained.await;
+        Ok(())
     }
 
     /// Whether a node refuses writes.

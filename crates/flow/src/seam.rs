@@ -4,6 +4,8 @@
 use block::{BlockError, ByteRange, ErrorKind, Extent, Result};
 use io::Lease;
 
+use crate::next::Next;
+use crate::powers::CheckReport;
 use crate::request::{Flags, Now, Op, Request, Window};
 use crate::root::Turn;
 use crate::view::{DetectZeroes, View, ViewIndex};
@@ -78,6 +80,19 @@ pub async fn resize(view: &View, size: u64) -> Result<()> {
         return Err(BlockError::new(ErrorKind::ReadOnly, context));
     }
     walk::resize(view, ViewIndex::ROOT, size).await
+}
+
+/// Has the root check its own tables, if its driver can.
+pub async fn check_tables(view: &View) -> Result<CheckReport> {
+    let root = view.root();
+    match root.powers().check {
+        Some(power) => power.check(Next::new(view, ViewIndex::ROOT)).await,
+        None => {
+            let context =
+                format!("node '{}': driver '{}' has no tables to check", root.name(), root.driver());
+            Err(BlockError::new(ErrorKind::Unsupported, context))
+        }
+    }
 }
 
 /// Whether the first bytes of `range` are held by the cache itself (the first format below filters) or have to come

@@ -33,6 +33,9 @@ impl Demand {
     /// A writer that lets the others do everything but resize, as a writable export is.
     pub const WRITE: Self = Self { uses: READ.union(WRITE), shares: Self::READ.shares };
 
+    /// One that changes the size and lets the others do everything.
+    pub const RESIZE: Self = Self { uses: RESIZE, shares: Permissions::ALL };
+
     /// What both together do and let others do.
     #[must_use]
     pub fn and(self, other: Self) -> Self {

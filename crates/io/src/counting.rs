@@ -6,7 +6,7 @@
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
-use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::atomic::{AtomicI64, AtomicUsize, Ordering};
 
 /// The system's allocator, counting.
 #[derive(Debug, Default, Clone, Copy)]
@@ -17,6 +17,7 @@ pub struct Counting;
 const SMALL: usize = 4096;
 
 static SMALL_LIVE: AtomicI64 = AtomicI64::new(0);
+static LARGEST: AtomicUsize = AtomicUsize::new(0);
 
 thread_local! {
     // Without destructors, so that they can be reached from the first allocation to the last.
@@ -34,6 +35,11 @@ pub fn small_here() -> i64 {
     SMALL_HERE.get()
 }
 
+/// Bytes of the largest block that the process has ever asked for.
+pub fn largest() -> usize {
+    LARGEST.load(Ordering::Relaxed)
+}
+
 /// How often this thread has asked for memory.
 pub fn asked_here() -> u64 {
     ASKED_HERE.get()
@@ -41,6 +47,9 @@ pub fn asked_here() -> u64 {
 
 fn take(size: usize) {
     ASKED_HERE.set(ASKED_HERE.get() + 1);
+    if size > LARGEST.load(Ordering::Relaxed) {
+        LARGEST.fetch_max(size, Ordering::Relaxed);
+    }
     note(size, size as i64);
 }
 

@@ -115,7 +115,11 @@ impl Scene {
 impl Battle {
     /// The whole run, on an I/O thread of `world`. The files of the scene are there.
     pub async fn run(self, world: Arc<dyn World>, model: Model) -> Result<Outcome, String> {
-        let options = EngineOptions { threads: self.threads, policy: ImagePolicy::Anywhere };
+        let options = EngineOptions {
+            threads: self.threads,
+            policy: ImagePolicy::Anywhere,
+            ..EngineOptions::default()
+        };
         let engine = Engine::new(world.clone(), options).map_err(|e| e.to_string())?;
         let group = json!({"qom-type": "throttle-group", "id": editor::THROTTLE_GROUP});
         engine.add_object(map(group)).await.map_err(|e| e.to_string())?;

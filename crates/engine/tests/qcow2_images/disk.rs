@@ -22,7 +22,8 @@ pub(crate) fn run_with<T>(policy: ImagePolicy, test: impl AsyncFnOnce(&Arc<Engin
     let world = RealWorld::new();
     let shared: Arc<dyn World> = Arc::new(world.clone());
     world.block_on(async move {
-        let engine = Engine::new(shared, EngineOptions { threads: 1, policy }).unwrap();
+        let engine =
+            Engine::new(shared, EngineOptions { threads: 1, policy, ..EngineOptions::default() }).unwrap();
         test(&engine).await
     })
 }

@@ -40,7 +40,8 @@ fn run<T>(
 ) -> T {
     let world = SimWorld::with_disk(seed, options, disk);
     let shared: Arc<dyn World> = Arc::new(world.clone());
-    let engine_options = EngineOptions { threads: 1, policy: ImagePolicy::Anywhere };
+    let engine_options =
+        EngineOptions { threads: 1, policy: ImagePolicy::Anywhere, ..EngineOptions::default() };
     world.run(async {
         let engine = Engine::new(shared, engine_options).unwrap();
         test(&engine, world.disk()).await

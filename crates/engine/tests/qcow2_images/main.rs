@@ -12,3 +12,6 @@ mod lab;
 mod matrix;
 mod names;
 mod verbs;
+
+#[global_allocator]
+static ALLOCATOR: io::counting::Counting = io::counting::Counting;

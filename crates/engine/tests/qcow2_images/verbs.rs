@@ -162,3 +162,28 @@ fn images_are_reopened_under_a_reader() {
         assert!(engine.nodes().is_empty());
     });
 }
+
+#[test]
+fn nodes_are_resized_checked_and_drained() {
+    let lab = Lab::without_qemu();
+    fill(&lab, "disk.raw", 7);
+    fill(&lab, "room.raw", 0);
+    run(async |engine| {
+        let file = |name: &str| json!({"driver": "file", "filename": lab.path(name)});
+        add(engine, json!({"driver": "raw", "node-name": "disk", "file": file("disk.raw")})).await.unwrap();
+        engine.resize("disk", 3 << 20).await.unwrap();
+        assert_eq!(std::fs::metadata(lab.path("disk.raw")).unwrap().len(), 3 << 20);
+        let reader = engine.reader("guest", "disk").unwrap();
+        assert_eq!(reader.size(), 3 << 20);
+        // Who reads it relies on its size.
+        says(engine.resize("disk", 1 << 20).await, "resize");
+        reader.close().await.unwrap();
+        engine.resize("disk", 1 << 20).await.unwrap();
+        engine.drain("disk").await.unwrap();
+        says(engine.drain("none").await, "Failed to find node with node-name='none'");
+        says(engine.check("disk").await, "driver 'raw' has no tables to check");
+        let cache = json!({"driver": "memory-format", "node-name": "cache", "size": 1 << 20, "file": file("room.raw")});
+        add(engine, cache).await.unwrap();
+        assert_eq!(engine.check("cache").await.unwrap(), flow::CheckReport::default());
+    });
+}

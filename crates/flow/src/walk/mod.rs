@@ -24,7 +24,10 @@ use crate::request::{Op, Request};
 use crate::view::{View, ViewIndex};
 
 pub(crate) use now::try_now;
-pub use remember::{set_budget as set_remember_budget, usage as remember_usage};
+pub use remember::{
+    DEFAULT_BUDGET as REMEMBER_BUDGET, set_budget as set_remember_budget, total as remember_total,
+    usage as remember_usage,
+};
 pub(crate) use status::{extents, granule, held, held_now};
 
 /// Carries out a request at a node of the view; may wait.

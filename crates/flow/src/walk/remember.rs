@@ -22,12 +22,21 @@ const GRANULE: u64 = 64 << 10;
 const PAGE: u64 = 4 << 10;
 const WAYS: usize = 4;
 
-static BUDGET: AtomicUsize = AtomicUsize::new(8 << 20);
+/// For each thread, in bytes.
+pub const DEFAULT_BUDGET: usize = 8 << 20;
+
+static BUDGET: AtomicUsize = AtomicUsize::new(DEFAULT_BUDGET);
+static TOTAL: AtomicUsize = AtomicUsize::new(0);
 
 /// Sets the memory that each thread may use for remembered mappings, in bytes; for threads that have not used
 /// theirs yet. An entry takes less than 128 bytes and covers 4 KiB to 2 MiB.
 pub fn set_budget(bytes: usize) {
     BUDGET.store(bytes, Ordering::Relaxed);
+}
+
+/// Bytes that all threads together have set aside.
+pub fn total() -> usize {
+    TOTAL.load(Ordering::Relaxed)
 }
 
 /// Bytes that this thread has set aside, and the budget.
@@ -43,6 +52,12 @@ thread_local! {
 struct Table {
     entries: Vec<Entry>,
     turn: usize,
+}
+
+impl Drop for Table {
+    fn drop(&mut self) {
+        TOTAL.fetch_sub(self.entries.len() * size_of::<Entry>(), Ordering::Relaxed);
+    }
 }
 
 #[derive(Clone, Copy, Default)]
@@ -132,6 +147,7 @@ impl Table {
         if self.entries.is_empty() {
             let sets = BUDGET.load(Ordering::Relaxed) / (size_of::<Entry>() * WAYS);
             self.entries = vec![Entry::default(); sets * WAYS];
+            TOTAL.fetch_add(self.entries.len() * size_of::<Entry>(), Ordering::Relaxed);
         }
         if self.entries.is_empty() {
             return;

@@ -52,6 +52,10 @@ pub(crate) struct Args {
     #[arg(long, value_name = "N", help_heading = CONNECTION)]
     pub(super) threads: Option<usize>,
 
+    /// MiB that each I/O thread may use to remember where the data of long backing chains lies.
+    #[arg(long, value_name = "MIB", default_value_t = 8, help_heading = CONNECTION)]
+    pub(super) mappings: usize,
+
     /// Offset into the image of the first byte that is exported.
     #[arg(short, long, value_name = "OFFSET", value_parser = offset, default_value_t = 0, help_heading = IMAGE)]
     pub(super) offset: u64,

@@ -59,6 +59,9 @@ async fn serve(
         Either::First(Either::First(listened)) => listened,
         Either::First(Either::Second(())) | Either::Second(_) => Ok(()),
     };
+    if args.verbose {
+        eprintln!("{} KiB were set aside for remembered mappings", engine.remembered() >> 10);
+    }
     // Requests that have begun are carried out; what was acknowledged as flushed is on disk already.
     server.remove(EXPORT).await?;
     outcome
@@ -112,6 +115,7 @@ fn engine_options(args: &Args) -> Result<EngineOptions> {
     if let Some(threads) = args.threads {
         options.threads = threads.clamp(1, 64);
     }
+    options.mappings = args.mappings.saturating_mul(1 << 20);
     if !args.allow_dir.is_empty() {
         options.policy = ImagePolicy::below(args.allow_dir.clone())?;
     }
