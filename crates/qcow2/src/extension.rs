@@ -6,9 +6,9 @@ use crate::big_endian::{be32, be64};
 use crate::{HostOffset, corrupt};
 
 /// End of the extensions.
-const END: u32 = 0;
+pub(crate) const END: u32 = 0;
 /// Format of the backing file, a string.
-const BACKING_FORMAT: u32 = 0xe279_2aca;
+pub(crate) const BACKING_FORMAT: u32 = 0xe279_2aca;
 /// Names of feature bits.
 pub(crate) const FEATURE_NAMES: u32 = 0x6803_f857;
 /// Where the persistent dirty bitmaps are.
@@ -22,7 +22,7 @@ const DATA_FILE_NAME: u32 = 0x4441_5441;
 const KNOWN: [u32; 5] = [BACKING_FORMAT, FEATURE_NAMES, BITMAPS, ENCRYPTION, DATA_FILE_NAME];
 
 /// Bytes of tag and length before the data of an extension.
-const PREFIX: usize = 8;
+pub(crate) const PREFIX: usize = 8;
 /// Bytes of the bitmaps extension.
 const BITMAPS_LEN: usize = 24;
 /// Most bitmaps that QEMU accepts.

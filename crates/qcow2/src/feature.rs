@@ -26,6 +26,18 @@ const DATA_FILE_RAW: u64 = 1 << 1;
 /// All autoclear bits that we know.
 const KNOWN_AUTOCLEAR: u64 = BITMAPS | DATA_FILE_RAW;
 
+/// Names of the bits above, as QEMU has them: which mask (0 incompatible, 1 compatible, 2 autoclear), which bit.
+pub(crate) const NAMES: &[(u8, u8, &str)] = &[
+    (0, 0, "dirty bit"),
+    (0, 1, "corrupt bit"),
+    (0, 2, "external data file"),
+    (0, 3, "compression type"),
+    (0, 4, "extended L2 entries"),
+    (1, 0, "lazy refcounts"),
+    (2, 0, "bitmaps"),
+    (2, 1, "raw external data"),
+];
+
 /// Bytes of an entry of the feature name table: type, bit, 46 bytes of name.
 const NAME_ENTRY: usize = 48;
 

@@ -4,7 +4,9 @@
 //! that arithmetic on its fields cannot overflow and its tables have bounded sizes.
 
 mod check;
+pub(crate) mod edit;
 mod fixed;
+pub(crate) mod layout;
 
 use block::{BlockError, ErrorKind};
 

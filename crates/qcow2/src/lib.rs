@@ -16,6 +16,7 @@
 //! `docs/formats/qcow2.md` has the byte diagrams.
 
 mod big_endian;
+pub mod cache;
 mod compressed;
 mod decompress;
 mod extension;
@@ -30,6 +31,7 @@ mod l2_entry;
 mod l2_slice;
 mod lookup;
 mod name;
+mod new_image;
 mod offset;
 mod options;
 
@@ -38,11 +40,13 @@ pub use decompress::{Compression, Decompressor};
 pub use extension::{BitmapsExtension, UnknownExtension};
 pub use feature::Features;
 pub use geometry::{DATA_FILE_CHILD, FILE_CHILD, Geometry};
+pub use header::edit::{HeaderEdit, HeaderWrite};
 pub use header::{Backing, DataFile, Header, RefcountTable, SnapshotTable, Version};
 pub use l1_table::L1Table;
 pub use l2_slice::{L2Slice, SliceAddress};
 pub use lookup::Located;
 pub use name::{Target, resolve};
+pub use new_image::{FreshImage, NewImage};
 pub use offset::HostOffset;
 pub use options::Options;
 
