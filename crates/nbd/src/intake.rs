@@ -11,6 +11,11 @@ pub(crate) struct Intake {
 }
 
 impl Intake {
+    /// One that holds what was taken before.
+    pub(crate) fn holding(held: Vec<u8>) -> Self {
+        Self { held }
+    }
+
     /// Moves bytes from the front of `input` until `want` are held; answers whether they are.
     pub(crate) fn fill(&mut self, input: &mut &[u8], want: usize) -> bool {
         let missing = want.saturating_sub(self.held.len());

@@ -4,7 +4,7 @@
 //! |---|---|---|
 //! | ClientFlags | 4 bytes | Header; closes on a flag that we do not know |
 //! | Header | 16 bytes | Data, Skip or Refuse by the option's row; closes on a wrong magic, an absurd length, one option too many, or (for clients without fixed newstyle) any option but EXPORT_NAME |
-//! | Data | the option's data | answered: Header again, or the end after GO, EXPORT_NAME |
+//! | Data | the option's data, and the export that it names | answered: Header again, or the end after GO, EXPORT_NAME |
 //! | Skip | nothing is kept of the data | the answer that was fixed at the header: an error, or the end after ABORT |
 //! | Ended | nothing | consumes nothing |
 //!
@@ -23,7 +23,7 @@ use crate::codec::{
     STRING_MAX, Truncated,
 };
 use crate::intake::Intake;
-use options::Refused;
+use options::{Refused, Stopped};
 use requests::{InfoRequest, MetaRequest};
 
 pub use exports::{ExportInfo, Exports};
@@ -140,10 +140,15 @@ impl ServerHandshake {
             State::ClientFlags if self.intake.fill(input, 4) => self.client_flags(),
             State::Header if self.intake.fill(input, OPTION_LEN) => self.header(),
             State::Data { option, len } if self.intake.fill(input, *len as usize) => {
-                let option = *option;
+                let (option, len) = (*option, *len);
                 self.state = State::Header;
                 let data = self.intake.take();
-                self.answer(option, &data, exports, out)
+                let Some(step) = self.answer(option, &data, exports, out) else {
+                    self.state = State::Data { option, len };
+                    self.intake = Intake::holding(data);
+                    return Step::Starved;
+                };
+                step
             }
             State::Skip { left, .. } => {
                 let skipped = input.len().min(*left as usize);
@@ -219,39 +224,54 @@ impl ServerHandshake {
         }
     }
 
-    fn answer(&mut self, option: OptionCode, data: &[u8], exports: &dyn Exports, out: &mut Vec<u8>) -> Step {
+    /// Answers an option; `None` (and nothing has changed) when the export that it names has to be looked for first.
+    fn answer(
+        &mut self,
+        option: OptionCode,
+        data: &[u8],
+        exports: &dyn Exports,
+        out: &mut Vec<u8>,
+    ) -> Option<Step> {
         let start = out.len();
         let answered = match option {
-            OptionCode::ExportName => return Step::End(self.export_name(data, exports, out)),
+            OptionCode::ExportName => return self.export_name(data, exports, out).map(Step::End),
             OptionCode::Info | OptionCode::Go => self.info(option, data, exports, out),
-            OptionCode::List => options::list(exports, out).map(|()| None),
-            OptionCode::StructuredReply => self.structured_reply(out).map(|()| None),
+            OptionCode::List => options::list(exports, out).map(|()| None).map_err(Stopped::from),
+            OptionCode::StructuredReply => self.structured_reply(out).map(|()| None).map_err(Stopped::from),
             OptionCode::ListMetaContext => options::list_meta_context(data, exports, out).map(|()| None),
             OptionCode::SetMetaContext => self.set_meta_context(data, exports, out).map(|()| None),
-            OptionCode::StartTls => Err(Refused::new(OptionReply::ErrPolicy, "TLS not configured")),
+            OptionCode::StartTls => Err(Refused::new(OptionReply::ErrPolicy, "TLS not configured").into()),
             OptionCode::Abort | OptionCode::PeekExport | OptionCode::ExtendedHeaders => {
-                Err(options::unsupported(option.code()))
+                Err(options::unsupported(option.code()).into())
             }
         };
-        match answered {
+        Some(match answered {
             Ok(Some(negotiated)) => Step::End(Outcome::Transmission(Box::new(negotiated))),
             Ok(None) => Step::Answered,
-            Err(refused) => {
+            Err(Stopped::Pending) => {
+                out.truncate(start);
+                return None;
+            }
+            Err(Stopped::Refused(refused)) => {
                 if !refused.after_infos {
                     out.truncate(start);
                 }
                 put_reply(out, option.code(), refused.reply, &[refused.message.as_bytes()]);
                 Step::Answered
             }
-        }
+        })
     }
 
-    fn export_name(&self, data: &[u8], exports: &dyn Exports, out: &mut Vec<u8>) -> Outcome {
+    fn export_name(&self, data: &[u8], exports: &dyn Exports, out: &mut Vec<u8>) -> Option<Outcome> {
         let Ok(name) = std::str::from_utf8(data) else {
-            return Outcome::Close(CloseReason::BadName);
+            return Some(Outcome::Close(CloseReason::BadName));
         };
-        let Some(export) = exports.find(name) else {
-            return Outcome::Close(CloseReason::UnknownExport(options::shown(name)));
+        let export = match options::find(exports, name) {
+            Ok(export) => export,
+            Err(Stopped::Pending) => return None,
+            Err(Stopped::Refused(_)) => {
+                return Some(Outcome::Close(CloseReason::UnknownExport(options::shown(name))));
+            }
         };
         let flags = flags_for(export.flags, self.structured);
         out.extend_from_slice(&export.size.to_be_bytes());
@@ -259,7 +279,7 @@ impl ServerHandshake {
         if !self.client.contains(ClientFlags::NO_ZEROES) {
             out.extend_from_slice(&[0; EXPORT_NAME_ZEROES]);
         }
-        Outcome::Transmission(Box::new(self.negotiated(export, false)))
+        Some(Outcome::Transmission(Box::new(self.negotiated(export, false))))
     }
 
     fn structured_reply(&mut self, out: &mut Vec<u8>) -> Result<(), Refused> {
@@ -277,13 +297,13 @@ impl ServerHandshake {
         data: &[u8],
         exports: &dyn Exports,
         out: &mut Vec<u8>,
-    ) -> Result<Option<Negotiated>, Refused> {
+    ) -> Result<Option<Negotiated>, Stopped> {
         let request = InfoRequest::parse(option, data)?;
-        let export = exports.find(request.name).ok_or_else(|| options::not_present(request.name))?;
+        let export = options::find(exports, request.name)?;
         options::put_infos(out, option, &request, &export, flags_for(export.flags, self.structured));
         let strict = export.block_sizes.minimum() > 1;
         if option == OptionCode::Info && strict && !request.block_size {
-            return Err(options::block_size_required());
+            return Err(options::block_size_required().into());
         }
         put_reply(out, option.code(), OptionReply::Ack, &[]);
         let enters = option == OptionCode::Go;
@@ -295,16 +315,17 @@ impl ServerHandshake {
         data: &[u8],
         exports: &dyn Exports,
         out: &mut Vec<u8>,
-    ) -> Result<(), Refused> {
+    ) -> Result<(), Stopped> {
         // Even a request that fails drops what was selected before.
         self.selected = None;
         if !self.structured {
             return Err(Refused::invalid(
                 "request option 'set meta context' when structured reply is not negotiated",
-            ));
+            )
+            .into());
         }
         let request = MetaRequest::parse(OptionCode::SetMetaContext, data)?;
-        let export = exports.find(request.name).ok_or_else(|| options::not_present(request.name))?;
+        let export = options::find(exports, request.name)?;
         let contexts = request.selected(export.contexts);
         options::put_contexts(out, OptionCode::SetMetaContext, &contexts);
         self.selected = Some((export.name, contexts));

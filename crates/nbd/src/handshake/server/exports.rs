@@ -25,6 +25,12 @@ pub trait Exports {
     /// The export of that name; "" is the default export.
     fn find(&self, name: &str) -> Option<ExportInfo>;
 
+    /// Whether it is not known yet if there is such an export: the handshake stands still until it is fed again (with
+    /// nothing, if nothing came) and asks once more.
+    fn is_pending(&self, _name: &str) -> bool {
+        false
+    }
+
     /// Calls `visit` with name and description of each export until it answers `false`.
     fn visit(&self, visit: &mut dyn FnMut(&str, &str) -> bool);
 }

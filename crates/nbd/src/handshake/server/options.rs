@@ -27,6 +27,27 @@ impl Refused {
     }
 }
 
+/// Why an option is not answered in full.
+pub(super) enum Stopped {
+    Refused(Refused),
+    /// The export that it names has to be looked for first.
+    Pending,
+}
+
+impl From<Refused> for Stopped {
+    fn from(refused: Refused) -> Self {
+        Self::Refused(refused)
+    }
+}
+
+/// The export that an option names.
+pub(super) fn find(exports: &dyn Exports, name: &str) -> Result<ExportInfo, Stopped> {
+    if exports.is_pending(name) {
+        return Err(Stopped::Pending);
+    }
+    exports.find(name).ok_or_else(|| not_present(name).into())
+}
+
 pub(super) fn unsupported(code: u32) -> Refused {
     let name = OptionCode::from_code(code).map_or("<unknown>", OptionCode::name);
     Refused::new(OptionReply::ErrUnsupported, format!("Unsupported option {code} ({name})"))
@@ -118,9 +139,9 @@ pub(super) fn list_meta_context(
     data: &[u8],
     exports: &dyn Exports,
     out: &mut Vec<u8>,
-) -> Result<(), Refused> {
+) -> Result<(), Stopped> {
     let request = MetaRequest::parse(OptionCode::ListMetaContext, data)?;
-    let export = exports.find(request.name).ok_or_else(|| not_present(request.name))?;
+    let export = find(exports, request.name)?;
     let mut contexts = request.listed(export.contexts);
     // Ids mean something only once they are selected.
     contexts.iter_mut().for_each(|context| context.id = 0);

@@ -217,3 +217,43 @@ fn withheld_options_are_unknown() {
     assert_eq!(last_reply(&out).0, OptionReply::ErrUnsupported);
     assert!(outcome.is_none());
 }
+
+#[test]
+fn an_export_that_has_to_be_looked_for_is_answered_as_if_it_had_been_there() {
+    use std::cell::Cell;
+    struct Slow(Cell<bool>);
+    impl Exports for Slow {
+        fn is_pending(&self, name: &str) -> bool {
+            assert_eq!(name, "disk");
+            !self.0.get()
+        }
+        fn find(&self, name: &str) -> Option<ExportInfo> {
+            assert!(self.0.get(), "asked before it was found");
+            Two.find(name)
+        }
+        fn visit(&self, _: &mut dyn FnMut(&str, &str) -> bool) {}
+    }
+    let base = b"\0\0\0\x04disk\0\0\0\x01\0\0\0\x0fbase:allocation";
+    for (code, data) in [
+        (OptionCode::Info, &b"\0\0\0\x04disk\0\0"[..]),
+        (OptionCode::Go, b"\0\0\0\x04disk\0\0"),
+        (OptionCode::ListMetaContext, base),
+        (OptionCode::SetMetaContext, base),
+        (OptionCode::ExportName, b"disk"),
+    ] {
+        let [mut slow, mut prompt] = [(); 2].map(|()| greeted(Policy::default()));
+        for server in [&mut slow, &mut prompt] {
+            feed(server, &option(OptionCode::StructuredReply, &[]), 100);
+        }
+        let bytes = option(code, &[data]);
+        let exports = Slow(Cell::new(false));
+        let mut out = Vec::new();
+        assert_eq!(slow.feed(&bytes, &exports, &mut out).consumed, bytes.len());
+        assert!(slow.feed(&[], &exports, &mut out).outcome.is_none() && out.is_empty());
+        exports.0.set(true);
+        let late = slow.feed(&[], &exports, &mut out);
+        let (expected, outcome) = feed(&mut prompt, &bytes, 100);
+        assert_eq!(out, expected, "{code:?}");
+        assert_eq!(format!("{:?}", late.outcome), format!("{outcome:?}"));
+    }
+}
