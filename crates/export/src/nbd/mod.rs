@@ -6,6 +6,7 @@
 
 mod answer;
 mod budget;
+mod catalogue;
 mod connection;
 mod export;
 mod inbox;
@@ -17,5 +18,6 @@ mod session;
 mod turn;
 mod waiting;
 
+pub use catalogue::Catalogue;
 pub use export::{Export, ExportOptions};
 pub use server::{Server, ServerOptions};

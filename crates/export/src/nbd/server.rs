@@ -11,6 +11,7 @@ use io::sync::Notify;
 use io::{Incoming, Listener, Thread};
 use nbd::codec::STRING_MAX;
 
+use super::catalogue::Catalogue;
 use super::export::Export;
 use super::session;
 
@@ -42,12 +43,32 @@ pub(super) struct Shared {
     connections: AtomicUsize,
     changed: Notify,
     pub(super) events: Events,
+    pub(super) catalogue: Option<Arc<dyn Catalogue>>,
 }
 
 impl Server {
     /// A server whose connections run on `threads` (at least one); what is worth telling about clients goes to
     /// `events`.
     pub fn new(options: ServerOptions, threads: Vec<Arc<dyn Thread>>, events: Events) -> Self {
+        Self::of(options, threads, events, None)
+    }
+
+    /// A server that offers a catalogue besides the exports that are added.
+    pub fn with_catalogue(
+        options: ServerOptions,
+        threads: Vec<Arc<dyn Thread>>,
+        events: Events,
+        catalogue: Arc<dyn Catalogue>,
+    ) -> Self {
+        Self::of(options, threads, events, Some(catalogue))
+    }
+
+    fn of(
+        options: ServerOptions,
+        threads: Vec<Arc<dyn Thread>>,
+        events: Events,
+        catalogue: Option<Arc<dyn Catalogue>>,
+    ) -> Self {
         let shared = Shared {
             options,
             exports: RwLock::default(),
@@ -56,6 +77,7 @@ impl Server {
             connections: AtomicUsize::new(0),
             changed: Notify::new(),
             events,
+            catalogue,
         };
         Self { shared: Arc::new(shared) }
     }

@@ -43,13 +43,16 @@ async fn shake_hands(shared: &Shared, stream: &dyn Stream) -> Result<Option<Agre
     let lost = |e| BlockError::system(format!("client {} is lost in the handshake", stream.peer()), e);
     let mut machine = ServerHandshake::new(Policy::default());
     stream.send_all(&machine.greeting()).await.map_err(lost)?;
-    let offered = Offered { shared, found: RefCell::new(None) };
+    let offered = Offered::new(shared);
     let (mut received, mut reply) = (Vec::new(), Vec::new());
     loop {
         let progress = machine.feed(&received, &offered, &mut reply);
         received.drain(..progress.consumed);
         stream.send_all(&reply).await.map_err(lost)?;
         reply.clear();
+        if offered.look().await {
+            continue;
+        }
         match progress.outcome {
             Some(Outcome::Transmission(negotiated)) => {
                 let export = offered.found.take();
@@ -88,20 +91,72 @@ struct Offered<'s> {
     shared: &'s Shared,
     /// What was found last: the one that was agreed on, even if another has its name by the end.
     found: RefCell<Option<Arc<Export>>>,
+    /// What the client asked for, and what the catalogue said of it, once it was asked. Kept until another name is
+    /// asked for: an export that nobody holds may be closed at any time.
+    looked: RefCell<Option<(String, Answer)>>,
+}
+
+/// What the catalogue says.
+enum Answer {
+    /// It was not asked yet.
+    Pending,
+    There(Option<Arc<Export>>),
+}
+
+impl<'s> Offered<'s> {
+    fn new(shared: &'s Shared) -> Self {
+        Self { shared, found: RefCell::default(), looked: RefCell::default() }
+    }
+
+    /// Looks for what the client has asked for, if it is not known yet whether that is there; answers whether it was.
+    async fn look(&self) -> bool {
+        let name = match &*self.looked.borrow() {
+            Some((name, Answer::Pending)) => name.clone(),
+            _ => return false,
+        };
+        let Some(catalogue) = &self.shared.catalogue else { return false };
+        let export = catalogue.open(&name).await.unwrap_or_else(|error| {
+            self.shared.events.tell(Event::RequestFailed { error: error.to_string() });
+            None
+        });
+        self.looked.replace(Some((name, Answer::There(export))));
+        true
+    }
 }
 
 impl Exports for Offered<'_> {
+    fn is_pending(&self, name: &str) -> bool {
+        if self.shared.catalogue.is_none() || self.shared.export(name).is_some() {
+            return false;
+        }
+        let mut looked = self.looked.borrow_mut();
+        match &*looked {
+            Some((last, Answer::There(_))) if last == name => false,
+            _ => {
+                *looked = Some((name.to_owned(), Answer::Pending));
+                true
+            }
+        }
+    }
+
     fn find(&self, name: &str) -> Option<ExportInfo> {
-        let export = self.shared.export(name);
+        let looked = self.looked.borrow();
+        let export = self.shared.export(name).or_else(|| match &*looked {
+            Some((last, Answer::There(export))) if last == name => export.clone(),
+            _ => None,
+        });
         let info = export.as_ref().map(|export| export.info());
         self.found.replace(export);
         info
     }
 
     fn visit(&self, visit: &mut dyn FnMut(&str, &str) -> bool) {
-        for export in self.shared.exports() {
-            let options = export.options();
-            if !visit(&options.name, &options.description) {
+        let own = self.shared.exports();
+        let own =
+            own.iter().map(|export| (export.options().name.clone(), export.options().description.clone()));
+        let listed = self.shared.catalogue.as_ref().map(|catalogue| catalogue.list()).unwrap_or_default();
+        for (name, description) in own.chain(listed) {
+            if !visit(&name, &description) {
                 return;
             }
         }

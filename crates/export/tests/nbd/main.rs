@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
 mod anything;
+mod catalogue;
 #[path = "../lab/mod.rs"]
 mod lab;
 mod leaving;
