@@ -17,7 +17,7 @@ use crate::lab::stage::{Stage, options};
 use crate::lab::store::{Mood, Store, StoreNode};
 use crate::play;
 
-pub fn option(code: u32, data: &[u8]) -> Vec<u8> {
+pub(crate) fn option(code: u32, data: &[u8]) -> Vec<u8> {
     [&OPTION_MAGIC.to_be_bytes()[..], &code.to_be_bytes(), &(data.len() as u32).to_be_bytes(), data].concat()
 }
 
@@ -29,18 +29,18 @@ fn read_request(start: u64, len: u32) -> [u8; REQUEST_LEN] {
 }
 
 /// A name with its length before it.
-pub fn named(name: &str) -> Vec<u8> {
+pub(crate) fn named(name: &str) -> Vec<u8> {
     [&(name.len() as u32).to_be_bytes(), name.as_bytes()].concat()
 }
 
-pub async fn receive(stream: &dyn Stream, len: usize) -> Vec<u8> {
+pub(crate) async fn receive(stream: &dyn Stream, len: usize) -> Vec<u8> {
     let mut bytes = vec![0; len];
     stream.recv_exact(&mut bytes).await.unwrap();
     bytes
 }
 
 /// Receives the reply to an option; answers the option and the type.
-pub async fn reply(stream: &dyn Stream) -> (u32, u32) {
+pub(crate) async fn reply(stream: &dyn Stream) -> (u32, u32) {
     let head = receive(stream, 20).await;
     let number = |at: usize| u32::from_be_bytes(head[at..at + 4].try_into().unwrap());
     receive(stream, number(16) as usize).await;
