@@ -13,6 +13,7 @@
 
 pub mod counting;
 pub mod file;
+pub mod folders;
 pub mod here;
 pub mod lease;
 pub mod net;
@@ -26,6 +27,7 @@ use std::future::Future;
 use std::pin::Pin;
 
 pub use file::{File, FileInfo, OpenOptions};
+pub use folders::Folders;
 pub use here::{
     Here, Moment, defer, now, random, sleep, sleep_until, spawn, thread_index, timeout_at, yield_now,
 };

@@ -4,7 +4,7 @@ use std::io;
 use std::path::Path;
 use std::sync::Arc;
 
-use crate::{Address, File, Incoming, Listener, LocalFut, OpenOptions, Thread};
+use crate::{Address, File, Folders, Incoming, Listener, LocalFut, OpenOptions, Thread};
 
 /// What a process finds around it. Cheap to share; all methods may be called from any I/O thread.
 pub trait World: Send + Sync {
@@ -13,6 +13,9 @@ pub trait World: Send + Sync {
 
     /// Reads a small file whole (configuration, secrets); at most `limit` bytes, else an error.
     fn read_file<'a>(&'a self, path: &'a Path, limit: usize) -> LocalFut<'a, io::Result<Vec<u8>>>;
+
+    /// The names of files.
+    fn folders(&self) -> &dyn Folders;
 
     /// Listens at `address`; the listener belongs to the calling I/O thread.
     fn listen(&self, address: &Address) -> io::Result<Box<dyn Listener>>;

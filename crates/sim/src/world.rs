@@ -6,7 +6,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use ::io::{Address, File, Incoming, Listener, LocalFut, Moment, OpenOptions, Thread, World};
+use ::io::{Address, File, Folders, Incoming, Listener, LocalFut, Moment, OpenOptions, Thread, World};
 
 use crate::core::Core;
 use crate::disk::{CrashPoint, DiskOptions, SimDisk};
@@ -152,6 +152,10 @@ impl World for SimWorld {
 
     fn read_file<'a>(&'a self, path: &'a Path, limit: usize) -> LocalFut<'a, io::Result<Vec<u8>>> {
         Box::pin(self.0.disk.read_file(path, limit))
+    }
+
+    fn folders(&self) -> &dyn Folders {
+        &self.0.disk
     }
 
     fn listen(&self, address: &Address) -> io::Result<Box<dyn Listener>> {

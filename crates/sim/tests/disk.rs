@@ -276,3 +276,25 @@ fn a_discard_leaves_anything_and_only_there() {
     }
     assert_eq!(seen.into_iter().collect::<Vec<_>>(), [-1, 0, 1]);
 }
+
+#[test]
+fn names_change_whole_and_stay() {
+    use io::folders::NewFile;
+    for point in 1..=3 {
+        let world = SimWorld::new(point, Options::default());
+        let cut = world.run_until_crash(sim::CrashPoint::Write(point), async {
+            let path = Path::new("/pond/state");
+            for byte in 1..=2 {
+                world.folders().put(path, NewFile::of(vec![byte; 5])).await.unwrap();
+            }
+            let refused = world.folders().put(path, NewFile { replace: false, ..NewFile::of(vec![9]) }).await;
+            assert_eq!(refused.unwrap_err().kind(), std::io::ErrorKind::AlreadyExists);
+            assert_eq!(world.folders().list(Path::new("/pond")).await.unwrap(), [path]);
+            world.folders().remove(path).await.unwrap();
+        });
+        // Nothing is left to be cut off behind the last one.
+        assert!(cut.is_none() || point == 3, "{point}");
+        let left = world.disk().crash(&mut sim::Rng::new(point)).bytes("/pond/state");
+        assert_eq!(left, [Some(vec![1; 5]), Some(vec![2; 5]), None][point as usize - 1]);
+    }
+}

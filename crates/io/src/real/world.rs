@@ -2,13 +2,13 @@
 
 use std::future::Future;
 use std::io::{self, Read};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Instant;
 
 use super::pool::Pool;
 use super::{connect, listener, open, ring, thread};
-use crate::{Address, File, Incoming, Listener, LocalFut, OpenOptions, Thread, World};
+use crate::{Address, File, Folders, Incoming, Listener, LocalFut, OpenOptions, Thread, World};
 
 /// The real world. Clones share everything; when the last one and the last file that it opened are gone, the
 /// pool of threads behind them ends.
@@ -58,6 +58,18 @@ impl RealWorld {
     }
 }
 
+impl RealWorld {
+    /// Does on the pool with `path` what blocks.
+    pub(super) fn in_pool<T: Send + 'static>(
+        &self,
+        path: &Path,
+        job: impl FnOnce(PathBuf) -> T + Send + 'static,
+    ) -> LocalFut<'static, T> {
+        let path = path.to_owned();
+        Box::pin(self.shared.pool.run(move || job(path)))
+    }
+}
+
 impl Shared {
     fn rings(&self) -> Result<(), String> {
         self.rings.get_or_init(|| ring::probe().map_err(|error| error.to_string())).clone()
@@ -81,8 +93,11 @@ impl World for RealWorld {
     }
 
     fn read_file<'a>(&'a self, path: &'a Path, limit: usize) -> LocalFut<'a, io::Result<Vec<u8>>> {
-        let path = path.to_owned();
-        Box::pin(self.shared.pool.run(move || read_whole(&path, limit)))
+        self.in_pool(path, move |path| read_whole(&path, limit))
+    }
+
+    fn folders(&self) -> &dyn Folders {
+        self
     }
 
     fn listen(&self, address: &Address) -> io::Result<Box<dyn Listener>> {

@@ -8,6 +8,7 @@ mod control;
 mod crash;
 mod file;
 mod flight;
+mod folders;
 mod inode;
 mod lock;
 mod options;
