@@ -50,6 +50,7 @@ const ALLOWED: &[Allowed] = &[
     Allowed { name: "object", rooms: &["io", "block"], crates: &["serde"] },
     Allowed { name: "qcow2", rooms: &["block"], crates: &["libdeflater", "serde_json", "zstd"] },
     Allowed { name: "nbd", rooms: &["block"], crates: &[] },
+    Allowed { name: "qmp", rooms: &[], crates: &["serde_json"] },
     Allowed { name: "sim", rooms: &["io", "block"], crates: &["bytes", "futures-util"] },
     Allowed {
         name: "io",
