@@ -100,6 +100,9 @@ pub trait Format: Send + Sync {
 
 /// How a format is changed. The core holds the range lock of the clusters concerned during `prepare` to
 /// `commit` and during `change`.
+///
+/// The children in `next` are those of one view. Requests on other views of the node, older or newer, may run at the
+/// same time with others: what is no longer allocated shows *their* backing child.
 pub trait Changes: Send + Sync {
     /// Allocates room for the first bytes of `range`, which are not writable in place. `None` when they are
     /// by now. Touches no mapping that a reader could see.

@@ -1,6 +1,9 @@
 //! Zeroing and discarding. Whole clusters change their entries; what is left of a zeroing at its ends is written.
 //!
 //! The core holds the range lock of all clusters concerned.
+//!
+//! Invariant: no cluster becomes unallocated again. Requests that began before the backing child was taken away go on
+//! with it: they would find its bytes there, and copy-on-read would store them.
 
 use std::sync::Arc;
 
@@ -16,8 +19,7 @@ impl MemoryFormat {
     /// Drops the whole clusters inside the range.
     pub(super) async fn discard(&self, rq: Request, next: Next<'_>) -> Result<()> {
         let (_, whole, _) = self.split(rq.range);
-        let entry = if next.backing().is_some() { Entry::Zero } else { Entry::Unallocated };
-        self.replace(whole, entry, next).await;
+        self.replace(whole, Entry::Zero, next).await;
         Ok(())
     }
 
@@ -25,8 +27,7 @@ impl MemoryFormat {
     pub(super) async fn zero(&self, rq: Request, next: Next<'_>) -> Result<()> {
         let (head, whole, tail) = self.split(rq.range);
         self.zero_part(rq, head, next).await?;
-        let unmap = rq.flags.has(Flags::MAY_UNMAP) && next.backing().is_none();
-        self.replace(whole, if unmap { Entry::Unallocated } else { Entry::Zero }, next).await;
+        self.replace(whole, Entry::Zero, next).await;
         self.zero_part(rq, tail, next).await
     }
 
@@ -54,7 +55,7 @@ impl MemoryFormat {
     }
 
     /// Gives all clusters of `whole` the same entry, which is not data; region by region, so that a large range
-    /// keeps nobody from running.
+    /// keeps nobody from running. What reads as zeros because nothing is there stays so.
     pub(super) async fn replace(&self, whole: ByteRange, entry: Entry, next: Next<'_>) {
         for part in table::by_region(whole) {
             self.replace_now(part, entry, next);
@@ -67,7 +68,8 @@ impl MemoryFormat {
     fn replace_now(&self, part: ByteRange, entry: Entry, next: Next<'_>) {
         let mut books = self.clusters.books();
         let mut old = Vec::new();
-        for offset in self.each_cluster(part) {
+        let nothing_there = |at: &u64| next.backing().is_none() && self.table.get(*at) == Entry::Unallocated;
+        for offset in self.each_cluster(part).filter(|at| !nothing_there(at)) {
             if let Entry::Data(cluster) = self.table.set(offset, entry) {
                 push_cluster(&mut old, cluster);
             }

@@ -40,8 +40,7 @@ impl MemoryFormat {
         // What was cut off by an earlier shrinking may still lie there, or a longer backing child may show.
         self.zero_part(Request::new(Op::WriteZeroes, tail), tail, next).await?;
         self.table.cover(size);
-        let entry = if next.backing().is_some() { Entry::Zero } else { Entry::Unallocated };
-        self.replace(ByteRange::between(whole, self.cluster().up(size)), entry, next).await;
+        self.replace(ByteRange::between(whole, self.cluster().up(size)), Entry::Zero, next).await;
         self.size.store(size, SeqCst);
         self.table.bump(ByteRange::between(old, size));
         Ok(())
