@@ -2,20 +2,25 @@
 //!
 //! Invariants: the bytes are always initialised; the start of a fresh lease is page-aligned; two leases never
 //! share a byte; what a lease carries is dropped only when the last operation that used it, or any part that was
-//! split off it, has ended.
+//! split off it, has ended. Buffers are kept for reuse only whole, so that what the pools hold is what they count.
 
 use std::any::Any;
 use std::cell::RefCell;
 use std::fmt;
 use std::ops::{Deref, DerefMut};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use block::Alignment;
 use bytes::{Buf, BytesMut};
 
-/// Bytes that each thread keeps for reuse, at most.
-const POOL_BYTES_MAX: usize = 8 << 20;
 const PAGE: usize = 4096;
+
+/// Bytes that each thread keeps for reuse, at most.
+static POOL_MAX: AtomicUsize = AtomicUsize::new(8 << 20);
+
+/// Bytes in the pools of all threads.
+static POOLED: AtomicUsize = AtomicUsize::new(0);
 
 thread_local! {
     static POOL: RefCell<Pool> = const { RefCell::new(Pool { free: Vec::new(), bytes: 0 }) };
@@ -32,21 +37,47 @@ impl Pool {
         let fits = |b: &BytesMut| b.capacity() >= len && b.capacity() / 4 <= len;
         let at = self.free.iter().position(fits)?;
         let bytes = self.free.swap_remove(at);
-        self.bytes -= bytes.capacity();
+        self.bytes -= footprint(&bytes);
+        POOLED.fetch_sub(footprint(&bytes), Ordering::Relaxed);
         Some(bytes)
     }
 
     fn give(&mut self, bytes: BytesMut) {
-        if self.bytes + bytes.capacity() <= POOL_BYTES_MAX {
-            self.bytes += bytes.capacity();
+        if self.bytes + footprint(&bytes) <= POOL_MAX.load(Ordering::Relaxed) {
+            self.bytes += footprint(&bytes);
+            POOLED.fetch_add(footprint(&bytes), Ordering::Relaxed);
             self.free.push(bytes);
         }
     }
 }
 
+impl Drop for Pool {
+    fn drop(&mut self) {
+        POOLED.fetch_sub(self.bytes, Ordering::Relaxed);
+    }
+}
+
+/// Sets how many bytes each thread keeps for reuse at the most: 8 MiB if this is never called. What a pool holds
+/// already it keeps until it is used.
+pub fn set_pool_max(bytes: usize) {
+    POOL_MAX.store(bytes, Ordering::Relaxed);
+}
+
+/// Bytes that the pools of all threads keep for reuse.
+pub fn pooled() -> usize {
+    POOLED.load(Ordering::Relaxed)
+}
+
+/// Bytes that the pool of this thread keeps for reuse.
+pub fn pooled_here() -> usize {
+    POOL.with_borrow(|pool| pool.bytes)
+}
+
 /// An owned buffer of a request that waits.
 pub struct Lease {
     bytes: BytesMut,
+    /// Capacity of the buffer when it was new; 0 of a part that is not its front.
+    whole: usize,
     cargo: Vec<Arc<dyn Any + Send + Sync>>,
 }
 
@@ -57,12 +88,12 @@ impl Lease {
         let mut bytes = pooled.unwrap_or_else(|| aligned(len));
         // Within the capacity; only bytes never handed out before need to be written here.
         bytes.resize(len, 0);
-        Self { bytes, cargo: Vec::new() }
+        Self { whole: bytes.capacity(), bytes, cargo: Vec::new() }
     }
 
     /// A buffer of no bytes, without memory: for requests that carry no data.
     pub fn empty() -> Self {
-        Self { bytes: BytesMut::new(), cargo: Vec::new() }
+        Self { bytes: BytesMut::new(), whole: 0, cargo: Vec::new() }
     }
 
     /// A buffer of `len` zero bytes.
@@ -82,12 +113,14 @@ impl Lease {
     /// Splits off the first `len` bytes; both parts carry what this one did.
     #[must_use]
     pub fn split_to(&mut self, len: usize) -> Self {
-        Self { bytes: self.bytes.split_to(len), cargo: self.cargo.clone() }
+        let whole = std::mem::take(&mut self.whole);
+        Self { bytes: self.bytes.split_to(len), whole, cargo: self.cargo.clone() }
     }
 
     /// Appends what was split off behind; its cargo comes along. Copies when `tail` is no neighbour.
     pub fn join(&mut self, mut tail: Self) {
         self.cargo.append(&mut tail.cargo);
+        self.whole = self.whole.max(tail.whole);
         self.bytes.unsplit(std::mem::take(&mut tail.bytes));
     }
 
@@ -123,11 +156,17 @@ fn aligned(len: usize) -> BytesMut {
     bytes
 }
 
+/// Bytes of memory behind a whole buffer, those in front of its first page included.
+fn footprint(bytes: &BytesMut) -> usize {
+    let class = 1 << (bytes.capacity() - 1).ilog2();
+    class + PAGE
+}
+
 impl Drop for Lease {
     fn drop(&mut self) {
         let bytes = std::mem::take(&mut self.bytes);
-        // Pieces and strays are freed; only whole pages go back.
-        if bytes.capacity() >= PAGE && bytes.as_ptr().align_offset(PAGE) == 0 {
+        // Pieces and strays are freed: a piece would keep all of its buffer from being freed or used.
+        if self.whole > 0 && bytes.capacity() == self.whole && bytes.as_ptr().align_offset(PAGE) == 0 {
             // At thread exit the pool may be gone already.
             let _ = POOL.try_with(|pool| pool.borrow_mut().give(bytes));
         }
@@ -177,6 +216,26 @@ mod tests {
         assert_eq!((second.as_ptr(), second.len()), (at, 9_000));
         let third = Lease::new(9_000);
         assert!(third.as_ptr() != at && third.is_aligned(Alignment::PAGE));
+    }
+
+    #[test]
+    fn pools_what_it_counts() {
+        let before = pooled_here();
+        let mut lease = Lease::new(100_000);
+        let head = lease.split_to(4096);
+        drop(lease);
+        drop(head);
+        assert_eq!(pooled_here(), before, "neither part is whole");
+        let mut lease = Lease::new(100_000);
+        let mut head = lease.split_to(0);
+        head.join(lease);
+        let middle = head.split_to(50_000);
+        let mut again = Lease::empty();
+        again.join(middle);
+        again.join(head);
+        drop(again);
+        assert_eq!(pooled_here() - before, (128 << 10) + PAGE);
+        assert!(pooled() >= pooled_here());
     }
 
     #[test]
