@@ -15,9 +15,9 @@ use std::time::{Duration, Instant};
 use fire::client::Done;
 use fire::scene::{SCENES, Scene};
 use fire::{Battle, Outcome};
-use io::Address;
 use io::counting::{self, Counting};
 use io::real::RealWorld;
+use io::{Address, lease};
 
 /// Seeds of each scene, and of a full run.
 const FEW: u64 = 1;
@@ -29,12 +29,26 @@ static ALLOCATOR: Counting = Counting;
 /// Memory is counted for the whole process, so one at a time.
 static ONE: Mutex<()> = Mutex::new(());
 
+/// Bytes of buffers that a thread keeps for reuse while memory is measured.
+const POOL_MAX: usize = 256 << 10;
+
 /// Nothing takes this long, however busy the machine is.
 const STANDSTILL: Duration = Duration::from_secs(120);
 
-fn fight(scene: &'static Scene, threads: usize, seed: u64) -> Option<Result<Outcome, String>> {
+/// Rounds, and requests of each client in a round; whether the scene's own caches are cut off.
+type Course = (u32, u64, bool);
+const BATTLE: Course = (6, 400, true);
+/// Long enough for the memory of a round to show.
+const SIEGE: Course = (60, 40, false);
+
+fn fight(
+    scene: &'static Scene,
+    threads: usize,
+    seed: u64,
+    course: Course,
+) -> Option<Result<Outcome, String>> {
     let folder = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
-    let (model, image) = fire::image(seed);
+    let ((model, image), (rounds, requests, cuts)) = (fire::image(seed), course);
     if !scene.make_files(folder.path(), &image) {
         return None;
     }
@@ -44,17 +58,18 @@ fn fight(scene: &'static Scene, threads: usize, seed: u64) -> Option<Result<Outc
         scene,
         threads,
         clients: 3,
-        rounds: 6,
-        requests: 400,
+        rounds,
+        requests,
+        cuts,
         address: Address::Unix { path: folder.path().join("s") },
         folder: format!("{}/", folder.path().display()),
-        memory: counting::small,
+        memory: Arc::new(|| counting::live() - lease::pooled() as i64),
         done: Arc::default(),
     };
     let watched = watch(battle.done.clone(), format!("{}, {threads} threads, seed {seed}", scene.name));
     let outcome = world.block_on(battle.run(Arc::new(world.clone()), model));
     drop(watched);
-    Some(outcome.and_then(|outcome| outcome.memory_is_flat().map(|()| outcome)))
+    Some(outcome)
 }
 
 /// Ends the process when nothing is answered any more. Dropped, it watches no longer.
@@ -77,44 +92,20 @@ fn watch(done: Arc<Done>, what: String) -> Sender<()> {
 
 fn all(name: &str) {
     let _one = ONE.lock().unwrap_or_else(PoisonError::into_inner);
-    let scene = SCENES.iter().find(|scene| scene.name == name).unwrap();
-    for seed in fire::seeds(FEW, FULL) {
-        for threads in [1, 3] {
-            let begun = Instant::now();
-            let Some(outcome) = fight(scene, threads, seed) else { return };
-            let again = format!("MILLPOND_FIRE_SEED={seed} runs it again");
-            let outcome = outcome.unwrap_or_else(|e| panic!("{name}, {threads} threads: {e}\n{again}"));
-            println!("{name}, {threads} threads, seed {seed}: {outcome:?}, {:?}", begun.elapsed());
-        }
+    fire::all(name, fire::seeds(FEW, FULL), |scene, threads, seed| fight(scene, threads, seed, BATTLE));
+}
+
+fire::every_scene!(all);
+
+#[test]
+fn memory_is_flat() {
+    let _one = ONE.lock().unwrap_or_else(PoisonError::into_inner);
+    // Full after a few rounds: each buffer that is kept takes some bytes beside its own.
+    lease::set_pool_max(POOL_MAX);
+    for scene in SCENES {
+        fire::all(scene.name, fire::seeds(1, FULL / 10), |scene, threads, seed| {
+            let outcome = fight(scene, threads, seed, SIEGE)?;
+            Some(outcome.and_then(|outcome| outcome.memory_is_flat().map(|()| outcome)))
+        });
     }
-}
-
-#[test]
-fn a_raw_image() {
-    all("raw");
-}
-
-#[test]
-fn a_cache() {
-    all("memory-format");
-}
-
-#[test]
-fn two_caches() {
-    all("two caches");
-}
-
-#[test]
-fn a_cache_in_memory() {
-    all("memory");
-}
-
-#[test]
-fn a_qcow2_chain() {
-    all("qcow2");
-}
-
-#[test]
-fn a_cache_of_a_qcow2_chain() {
-    all("cache of qcow2");
 }

@@ -6,7 +6,7 @@
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
-use std::sync::atomic::{AtomicI64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicI64, AtomicU64, AtomicUsize, Ordering};
 
 /// The system's allocator, counting.
 #[derive(Debug, Default, Clone, Copy)]
@@ -16,13 +16,25 @@ pub struct Counting;
 /// node, view, task or connection is made of small ones.
 const SMALL: usize = 4096;
 
+static LIVE: AtomicI64 = AtomicI64::new(0);
 static SMALL_LIVE: AtomicI64 = AtomicI64::new(0);
 static LARGEST: AtomicUsize = AtomicUsize::new(0);
+static ASKED: AtomicU64 = AtomicU64::new(0);
 
 thread_local! {
     // Without destructors, so that they can be reached from the first allocation to the last.
-    static SMALL_HERE: Cell<i64> = const { Cell::new(0) };
+    static LIVE_HERE: Cell<i64> = const { Cell::new(0) };
     static ASKED_HERE: Cell<u64> = const { Cell::new(0) };
+}
+
+/// Bytes that the process has allocated and not freed.
+pub fn live() -> i64 {
+    LIVE.load(Ordering::Relaxed)
+}
+
+/// The same of this thread: what it has allocated less what it has freed, whoever allocated it.
+pub fn live_here() -> i64 {
+    LIVE_HERE.get()
 }
 
 /// Bytes in blocks of less than 4096 bytes that the process has allocated and not freed.
@@ -30,9 +42,9 @@ pub fn small() -> i64 {
     SMALL_LIVE.load(Ordering::Relaxed)
 }
 
-/// The same of this thread: what it has allocated less what it has freed, whoever allocated it.
-pub fn small_here() -> i64 {
-    SMALL_HERE.get()
+/// How often the process has asked for memory.
+pub fn asked() -> u64 {
+    ASKED.load(Ordering::Relaxed)
 }
 
 /// Bytes of the largest block that the process has ever asked for.
@@ -50,6 +62,7 @@ fn take(size: usize) {
     if size > LARGEST.load(Ordering::Relaxed) {
         LARGEST.fetch_max(size, Ordering::Relaxed);
     }
+    ASKED.fetch_add(1, Ordering::Relaxed);
     note(size, size as i64);
 }
 
@@ -58,8 +71,9 @@ fn give(size: usize) {
 }
 
 fn note(size: usize, bytes: i64) {
+    LIVE_HERE.set(LIVE_HERE.get() + bytes);
+    LIVE.fetch_add(bytes, Ordering::Relaxed);
     if size < SMALL {
-        SMALL_HERE.set(SMALL_HERE.get() + bytes);
         SMALL_LIVE.fetch_add(bytes, Ordering::Relaxed);
     }
 }

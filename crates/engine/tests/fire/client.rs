@@ -133,6 +133,11 @@ impl Client {
         Ok(())
     }
 
+    /// Makes all that was written durable.
+    pub async fn flush(&self) -> Result<(), String> {
+        self.request(Kind::Flush, ByteRange::default()).await
+    }
+
     fn kind(&self, rng: &mut Rng) -> Kind {
         let mut left = rng.below(KINDS.iter().map(|(share, _)| share).sum());
         let kind = KINDS.iter().find(|(share, _)| {

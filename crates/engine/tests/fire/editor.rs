@@ -1,9 +1,11 @@
 //! Edits of the graph below a live export: random ones from a table, each of which must be answered.
 
+mod cuts;
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use block::{ErrorKind, Result};
+use block::{BlockError, ErrorKind, Result};
 use engine::{Engine, ExportRequest, Fill, NbdServer};
 use export::nbd::ExportOptions;
 use flow::Role;
@@ -14,6 +16,7 @@ use serde_json::{Map, Value, json};
 use sim::Rng;
 
 use super::scene::Scene;
+use cuts::{SPARES_MAX, Spare};
 
 /// Filters in the graph at the same time.
 const FILTERS_MAX: usize = 5;
@@ -36,13 +39,19 @@ const EDITS: &[Edit] = &[
     Edit { share: 30, name: "insert-filter", fits: |e| e.filters.len() < FILTERS_MAX, make: |e| Box::pin(e.insert_filter()) },
     Edit { share: 25, name: "remove-filter", fits: |e| !e.filters.is_empty(), make: |e| Box::pin(e.remove_filter()) },
     Edit { share: 12, name: "reopen", fits: |_| true, make: |e| Box::pin(e.reopen()) },
+    Edit { share: 8, name: "flip-read-only", fits: |_| true, make: |e| Box::pin(e.flip_read_only()) },
     Edit { share: 8, name: "replace-node", fits: |e| !e.scene.twins.is_empty(), make: |e| Box::pin(e.replace_node()) },
-    Edit { share: 8, name: "replace-child", fits: |e| !e.scene.backings.is_empty(), make: |e| Box::pin(e.replace_child()) },
+    Edit { share: 8, name: "replace-child", fits: |e| !e.backings().is_empty(), make: |e| Box::pin(e.replace_child()) },
     Edit { share: 6, name: "limits", fits: |_| true, make: |e| Box::pin(e.limits()) },
     Edit { share: 5, name: "add-export", fits: |e| e.exports.len() < EXPORTS_MAX, make: |e| Box::pin(e.add_export()) },
     Edit { share: 5, name: "delete-export", fits: |e| !e.exports.is_empty(), make: |e| Box::pin(e.delete_export()) },
     Edit { share: 4, name: "start-fill", fits: |e| e.fills.is_empty() && !e.scene.caches.is_empty(), make: |e| Box::pin(e.start_fill()) },
     Edit { share: 4, name: "stop-fill", fits: |e| !e.fills.is_empty(), make: |e| Box::pin(e.stop_fill()) },
+    Edit { share: 5, name: "add-cache", fits: |e| e.spares.len() < SPARES_MAX && !e.backings().is_empty(), make: |e| Box::pin(e.add_cache()) },
+    Edit { share: 5, name: "fill-cache", fits: |e| !e.spares.is_empty(), make: |e| Box::pin(e.fill_cache()) },
+    Edit { share: 5, name: "cut-cache", fits: |e| !e.spares.is_empty(), make: |e| Box::pin(e.cut_cache()) },
+    Edit { share: 3, name: "drop-cache", fits: |e| !e.spares.is_empty(), make: |e| Box::pin(e.drop_cache()) },
+    Edit { share: 4, name: "cut-own-cache", fits: |e| e.late && !e.uncut().is_empty(), make: |e| Box::pin(e.cut_own_cache()) },
 ];
 
 /// A kind of filter: its driver, and its options besides the name and the child.
@@ -63,9 +72,15 @@ pub const THROTTLE_GROUP: &str = "group";
 /// What [`FILTERS`] make requests fail with.
 pub const FAULT: ErrorKind = ErrorKind::NoSpace;
 
-/// What an edit may be refused with when it makes no sense at the moment.
-const REFUSALS: &[ErrorKind] =
-    &[ErrorKind::Busy, ErrorKind::NotPermitted, ErrorKind::Invalid, ErrorKind::ReadOnly];
+/// What an edit may be refused with when it makes no sense at the moment, or meets a fault.
+const REFUSALS: &[ErrorKind] = &[
+    ErrorKind::Busy,
+    ErrorKind::NotPermitted,
+    ErrorKind::Invalid,
+    ErrorKind::ReadOnly,
+    ErrorKind::Unsupported,
+    FAULT,
+];
 
 /// How often a kind of edit was made, and how often it was refused.
 #[derive(Default, Debug, Clone, Copy, PartialEq, Eq)]
@@ -84,11 +99,24 @@ pub struct Editor {
     filters: Vec<String>,
     exports: Vec<String>,
     fills: Vec<Fill>,
+    spares: Vec<Spare>,
+    /// Caches of the scene that have no source any more.
+    cut: Vec<&'static str>,
+    /// Whether the scene's own caches may be cut off: nothing brings their sources back.
+    pub late: bool,
+    /// Folder of the files.
+    folder: String,
     pub counts: BTreeMap<&'static str, Count>,
 }
 
 impl Editor {
-    pub fn new(engine: Arc<Engine>, server: Arc<NbdServer>, scene: &'static Scene, rng: Rng) -> Self {
+    pub fn new(
+        engine: Arc<Engine>,
+        server: Arc<NbdServer>,
+        scene: &'static Scene,
+        folder: &str,
+        rng: Rng,
+    ) -> Self {
         Self {
             engine,
             server,
@@ -98,6 +126,10 @@ impl Editor {
             filters: Vec::new(),
             exports: Vec::new(),
             fills: Vec::new(),
+            spares: Vec::new(),
+            cut: Vec::new(),
+            late: false,
+            folder: folder.to_owned(),
             counts: BTreeMap::new(),
         }
     }
@@ -137,6 +169,9 @@ impl Editor {
         for filter in std::mem::take(&mut self.filters) {
             self.engine.remove_filter(&filter).await?;
         }
+        for mut spare in std::mem::take(&mut self.spares) {
+            self.drop_spare(&mut spare).await?;
+        }
         Ok(())
     }
 
@@ -151,14 +186,14 @@ impl Editor {
 
     async fn insert_filter(&mut self) -> Result<()> {
         let (driver, options) = self.pick(FILTERS);
-        let (name, spot) = (self.name(driver), *self.pick(self.scene.spots));
+        let (name, spot) = (self.name(driver), self.spot());
         let mut options = map(options(&mut self.rng));
         options.insert("driver".to_owned(), json!(driver));
         options.insert("node-name".to_owned(), json!(name));
         options.insert("file".to_owned(), json!(spot));
         match self.rng.chance(0.75) {
             true => drop(self.engine.insert_filter(options).await?),
-            false => self.insert_by_replacing(options, &name, spot).await?,
+            false => self.insert_by_replacing(options, &name, &spot).await?,
         }
         self.filters.push(name);
         Ok(())
@@ -182,10 +217,61 @@ impl Editor {
         Ok(())
     }
 
+    /// A node to put a filter above.
+    fn spot(&mut self) -> String {
+        if !self.spares.is_empty() && self.rng.chance(0.2) {
+            return self.spares[self.rng.index(self.spares.len())].top().to_owned();
+        }
+        (*self.pick(self.scene.spots)).to_owned()
+    }
+
     async fn reopen(&mut self) -> Result<()> {
-        let options = (self.scene.reopens)();
+        let options = self.reopens();
         let options = self.pick(&options).clone();
-        self.engine.reopen_node(map(options)).await
+        self.reopen_as(options).await
+    }
+
+    /// Opens all nodes anew, so that none remembers what it has read.
+    pub async fn reopen_all(&self) -> Result<()> {
+        for options in self.reopens() {
+            self.reopen_as(options).await?;
+        }
+        Ok(())
+    }
+
+    /// Unless a flip has changed whether it can be written, it stays as it was.
+    async fn reopen_as(&self, mut options: Map<String, Value>) -> Result<()> {
+        options.insert("read-only".to_owned(), json!(self.engine.is_read_only(name_in(&options))?));
+        self.engine.reopen_node(options).await
+    }
+
+    /// What disks that lie in memory take: they are written all over.
+    pub fn memory_disks(&self) -> i64 {
+        let disks = self.engine.nodes().into_iter().filter(|node| node.driver == "memory");
+        disks.map(|disk| disk.size.next_multiple_of(64 << 10) as i64).sum()
+    }
+
+    /// Reopens a node for reading only, or for writing, too. What clients write must not become read-only.
+    async fn flip_read_only(&mut self) -> Result<()> {
+        let options = self.reopens();
+        let mut options = self.pick(&options).clone();
+        let name = name_in(&options).to_owned();
+        let read_only = !self.engine.is_read_only(&name)?;
+        options.insert("read-only".to_owned(), json!(read_only));
+        self.engine.reopen_node(options).await?;
+        let wrong = match self.engine.is_read_only(&name)? {
+            now if now != read_only => "it did not change",
+            true if self.scene.written.contains(&name.as_str()) => "clients write it",
+            _ => return Ok(()),
+        };
+        let context = format!("'{name}' was reopened with read-only={read_only}, but {wrong}");
+        Err(BlockError::new(ErrorKind::Io, context))
+    }
+
+    /// Options to open nodes of the scene anew with.
+    fn reopens(&self) -> Vec<Map<String, Value>> {
+        let options = (self.scene.reopens)(&|name| format!("{}{name}", self.folder));
+        options.into_iter().map(|options| self.as_it_is_now(map(options))).collect()
     }
 
     /// Other limits for all throttle filters.
@@ -211,7 +297,8 @@ impl Editor {
     }
 
     async fn replace_child(&mut self) -> Result<()> {
-        let (parent, children) = *self.pick(self.scene.backings);
+        let backings = self.backings();
+        let (parent, children) = *self.pick(&backings);
         let child = *self.pick(children);
         self.engine.replace_child(parent, Role::Backing, Some(child)).await
     }
@@ -232,7 +319,7 @@ impl Editor {
         let id = self.name("fill");
         // Through whatever stands above the cache at the moment, as an export of it does.
         let above = *self.pick(self.scene.caches);
-        let fill = self.engine.start_fill(&id, above, Policy { chunk: 64 << 10, ..Policy::default() })?;
+        let fill = self.engine.start_fill(&id, above, policy())?;
         self.fills.push(fill);
         Ok(())
     }
@@ -244,6 +331,15 @@ impl Editor {
         }
         finished(fill.stop().await)
     }
+}
+
+/// How caches are filled here: in many small steps.
+fn policy() -> Policy {
+    Policy { chunk: 64 << 10, ..Policy::default() }
+}
+
+fn name_in(options: &Map<String, Value>) -> &str {
+    options["node-name"].as_str().expect("options of a scene name a node")
 }
 
 /// A fill may have been stopped, or have met a fault.

@@ -129,6 +129,13 @@ impl Model {
         (count > 0).then_some(Change { range, bytes, number: state.now })
     }
 
+    /// Bytes of memory that it takes itself, while nothing is under way.
+    pub fn memory(&self) -> i64 {
+        let state = self.state();
+        let writes = state.units.iter().map(|unit| unit.writes.capacity() * size_of::<Write>());
+        (state.units.capacity() * size_of::<Unit>() + writes.sum::<usize>()) as i64
+    }
+
     /// Begins to write new bytes.
     pub fn write(&self, range: ByteRange) -> Option<Change> {
         let tag = |tags: &mut u64| {

@@ -31,8 +31,11 @@ pub struct Scene {
     pub twins: &'static [(&'static str, &'static str)],
     /// Caches and the children that may be below them.
     pub backings: &'static [(&'static str, &'static [&'static str])],
-    /// Options with which nodes are reopened.
-    pub reopens: fn() -> Vec<Value>,
+    /// Nodes that clients write through the export.
+    pub written: &'static [&'static str],
+    /// Options with which nodes are reopened, given the path of a file by its name. What they say of `read-only` is
+    /// left out.
+    pub reopens: fn(&Paths<'_>) -> Vec<Value>,
 }
 
 /// All scenes whose image is plain bytes.
@@ -43,16 +46,14 @@ pub const SCENES: &[Scene] = &[
         files: &[("disk", SIZE)],
         qcow2: false,
         nodes: |path| {
-            vec![
-                json!({"driver": "file", "node-name": "disk", "filename": path("disk")}),
-                json!({"driver": "raw", "node-name": "top", "file": "disk"}),
-            ]
+            vec![file("disk", path("disk")), json!({"driver": "raw", "node-name": "top", "file": "disk"})]
         },
         spots: &["top", "disk"],
         caches: &[],
         twins: &[],
         backings: &[],
-        reopens: || raws("top", "disk"),
+        written: &["top", "disk"],
+        reopens: |path| [raws("top", "disk"), again(file("disk", path("disk")))].concat(),
     },
     Scene {
         name: "memory-format",
@@ -61,7 +62,7 @@ pub const SCENES: &[Scene] = &[
         qcow2: false,
         nodes: |path| {
             let mut nodes = base(path);
-            nodes.push(json!({"driver": "file", "node-name": "disk", "filename": path("disk")}));
+            nodes.push(file("disk", path("disk")));
             nodes.push(memory_format("top", "disk", "base", 4096));
             nodes
         },
@@ -69,10 +70,11 @@ pub const SCENES: &[Scene] = &[
         caches: &["top"],
         twins: &[("base", "base-twin")],
         backings: &[("top", &["base", "base-twin"])],
-        reopens: || {
-            let mut reopens: Vec<_> = raws("base", "base-file").into_iter().map(read_only).collect();
-            reopens.extend(again(memory_format("top", "disk", "base", 4096)));
-            reopens
+        written: &["top", "disk"],
+        reopens: |path| {
+            let files = [file("base-file", path("base")), file("disk", path("disk"))];
+            [raws("base", "base-file"), again(memory_format("top", "disk", "base", 4096)), files.to_vec()]
+                .concat()
         },
     },
     Scene {
@@ -82,9 +84,8 @@ pub const SCENES: &[Scene] = &[
         qcow2: false,
         nodes: |path| {
             let mut nodes = base(path);
-            nodes.push(json!({"driver": "file", "node-name": "disk", "filename": path("disk")}));
-            nodes
-                .push(json!({"driver": "file", "node-name": "middle-disk", "filename": path("middle-disk")}));
+            nodes.push(file("disk", path("disk")));
+            nodes.push(file("middle-disk", path("middle-disk")));
             nodes.push(memory_format("middle", "middle-disk", "base", 16384));
             nodes.push(memory_format("top", "disk", "middle", 65536));
             nodes
@@ -93,11 +94,12 @@ pub const SCENES: &[Scene] = &[
         caches: &["top", "middle"],
         twins: &[("base", "base-twin")],
         backings: &[("middle", &["base", "base-twin"])],
-        reopens: || {
-            let mut reopens: Vec<_> = raws("base", "base-file").into_iter().map(read_only).collect();
-            reopens.extend(again(memory_format("middle", "middle-disk", "base", 16384)));
-            reopens.extend(again(memory_format("top", "disk", "middle", 65536)));
-            reopens
+        written: &["top", "disk"],
+        reopens: |path| {
+            let files = [file("base-file", path("base")), file("middle-disk", path("middle-disk"))];
+            let middle = again(memory_format("middle", "middle-disk", "base", 16384));
+            let top = again(memory_format("top", "disk", "middle", 65536));
+            [raws("base", "base-file"), middle, top, files.to_vec()].concat()
         },
     },
     Scene {
@@ -115,10 +117,10 @@ pub const SCENES: &[Scene] = &[
         caches: &["top"],
         twins: &[("base", "base-twin")],
         backings: &[("top", &["base", "base-twin"])],
-        reopens: || {
-            let mut reopens = again(memory_format("top", "disk", "base", 512));
-            reopens.push(memory(0));
-            reopens
+        written: &["top", "disk"],
+        reopens: |path| {
+            let files = [file("base-file", path("base")), memory(0)];
+            [again(memory_format("top", "disk", "base", 512)), files.to_vec()].concat()
         },
     },
     Scene {
@@ -137,7 +139,12 @@ pub const SCENES: &[Scene] = &[
         caches: &[],
         twins: &[("below", "below-twin")],
         backings: &[("top", &["below", "below-twin"])],
-        reopens: || vec![qcow2("top", "top-file", json!("below")), qcow2("below", "base-file", Value::Null)],
+        written: &[],
+        reopens: |path| {
+            let bases = ["below", "below-twin"].map(|name| qcow2(name, "base-file", Value::Null));
+            let more = [qcow2("top", "top-file", json!("below")), file("base-file", path("base.qcow2"))];
+            [bases, more].concat()
+        },
     },
     Scene {
         name: "cache of qcow2",
@@ -146,7 +153,7 @@ pub const SCENES: &[Scene] = &[
         qcow2: true,
         nodes: |path| {
             let mut nodes = qcow2_files(path);
-            nodes.push(json!({"driver": "file", "node-name": "disk", "filename": path("disk")}));
+            nodes.push(file("disk", path("disk")));
             nodes.push(qcow2("below", "base-file", Value::Null));
             nodes.push(qcow2("image", "top-file", json!("below")));
             nodes.push(memory_format("top", "disk", "image", 65536));
@@ -156,9 +163,12 @@ pub const SCENES: &[Scene] = &[
         caches: &["top"],
         twins: &[],
         backings: &[],
-        reopens: || {
+        written: &["top", "disk"],
+        reopens: |path| {
             let mut reopens = again(memory_format("top", "disk", "image", 65536));
             reopens.push(qcow2("image", "top-file", json!("below")));
+            reopens.push(qcow2("below", "base-file", Value::Null));
+            reopens.push(file("top-file", path("top.qcow2")));
             reopens
         },
     },
@@ -167,11 +177,11 @@ pub const SCENES: &[Scene] = &[
 /// A read-only image and two nodes that show it.
 fn base(path: &Paths<'_>) -> Vec<Value> {
     let twin = |name: &str| read_only(json!({"driver": "raw", "node-name": name, "file": "base-file"}));
-    vec![
-        read_only(json!({"driver": "file", "node-name": "base-file", "filename": path("base")})),
-        twin("base"),
-        twin("base-twin"),
-    ]
+    vec![read_only(file("base-file", path("base"))), twin("base"), twin("base-twin")]
+}
+
+fn file(name: &str, path: String) -> Value {
+    json!({"driver": "file", "node-name": name, "filename": path})
 }
 
 fn memory_format(name: &str, file: &str, backing: &str, cluster: u64) -> Value {
@@ -182,10 +192,8 @@ fn memory_format(name: &str, file: &str, backing: &str, cluster: u64) -> Value {
 }
 
 fn qcow2_files(path: &Paths<'_>) -> Vec<Value> {
-    let file = |name: &str, file: &str| {
-        read_only(json!({"driver": "file", "node-name": name, "filename": path(file)}))
-    };
-    vec![file("base-file", "base.qcow2"), file("top-file", "top.qcow2")]
+    let image = |name: &str, image: &str| read_only(file(name, path(image)));
+    vec![image("base-file", "base.qcow2"), image("top-file", "top.qcow2")]
 }
 
 fn qcow2(name: &str, file: &str, backing: Value) -> Value {
