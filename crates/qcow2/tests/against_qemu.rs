@@ -73,10 +73,10 @@ fn clusters_of_128_kib_to_2_mib() {
 #[test]
 fn chains_with_every_kind_of_name() {
     let Some(mut lab) = Lab::new("chains_with_every_kind_of_name") else { return };
-    std::fs::create_dir(lab.path().join("sub")).unwrap();
+    std::fs::create_dir(lab.path("sub")).unwrap();
     let size = 3 << 20;
     lab.raw("base.raw", 1 << 20 | 512);
-    let absolute = format!("file:{}", lab.path().join("sub/two.qcow2").display());
+    let absolute = format!("file:{}", lab.path("sub/two.qcow2").display());
     let chain = [
         // The image, the name it stores for the one below, that one's format.
         ("sub/one.qcow2", "../base.raw", "raw"),
@@ -141,7 +141,7 @@ fn data_files_raw_and_not() {
             let disk = lab.compare("top.qcow2");
             let data = disk.image().header.data_file.clone().unwrap();
             assert_eq!((data.name.as_deref(), data.raw), (Some("disk.raw"), raw));
-            std::fs::remove_file(lab.path().join("disk.raw")).unwrap();
+            std::fs::remove_file(lab.path("disk.raw")).unwrap();
         }
     }
 }
@@ -152,12 +152,12 @@ fn a_file_cut_in_its_last_cluster() {
     for options in ["cluster_size=64k", "cluster_size=64k,extended_l2=on"] {
         lab.img(&["create", "-q", "-f", "qcow2", "-o", options, "image.qcow2", "1M"]);
         lab.io("image.qcow2", &["write -q -P 3 128k 128k".to_owned()]);
-        let file = std::fs::File::options().write(true).open(lab.path().join("image.qcow2")).unwrap();
+        let file = std::fs::File::options().write(true).open(lab.path("image.qcow2")).unwrap();
         file.set_len(file.metadata().unwrap().len() - 1000).unwrap();
         lab.compare("image.qcow2");
         // QEMU reads a cluster that is missing altogether as zeros. Here that is an error: the data is lost.
         file.set_len(file.metadata().unwrap().len() - 65536).unwrap();
-        let error = Disk::open(lab.path(), "image.qcow2", "qcow2").unwrap().read_all(1 << 20).unwrap_err();
+        let error = Disk::open(lab.dir(), "image.qcow2", "qcow2").unwrap().read_all(1 << 20).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Corrupt, "{error}");
     }
 }
@@ -170,7 +170,7 @@ fn large_disks() {
         lab.img(&["create", "-q", "-f", "qcow2", "-o", options, "image.qcow2", &size.to_string()]);
         let last = size - 4096;
         lab.io("image.qcow2", &[format!("write -q -P 9 {last} 4096")]);
-        let disk = Disk::open(lab.path(), "image.qcow2", "qcow2").unwrap();
+        let disk = Disk::open(lab.dir(), "image.qcow2", "qcow2").unwrap();
         let mut end = [0; 8192];
         disk.read(last - 4096, &mut end).unwrap();
         assert_eq!((&end[..4096], &end[4096..]), (&[0; 4096][..], &[9; 4096][..]));
@@ -252,7 +252,7 @@ fn encrypted_images_are_refused_by_name() {
         }
         args.extend(["image.qcow2", "1M"]);
         lab.img(&args);
-        let Err(error) = Disk::open(lab.path(), "image.qcow2", "qcow2") else { panic!("{format} opened") };
+        let Err(error) = Disk::open(lab.dir(), "image.qcow2", "qcow2") else { panic!("{format} opened") };
         assert_eq!(error.kind(), ErrorKind::Unsupported);
         assert!(error.to_string().contains(name), "{error}");
     }

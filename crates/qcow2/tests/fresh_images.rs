@@ -40,13 +40,13 @@ fn fresh_images_are_clean_and_can_be_written() {
     let Some(mut lab) = Lab::new("fresh_images_are_clean_and_can_be_written") else { return };
     for bits in [9, 10, 12, 14, 16, 18, 21] {
         for size in [0, 1 << 20, (5 << 30) + 512, 1 << 36] {
-            write(&lab.path().join("fresh.qcow2"), &NewImage::new(size, bits));
+            write(&lab.path("fresh.qcow2"), &NewImage::new(size, bits));
             lab.img(&["check", "-q", "fresh.qcow2"]);
             let info = info(&lab, "fresh.qcow2");
             assert_eq!(info["virtual-size"], size, "2^{bits}");
             assert_eq!(info["cluster-size"], 1u64 << bits);
         }
-        write(&lab.path().join("fresh.qcow2"), &NewImage::new(8 << 20, bits));
+        write(&lab.path("fresh.qcow2"), &NewImage::new(8 << 20, bits));
         lab.scribble("fresh.qcow2", 8 << 20, 1 << bits, 30);
         lab.img(&["check", "-q", "fresh.qcow2"]);
         lab.compare("fresh.qcow2");
@@ -65,9 +65,9 @@ fn a_fresh_image_is_what_qemu_writes() {
             image = image.over("base.raw", "raw");
         }
         lab.img(&[&args[..], &["theirs.qcow2", "1G"]].concat());
-        write(&lab.path().join("ours.qcow2"), &image);
-        let mut theirs = std::fs::read(lab.path().join("theirs.qcow2")).unwrap();
-        let ours = std::fs::read(lab.path().join("ours.qcow2")).unwrap();
+        write(&lab.path("ours.qcow2"), &image);
+        let mut theirs = std::fs::read(lab.path("theirs.qcow2")).unwrap();
+        let ours = std::fs::read(lab.path("ours.qcow2")).unwrap();
         // QEMU cuts the L1 table's cluster short.
         theirs.resize(ours.len(), 0);
         assert!(ours == theirs, "backing: {backing}");
@@ -80,7 +80,7 @@ fn the_backing_link_is_what_qemu_follows() {
     lab.img(&["create", "-q", "-f", "raw", "base.raw", "1M"]);
     lab.img(&["create", "-q", "-f", "qcow2", "other.qcow2", "1M"]);
     for (bits, extension) in [(16, true), (16, false), (10, false)] {
-        let path = lab.path().join("top.qcow2");
+        let path = lab.path("top.qcow2");
         let mut image = NewImage::new(1 << 20, bits).over("base.raw", "raw");
         if extension {
             image.extensions.push(cache::extension(&" ".repeat(4096)).unwrap());
@@ -108,7 +108,7 @@ fn the_backing_link_is_what_qemu_follows() {
 #[test]
 fn a_writer_that_does_not_know_our_extension_disarms_it() {
     let Some(lab) = Lab::new("a_writer_that_does_not_know_our_extension_disarms_it") else { return };
-    let path = lab.path().join("cache.qcow2");
+    let path = lab.path("cache.qcow2");
     let json = r#"{"source":"nbd://host/debian"}"#;
     let image = NewImage {
         extensions: vec![cache::extension(json).unwrap()],

@@ -62,7 +62,7 @@ fn from_qemu() -> Vec<Vec<u8>> {
         let create = ["convert", "-f", "raw", "-O", "qcow2", "-c", "-o", options];
         lab.img(&[&create[..], &["source.raw", "image.qcow2"]].concat());
         lab.scribble("image.qcow2", 199_680, 4096, 8);
-        std::fs::read(lab.path().join("image.qcow2")).unwrap()
+        std::fs::read(lab.path("image.qcow2")).unwrap()
     })
     .collect()
 }

@@ -1,117 +1,34 @@
-//! A directory with images made by QEMU's tools, for tests that compare with them.
+//! Images made by QEMU's tools, compared with what the crate makes of them.
 
-use std::fmt::Write as _;
-use std::fs::OpenOptions;
-use std::io::Write as _;
-use std::path::Path;
-use std::process::{Command, Output};
+mod images;
+
+use std::ops::{Deref, DerefMut};
 
 use block::{ByteRange, Place};
 use serde_json::Value;
-use tempfile::TempDir;
 
 use crate::reader::Disk;
+use images::Images;
 
-pub(crate) struct Lab {
-    dir: TempDir,
-    random: u64,
-}
+pub(crate) struct Lab(Images);
 
 impl Lab {
-    /// A fresh directory; `None`, said on standard error and in the skip log, where QEMU's tools are missing.
+    /// A fresh directory; `None` where QEMU's tools are missing.
     pub(crate) fn new(test: &str) -> Option<Self> {
-        for tool in ["qemu-img", "qemu-io"] {
-            if Command::new(tool).arg("--version").output().is_err() {
-                skip(test, tool);
-                return None;
-            }
-        }
-        Some(Self { dir: TempDir::new().unwrap(), random: 42 })
-    }
-
-    pub(crate) fn path(&self) -> &Path {
-        self.dir.path()
-    }
-
-    /// Runs qemu-img in the directory; panics with what it said when it fails.
-    pub(crate) fn img(&self, args: &[&str]) -> String {
-        let output = self.run("qemu-img", args);
-        assert!(output.status.success(), "qemu-img {args:?}: {}", said(&output));
-        String::from_utf8(output.stdout).unwrap()
-    }
-
-    /// Runs qemu-io commands on an image; panics when one fails.
-    pub(crate) fn io(&self, image: &str, commands: &[String]) {
-        let mut args = vec!["-f", "qcow2", "-d", "unmap"];
-        args.extend(commands.iter().flat_map(|command| ["-c", command.as_str()]));
-        args.push(image);
-        let output = self.run("qemu-io", &args);
-        assert!(output.status.success() && !said(&output).contains("rror"), "{args:?}: {}", said(&output));
-    }
-
-    pub(crate) fn run(&self, tool: &str, args: &[&str]) -> Output {
-        Command::new(tool).args(args).current_dir(self.path()).output().unwrap()
-    }
-
-    /// A number below `bound` from a fixed seed.
-    pub(crate) fn below(&mut self, bound: u64) -> u64 {
-        self.random = self.random.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
-        (self.random >> 33) % bound
-    }
-
-    /// Writes a raw file of `len` bytes: runs of text, noise and zeros.
-    pub(crate) fn raw(&mut self, name: &str, len: u64) {
-        let mut bytes = Vec::new();
-        while (bytes.len() as u64) < len {
-            let run = 512 + self.below(len / 16 + 1) as usize;
-            match self.below(4) {
-                0 => bytes.resize(bytes.len() + run, 0),
-                1 => bytes.extend((0..run).map(|_| self.below(256) as u8).collect::<Vec<_>>()),
-                _ => {
-                    let mut text = String::new();
-                    while text.len() < run {
-                        writeln!(text, "line {} of file {name}", self.below(1 << 20)).unwrap();
-                    }
-                    bytes.extend(&text.as_bytes()[..run]);
-                }
-            }
-        }
-        bytes.truncate(len as usize);
-        std::fs::write(self.path().join(name), bytes).unwrap();
-    }
-
-    /// Random writes, zero writes (with and without unmapping) and discards over `size` bytes, in sectors.
-    pub(crate) fn scribble(&mut self, image: &str, size: u64, cluster: u64, count: usize) {
-        let sectors = size / 512;
-        let longest = (4 * cluster / 512).clamp(2, sectors / 2);
-        let commands: Vec<_> = (0..count)
-            .map(|_| {
-                let at = self.below(sectors);
-                let len = (1 + self.below(longest)).min(sectors - at);
-                let verb = match self.below(6) {
-                    0 => "write -q -z".to_owned(),
-                    1 => "write -q -z -u".to_owned(),
-                    2 => "discard -q".to_owned(),
-                    _ => format!("write -q -P {}", 1 + self.below(255)),
-                };
-                format!("{verb} {} {}", at * 512, len * 512)
-            })
-            .collect();
-        self.io(image, &commands);
+        Images::with_tools(&format!("qcow2 {test}"), &["qemu-img", "qemu-io"]).map(Self)
     }
 
     /// Reads `image` through the crate, in pieces of several sizes, and compares with qemu-img's raw copy.
     pub(crate) fn compare(&self, image: &str) -> Disk {
-        self.img(&["convert", "-f", "qcow2", "-O", "raw", image, "expected.raw"]);
-        let expected = std::fs::read(self.path().join("expected.raw")).unwrap();
+        let expected = self.raw_copy(image);
         for piece in [usize::MAX >> 1, 1 << 20, 12_345] {
-            let disk = Disk::open(self.path(), image, "qcow2").unwrap();
+            let disk = Disk::open(self.dir(), image, "qcow2").unwrap();
             let got = disk.read_all(piece).unwrap_or_else(|error| panic!("{image}: {error}"));
             assert_eq!(got.len(), expected.len(), "{image}: size");
             let wrong = got.iter().zip(&expected).position(|(a, b)| a != b);
             assert_eq!(wrong, None, "{image}: first wrong byte, read in pieces of {piece}");
         }
-        Disk::open(self.path(), image, "qcow2").unwrap()
+        Disk::open(self.dir(), image, "qcow2").unwrap()
     }
 
     /// Compares where the crate says that the bytes of an image without a backing file are with where
@@ -119,7 +36,7 @@ impl Lab {
     pub(crate) fn compare_map(&self, image: &str) {
         let map = self.img(&["map", "-f", "qcow2", "--output=json", image]);
         let map: Vec<Value> = serde_json::from_str(&map).unwrap();
-        let disk = Disk::open(self.path(), image, "qcow2").unwrap();
+        let disk = Disk::open(self.dir(), image, "qcow2").unwrap();
         for (range, place) in disk.image().runs().unwrap() {
             for extent in &map {
                 let number = |key: &str| extent[key].as_u64().unwrap();
@@ -143,16 +60,15 @@ impl Lab {
     }
 }
 
-fn said(output: &Output) -> String {
-    String::from_utf8_lossy(&[&output.stdout[..], &output.stderr[..]].concat()).into_owned()
+impl Deref for Lab {
+    type Target = Images;
+    fn deref(&self) -> &Images {
+        &self.0
+    }
 }
 
-/// Says past the test harness that `test` did not run.
-fn skip(test: &str, tool: &str) {
-    let line = format!("qcow2 {test}: no {tool}");
-    let _ = writeln!(std::io::stderr(), "skipped: {line}");
-    if let Some(log) = std::env::var_os("MILLPOND_SKIP_LOG") {
-        let mut log = OpenOptions::new().create(true).append(true).open(log).unwrap();
-        log.write_all(format!("{line}\n").as_bytes()).unwrap();
+impl DerefMut for Lab {
+    fn deref_mut(&mut self) -> &mut Images {
+        &mut self.0
     }
 }
