@@ -1,6 +1,6 @@
 //! The engine: what all verbs share.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -65,6 +65,26 @@ impl Engine {
     /// Where events are told.
     pub fn events(&self) -> &Events {
         &self.events
+    }
+
+    /// The I/O threads that clients and jobs share.
+    pub fn threads(&self) -> &[Arc<dyn Thread>] {
+        &self.threads
+    }
+
+    /// The files that a node and all below it lie on, the topmost first.
+    pub fn files_of(&self, node: &str) -> Vec<PathBuf> {
+        let graph = self.graph();
+        let Ok(top) = graph.find(node) else { return Vec::new() };
+        let (mut files, mut below) = (Vec::new(), VecDeque::from([top]));
+        while let Some(node) = below.pop_front() {
+            let Ok(info) = graph.node(node) else { continue };
+            if info.children.is_empty() {
+                files.extend(self.filenames().get(&node).cloned());
+            }
+            below.extend(info.children.iter().map(|edge| edge.child));
+        }
+        files
     }
 
     /// Named handles.

@@ -37,10 +37,23 @@ pub struct NbdServer {
     exports: Mutex<BTreeMap<String, Exported>>,
 }
 
-struct Exported {
+/// A node that is exported; some server offers it, or none yet.
+pub struct Exported {
     root: RootId,
-    name: String,
     export: Arc<Export>,
+}
+
+impl Exported {
+    /// What servers offer.
+    pub fn export(&self) -> &Arc<Export> {
+        &self.export
+    }
+
+    /// Ends its connections and lets go of the node. Ready when nothing of it is left.
+    pub async fn close(&self, engine: &Engine) -> Result<()> {
+        self.export.close().await;
+        engine.detach(self.root).await
+    }
 }
 
 impl Engine {
@@ -48,6 +61,13 @@ impl Engine {
     pub fn nbd_server(self: &Arc<Self>, request: &ServerRequest) -> NbdServer {
         let server = Server::new(request.options, self.threads.clone(), self.events.clone());
         NbdServer { engine: self.clone(), server, exports: Mutex::default() }
+    }
+
+    /// Exports a node; whoever wants clients for it offers it through a server.
+    pub fn export(&self, id: &str, node: &str, options: ExportOptions) -> Result<Exported> {
+        let demand = if options.writable { Demand::WRITE } else { Demand::READ };
+        let (root, entry) = self.attach(node, User::export(id), demand)?;
+        Ok(Exported { root, export: Export::new(options, entry) })
     }
 
     /// Attaches a user to a node; the root is what it sees.
@@ -85,15 +105,13 @@ impl NbdServer {
             let context = format!("Block export id '{id}' is already in use");
             return Err(BlockError::new(ErrorKind::Exists, context));
         }
-        let demand = if options.writable { Demand::WRITE } else { Demand::READ };
-        let (root, entry) = self.engine.attach(&node, User::export(&id), demand)?;
-        let export = Export::new(options, entry);
+        let exported = self.engine.export(&id, &node, options)?;
+        let export = exported.export.clone();
         if let Err(error) = self.server.add(export.clone()) {
-            drop(self.engine.graph().edit(&[Edit::DetachRoot(root)])?);
+            drop(self.engine.graph().edit(&[Edit::DetachRoot(exported.root)])?);
             return Err(error);
         }
-        let name = export.options().name.clone();
-        self.exports().insert(id, Exported { root, name, export: export.clone() });
+        self.exports().insert(id, exported);
         Ok(export)
     }
 
@@ -102,9 +120,8 @@ impl NbdServer {
         let exported = self.exports().remove(id);
         let missing = || BlockError::new(ErrorKind::NotFound, format!("Export '{id}' is not found"));
         let exported = exported.ok_or_else(missing)?;
-        self.server.remove(&exported.name);
-        exported.export.close().await;
-        self.engine.detach(exported.root).await?;
+        self.server.remove(&exported.export.options().name);
+        exported.close(&self.engine).await?;
         self.engine.events.tell(Event::ExportDeleted { id: id.to_owned() });
         Ok(())
     }

@@ -18,7 +18,7 @@ mod policy;
 mod reader;
 
 pub use engine::{Engine, EngineOptions};
-pub use exports::{ExportRequest, NbdServer, ServerRequest};
+pub use exports::{ExportRequest, Exported, NbdServer, ServerRequest};
 pub use fill::Fill;
 pub use flow::events::{Event, Events, Subscription};
 pub use nodes::NodeInfo;

@@ -7,6 +7,7 @@
 
 mod demo;
 mod nbd;
+mod serve;
 
 use std::ffi::OsString;
 use std::path::Path;
@@ -26,6 +27,7 @@ struct CommandLine {
 #[derive(Subcommand)]
 enum Command {
     Nbd(Box<nbd::Args>),
+    Serve(Box<serve::Args>),
     /// Show the main job: instant start, one fetch, life without the source.
     Demo(Box<demo::Args>),
 }
@@ -43,6 +45,7 @@ fn main() -> ExitCode {
     };
     let outcome = match line.command {
         Command::Nbd(args) => nbd::run(*args),
+        Command::Serve(args) => serve::run(*args),
         Command::Demo(args) => demo::run(*args),
     };
     match outcome {

@@ -31,8 +31,13 @@ struct Allowed {
 const ALLOWED: &[Allowed] = &[
     Allowed {
         name: "millpond",
-        rooms: &["engine", "export", "driver", "graph", "flow", "object", "nbd", "io", "block"],
+        rooms: &["pond", "engine", "export", "driver", "graph", "flow", "object", "nbd", "io", "block"],
         crates: &["clap", "fatfs", "serde_json"],
+    },
+    Allowed {
+        name: "pond",
+        rooms: &["engine", "export", "flow", "graph", "nbd", "qcow2", "io", "block"],
+        crates: &["serde", "serde_json"],
     },
     Allowed {
         name: "engine",

@@ -16,5 +16,5 @@ pub trait Catalogue: Send + Sync {
     fn open<'a>(&'a self, name: &'a str) -> LocalFut<'a, Result<Option<Arc<Export>>>>;
 
     /// Name and description of everything that could be asked for, in order.
-    fn list(&self) -> Vec<(String, String)>;
+    fn list(&self) -> LocalFut<'_, Vec<(String, String)>>;
 }

@@ -93,28 +93,39 @@ struct Offered<'s> {
     found: RefCell<Option<Arc<Export>>>,
     /// What the client asked for, and what the catalogue said of it, once it was asked. Kept until another name is
     /// asked for: an export that nobody holds may be closed at any time.
-    looked: RefCell<Option<(String, Answer)>>,
+    looked: RefCell<Option<(String, Answer<Maybe>)>>,
+    /// The list of the catalogue, once the client has asked for it.
+    listed: RefCell<Option<Answer<Listing>>>,
 }
 
+type Maybe = Option<Arc<Export>>;
+/// Names and descriptions.
+type Listing = Vec<(String, String)>;
+
 /// What the catalogue says.
-enum Answer {
+enum Answer<T> {
     /// It was not asked yet.
     Pending,
-    There(Option<Arc<Export>>),
+    There(T),
 }
 
 impl<'s> Offered<'s> {
     fn new(shared: &'s Shared) -> Self {
-        Self { shared, found: RefCell::default(), looked: RefCell::default() }
+        Self { shared, found: RefCell::default(), looked: RefCell::default(), listed: RefCell::default() }
     }
 
     /// Looks for what the client has asked for, if it is not known yet whether that is there; answers whether it was.
     async fn look(&self) -> bool {
+        let Some(catalogue) = &self.shared.catalogue else { return false };
+        if matches!(&*self.listed.borrow(), Some(Answer::Pending)) {
+            let list = catalogue.list().await;
+            self.listed.replace(Some(Answer::There(list)));
+            return true;
+        }
         let name = match &*self.looked.borrow() {
             Some((name, Answer::Pending)) => name.clone(),
             _ => return false,
         };
-        let Some(catalogue) = &self.shared.catalogue else { return false };
         let export = catalogue.open(&name).await.unwrap_or_else(|error| {
             self.shared.events.tell(Event::RequestFailed { error: error.to_string() });
             None
@@ -150,11 +161,24 @@ impl Exports for Offered<'_> {
         info
     }
 
+    fn is_list_pending(&self) -> bool {
+        let mut listed = self.listed.borrow_mut();
+        if self.shared.catalogue.is_none() || matches!(*listed, Some(Answer::There(_))) {
+            return false;
+        }
+        *listed = Some(Answer::Pending);
+        true
+    }
+
     fn visit(&self, visit: &mut dyn FnMut(&str, &str) -> bool) {
         let own = self.shared.exports();
         let own =
             own.iter().map(|export| (export.options().name.clone(), export.options().description.clone()));
-        let listed = self.shared.catalogue.as_ref().map(|catalogue| catalogue.list()).unwrap_or_default();
+        // Who asks again gets a fresh one.
+        let listed = match self.listed.take() {
+            Some(Answer::There(list)) => list,
+            _ => Vec::new(),
+        };
         for (name, description) in own.chain(listed) {
             if !visit(&name, &description) {
                 return;

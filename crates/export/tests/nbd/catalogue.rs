@@ -44,8 +44,11 @@ impl Catalogue for Shelf {
         })
     }
 
-    fn list(&self) -> Vec<(String, String)> {
-        [1, 2].map(|number| (format!("disk-{number}"), String::new())).into()
+    fn list(&self) -> LocalFut<'_, Vec<(String, String)>> {
+        Box::pin(async {
+            io::sleep(Duration::from_millis(20)).await;
+            [1, 2].map(|number| (format!("disk-{number}"), String::new())).into()
+        })
     }
 }
 

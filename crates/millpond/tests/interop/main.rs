@@ -12,6 +12,7 @@ mod info;
 mod lifetime;
 mod load;
 mod refusals;
+mod serve;
 mod sharing;
 mod transfers;
 mod wire;

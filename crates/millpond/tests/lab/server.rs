@@ -30,6 +30,14 @@ impl Server {
         Self::spawn(lab, command, options)
     }
 
+    /// `millpond serve` of a folder, listening at a unix socket.
+    pub(crate) fn folder(lab: &Lab, folder: &str, options: &[&str]) -> Self {
+        let socket = lab.name("serve.sock");
+        let mut command = lab.command(MILLPOND);
+        command.args(["serve", "-v", "--listen", &format!("unix:{socket}"), folder]).args(options);
+        Self::run(command, socket).comes_up(Self::is_listening)
+    }
+
     /// QEMU's server with the same options.
     pub(crate) fn qemu(lab: &Lab, options: &[&str]) -> Self {
         let mut command = lab.command("qemu-nbd");

@@ -236,7 +236,7 @@ impl ServerHandshake {
         let answered = match option {
             OptionCode::ExportName => return self.export_name(data, exports, out).map(Step::End),
             OptionCode::Info | OptionCode::Go => self.info(option, data, exports, out),
-            OptionCode::List => options::list(exports, out).map(|()| None).map_err(Stopped::from),
+            OptionCode::List => options::list(exports, out).map(|()| None),
             OptionCode::StructuredReply => self.structured_reply(out).map(|()| None).map_err(Stopped::from),
             OptionCode::ListMetaContext => options::list_meta_context(data, exports, out).map(|()| None),
             OptionCode::SetMetaContext => self.set_meta_context(data, exports, out).map(|()| None),

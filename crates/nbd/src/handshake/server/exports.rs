@@ -31,6 +31,11 @@ pub trait Exports {
         false
     }
 
+    /// The same of the list of all exports.
+    fn is_list_pending(&self) -> bool {
+        false
+    }
+
     /// Calls `visit` with name and description of each export until it answers `false`.
     fn visit(&self, visit: &mut dyn FnMut(&str, &str) -> bool);
 }

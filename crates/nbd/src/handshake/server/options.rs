@@ -117,7 +117,10 @@ pub(super) fn put_infos(
 }
 
 /// Appends all exports and the final reply; an error when the list would be longer than anybody buffers.
-pub(super) fn list(exports: &dyn Exports, out: &mut Vec<u8>) -> Result<(), Refused> {
+pub(super) fn list(exports: &dyn Exports, out: &mut Vec<u8>) -> Result<(), Stopped> {
+    if exports.is_list_pending() {
+        return Err(Stopped::Pending);
+    }
     let (option, start) = (OptionCode::List.code(), out.len());
     let mut fits = true;
     exports.visit(&mut |name, description| {
@@ -129,7 +132,7 @@ pub(super) fn list(exports: &dyn Exports, out: &mut Vec<u8>) -> Result<(), Refus
         fits
     });
     if !fits {
-        return Err(Refused::new(OptionReply::ErrTooBig, "too many exports to list"));
+        return Err(Refused::new(OptionReply::ErrTooBig, "too many exports to list").into());
     }
     put_reply(out, option, OptionReply::Ack, &[]);
     Ok(())

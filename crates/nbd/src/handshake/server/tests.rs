@@ -231,7 +231,13 @@ fn an_export_that_has_to_be_looked_for_is_answered_as_if_it_had_been_there() {
             assert!(self.0.get(), "asked before it was found");
             Two.find(name)
         }
-        fn visit(&self, _: &mut dyn FnMut(&str, &str) -> bool) {}
+        fn is_list_pending(&self) -> bool {
+            !self.0.get()
+        }
+        fn visit(&self, visit: &mut dyn FnMut(&str, &str) -> bool) {
+            assert!(self.0.get(), "asked before it was found");
+            Two.visit(visit);
+        }
     }
     let base = b"\0\0\0\x04disk\0\0\0\x01\0\0\0\x0fbase:allocation";
     for (code, data) in [
@@ -240,6 +246,7 @@ fn an_export_that_has_to_be_looked_for_is_answered_as_if_it_had_been_there() {
         (OptionCode::ListMetaContext, base),
         (OptionCode::SetMetaContext, base),
         (OptionCode::ExportName, b"disk"),
+        (OptionCode::List, b""),
     ] {
         let [mut slow, mut prompt] = [(); 2].map(|()| greeted(Policy::default()));
         for server in [&mut slow, &mut prompt] {

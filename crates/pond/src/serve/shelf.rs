@@ -1,0 +1,146 @@
+//! Images that are open, by the name of their export.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use block::Result;
+use engine::{Engine, Exported};
+use export::nbd::{Export, ExportOptions};
+use io::Moment;
+use io::sync::Semaphore;
+use serde_json::{Map, Value, json};
+
+use super::identity;
+use super::names::Found;
+
+/// How long an image that nobody uses stays open, and how often that is looked at.
+pub(super) const IDLE: Duration = Duration::from_secs(5);
+
+/// The open images.
+pub(super) struct Shelf {
+    engine: Arc<Engine>,
+    open: Mutex<HashMap<String, Open>>,
+    /// One image is opened or closed at a time: a name is never open twice.
+    turn: Semaphore,
+    number: AtomicU64,
+}
+
+#[derive(Clone)]
+struct Open {
+    found: Found,
+    /// What was stated of it.
+    version: String,
+    node: String,
+    exported: Arc<Exported>,
+    /// When somebody last asked for it.
+    asked: Moment,
+}
+
+impl Shelf {
+    pub(super) fn new(engine: Arc<Engine>) -> Self {
+        Self { engine, open: Mutex::default(), turn: Semaphore::new(1), number: AtomicU64::new(0) }
+    }
+
+    pub(super) fn engine(&self) -> &Arc<Engine> {
+        &self.engine
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.books().len()
+    }
+
+    /// The export of a file, opened if it is not. A file that has changed while nobody used it is opened anew; while
+    /// somebody does, it is what it was.
+    pub(super) async fn take(&self, name: &str, found: Found) -> Result<Arc<Export>> {
+        // Never closed.
+        let _turn = self.turn.acquire().await;
+        let there = self.books().get(name).cloned();
+        if let Some(open) = there {
+            if open.found == found && (self.is_current(&open).await || open.exported.export().clients() > 0) {
+                if let Some(open) = self.books().get_mut(name) {
+                    open.asked = io::now();
+                }
+                return Ok(open.exported.export().clone());
+            }
+            self.close(name).await;
+        }
+        let open = self.open(name, found).await?;
+        let export = open.exported.export().clone();
+        self.books().insert(name.to_owned(), open);
+        Ok(export)
+    }
+
+    async fn is_current(&self, open: &Open) -> bool {
+        let files = self.engine.files_of(&open.node);
+        let now = identity::state(&**self.engine.world(), &files).await;
+        now.is_ok_and(|version| version == open.version)
+    }
+
+    async fn open(&self, name: &str, found: Found) -> Result<Open> {
+        let node = format!("image-{}", self.number.fetch_add(1, Ordering::Relaxed));
+        self.engine.add_node(options(&node, &found)).await?;
+        match self.export(name, &node).await {
+            Ok((version, exported)) => {
+                Ok(Open { found, version, node, exported: Arc::new(exported), asked: io::now() })
+            }
+            Err(error) => {
+                // What went wrong first is what counts.
+                let _ = self.engine.delete_node(&node).await;
+                Err(error)
+            }
+        }
+    }
+
+    async fn export(&self, name: &str, node: &str) -> Result<(String, Exported)> {
+        let files = self.engine.files_of(node);
+        let version = identity::state(&**self.engine.world(), &files).await?;
+        let options = ExportOptions {
+            name: name.to_owned(),
+            description: version.clone(),
+            writable: false,
+            multi_conn: true,
+            writethrough: false,
+        };
+        Ok((version, self.engine.export(node, node, options)?))
+    }
+
+    /// Closes what nobody has used for a while.
+    pub(super) async fn close_idle(&self) {
+        let _turn = self.turn.acquire().await;
+        let now = io::now();
+        let is_idle = |open: &Open| open.exported.export().clients() == 0 && now.since(open.asked) >= IDLE;
+        let idle: Vec<_> =
+            self.books().iter().filter(|(_, open)| is_idle(open)).map(|(name, _)| name.clone()).collect();
+        for name in idle {
+            self.close(&name).await;
+        }
+    }
+
+    /// The caller has the turn.
+    async fn close(&self, name: &str) {
+        let Some(open) = self.books().remove(name) else { return };
+        // Neither can fail for a node that only we use; if one does, the image stays open under a name that nobody
+        // can ask for.
+        let _ = open.exported.close(&self.engine).await;
+        let _ = self.engine.delete_node(&open.node).await;
+    }
+
+    fn books(&self) -> MutexGuard<'_, HashMap<String, Open>> {
+        self.open.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn options(node: &str, found: &Found) -> Map<String, Value> {
+    let options = json!({
+        "driver": found.format,
+        "node-name": node,
+        "read-only": true,
+        "file": { "driver": "file", "filename": found.path },
+    });
+    match options {
+        Value::Object(map) => map,
+        _ => Map::new(),
+    }
+}
