@@ -136,6 +136,11 @@ impl NbdServer {
         self.server.connections()
     }
 
+    /// Clients that agreed on an export, and have left since. Whoever only asked for the list is none.
+    pub fn served(&self) -> u64 {
+        self.server.served()
+    }
+
     /// Ready when no client is connected.
     pub async fn idle(&self) {
         self.server.idle().await;

@@ -18,6 +18,8 @@ pub enum Event {
     ClientConnected,
     /// A client's connection ended; by what error, if by one.
     ClientGone {
+        /// Whether it had agreed on an export and entered the transmission phase: others only knocked.
+        negotiated: bool,
         /// What ended it.
         error: Option<String>,
     },

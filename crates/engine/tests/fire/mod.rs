@@ -172,7 +172,7 @@ fn watch(engine: &Engine) -> Arc<Mutex<Vec<String>>> {
     let list = losses.clone();
     io::spawn(async move {
         loop {
-            if let Event::ClientGone { error: Some(error) } = events.next().await {
+            if let Event::ClientGone { error: Some(error), .. } = events.next().await {
                 let mut list: MutexGuard<'_, Vec<String>> = list.lock().unwrap();
                 if list.len() < LOSSES_MAX {
                     list.push(error);

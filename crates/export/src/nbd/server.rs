@@ -1,7 +1,7 @@
 //! The server: a listener, exports by name, I/O threads that share the connections.
 
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::time::Duration;
 
@@ -41,6 +41,7 @@ pub(super) struct Shared {
     threads: Vec<Arc<dyn Thread>>,
     next_thread: AtomicUsize,
     connections: AtomicUsize,
+    served: AtomicU64,
     changed: Notify,
     pub(super) events: Events,
     pub(super) catalogue: Option<Arc<dyn Catalogue>>,
@@ -75,6 +76,7 @@ impl Server {
             threads,
             next_thread: AtomicUsize::new(0),
             connections: AtomicUsize::new(0),
+            served: AtomicU64::new(0),
             changed: Notify::new(),
             events,
             catalogue,
@@ -109,6 +111,11 @@ impl Server {
     /// Present connections, handshakes included.
     pub fn connections(&self) -> usize {
         self.shared.connections.load(Ordering::SeqCst)
+    }
+
+    /// Clients that agreed on an export, and have left since.
+    pub fn served(&self) -> u64 {
+        self.shared.served.load(Ordering::SeqCst)
     }
 
     /// Ready when there is no connection.
@@ -155,10 +162,12 @@ impl Server {
         thread.run(Box::new(move || {
             Box::pin(async move {
                 shared.events.tell(Event::ClientConnected);
-                let ended = session::serve(shared.clone(), incoming).await;
+                let session::Session { negotiated, ended } = session::serve(shared.clone(), incoming).await;
+                shared.served.fetch_add(u64::from(negotiated), Ordering::SeqCst);
                 // First, so that whoever is told of the last one finds that there is none.
                 drop(ticket);
-                shared.events.tell(Event::ClientGone { error: ended.err().map(|e| e.to_string()) });
+                let error = ended.err().map(|e| e.to_string());
+                shared.events.tell(Event::ClientGone { negotiated, error });
             })
         }));
     }

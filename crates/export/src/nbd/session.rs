@@ -15,10 +15,34 @@ use super::server::Shared;
 /// Bytes received at once during the handshake.
 const RECEIVE: usize = 16 << 10;
 
+/// How a session went.
+pub(super) struct Session {
+    /// Whether it came to the transmission phase.
+    pub(super) negotiated: bool,
+    /// What ended it, if an error did.
+    pub(super) ended: Result<()>,
+}
+
 /// Serves one client from its first byte to its last.
-pub(super) async fn serve(shared: Arc<Shared>, incoming: Box<dyn Incoming>) -> Result<()> {
+pub(super) async fn serve(shared: Arc<Shared>, incoming: Box<dyn Incoming>) -> Session {
+    match agree(&shared, incoming).await {
+        Ok(Some((stream, agreed))) => {
+            let Agreed { export, negotiated, early } = agreed;
+            let tell = move |error: BlockError| {
+                shared.events.tell(Event::RequestFailed { error: error.to_string() })
+            };
+            let connection = Connection::new(stream, export.enter(), &negotiated, &early, tell);
+            Session { negotiated: true, ended: connection.serve().await }
+        }
+        Ok(None) => Session { negotiated: false, ended: Ok(()) },
+        Err(error) => Session { negotiated: false, ended: Err(error) },
+    }
+}
+
+/// Shakes hands in time; `None` when the client left in good order.
+async fn agree(shared: &Shared, incoming: Box<dyn Incoming>) -> Result<Option<(Box<dyn Stream>, Agreed)>> {
     let stream = incoming.attach().map_err(|e| BlockError::system("cannot attach a new client", e))?;
-    let agreed = shake_hands(&shared, &*stream);
+    let agreed = shake_hands(shared, &*stream);
     let outcome = match shared.handshake_deadline() {
         Some(deadline) => {
             let in_time = io::timeout_at(deadline, agreed).await;
@@ -26,9 +50,7 @@ pub(super) async fn serve(shared: Arc<Shared>, incoming: Box<dyn Incoming>) -> R
         }
         None => agreed.await,
     }?;
-    let Some(Agreed { export, negotiated, early }) = outcome else { return Ok(()) };
-    let tell = move |error: BlockError| shared.events.tell(Event::RequestFailed { error: error.to_string() });
-    Connection::new(stream, export.enter(), &negotiated, &early, tell).serve().await
+    Ok(outcome.map(|agreed| (stream, agreed)))
 }
 
 /// A handshake that led to the transmission phase.

@@ -33,7 +33,7 @@ impl Told {
     fn catch_up(&mut self) -> &mut Self {
         while let Some(event) = self.read.try_next() {
             match event {
-                Event::ClientGone { error } => self.gone.push(error),
+                Event::ClientGone { error, .. } => self.gone.push(error),
                 Event::RequestFailed { error } => self.troubles.push(error),
                 Event::Missed(_) => panic!("the lab reads its events too rarely"),
                 _ => {}

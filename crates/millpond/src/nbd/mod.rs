@@ -190,7 +190,8 @@ fn write_pid(path: &Path) -> std::io::Result<()> {
     std::fs::write(path, format!("{}\n", process::id()))
 }
 
-/// Ready when the last client has left (never, if the server is to persist).
+/// Ready when the last client has left that had agreed on the export (never, if the server is to persist). Whoever
+/// sends garbage, asks for the list, or only looks whether somebody listens does not end the server.
 async fn until_over(server: &NbdServer, mut events: Subscription, args: &Args) {
     loop {
         let event = events.next().await;
@@ -198,7 +199,7 @@ async fn until_over(server: &NbdServer, mut events: Subscription, args: &Args) {
             tell(&event);
         }
         let left = matches!(event, Event::ClientGone { .. } | Event::Missed(_));
-        if left && !args.persistent && server.connections() == 0 {
+        if left && !args.persistent && server.served() > 0 && server.connections() == 0 {
             return;
         }
     }
@@ -207,8 +208,9 @@ async fn until_over(server: &NbdServer, mut events: Subscription, args: &Args) {
 fn tell(event: &Event) {
     match event {
         Event::ClientConnected => eprintln!("a client has connected"),
-        Event::ClientGone { error: Some(error) } => eprintln!("a client has left: {error}"),
-        Event::ClientGone { error: None } => eprintln!("a client has left"),
+        Event::ClientGone { error: Some(error), .. } => eprintln!("a client has left: {error}"),
+        Event::ClientGone { negotiated: true, .. } => eprintln!("a client has left"),
+        Event::ClientGone { .. } => eprintln!("a client has left without having opened the export"),
         Event::RequestFailed { error } => eprintln!("a request has failed: {error}"),
         Event::NodeOpened { node, how } => eprintln!("node '{node}': {how}"),
         Event::SourceLost { node, error } => eprintln!("node '{node}' has lost its source: {error}"),

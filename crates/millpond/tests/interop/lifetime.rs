@@ -27,6 +27,28 @@ fn without_t_it_ends_with_its_last_client() {
     assert!(!std::path::Path::new(server.socket()).exists());
 }
 
+/// As with qemu-nbd: only a client that has opened the export, and left, ends it.
+#[test]
+fn without_t_it_outlives_those_who_only_knock() {
+    let Some(lab) = Lab::new("without_t_it_outlives_those_who_only_knock", &["nbdinfo"]) else { return };
+    lab.image("disk.img", 1 << 20);
+    let mut server = Server::once(&lab, &[&["-e", "0"], &RAW[..]].concat());
+    let connect = || UnixStream::connect(server.socket()).unwrap();
+    let (bare, list, uri) =
+        (|| drop(connect()), || drop(lab.ok("nbdinfo", &["--list", &server.uri()])), server.uri());
+    let garbage = || connect().write_all(&[0x5a; 4096]).unwrap();
+    let other_name = || assert!(!lab.run("nbdinfo", &[&server.uri_of("other")]).status.success());
+    let knocks: [&dyn Fn(); 4] = [&bare, &list, &garbage, &other_name];
+    for knock in knocks {
+        let before = server.told().matches("has left").count();
+        knock();
+        wait_for("it has left", || server.told().matches("has left").count() > before);
+    }
+    assert!(server.is_running());
+    assert_eq!(lab.ok("nbdinfo", &["--size", &uri]).trim(), "1048576");
+    assert!(server.ends().success());
+}
+
 #[test]
 fn fork_returns_when_clients_can_come() {
     let Some(lab) = Lab::new("fork_returns_when_clients_can_come", &["nbdinfo"]) else { return };
