@@ -26,6 +26,12 @@ impl Release {
         self.released.notify_waiters();
     }
 
+    /// Lets all go, now and for ever.
+    pub(crate) fn release_for_good(&self) {
+        self.version.store(u64::MAX, Ordering::Release);
+        self.released.notify_waiters();
+    }
+
     /// Whether the requests of this view go on without waiting.
     pub(crate) fn frees(&self, next: Next<'_>) -> bool {
         next.version() <= self.version.load(Ordering::Acquire)

@@ -102,6 +102,13 @@ impl Engine {
         &self.world
     }
 
+    /// Lets no request wait for its moment, or for a lost peer, any more: the process is about to end. What waits in a
+    /// filter goes on, what waits for a connection fails, and so does what comes later.
+    pub fn call_off(&self) {
+        let nodes: Vec<_> = self.graph().nodes().map(|info| info.node.clone()).collect();
+        nodes.iter().for_each(|node| node.call_off());
+    }
+
     /// The graph. Never held across an await.
     pub(crate) fn graph(&self) -> MutexGuard<'_, Graph> {
         self.graph.lock().unwrap_or_else(PoisonError::into_inner)

@@ -50,6 +50,10 @@ pub trait Execute: Send + Sync {
     /// older views ([`View::newest_version`]) that come yet.
     fn release(&self) {}
 
+    /// The process is about to end: requests that wait here for their moment, now or later, go on at once, and those
+    /// that wait for what may never come fail. What is being carried out goes on.
+    fn call_off(&self) {}
+
     /// Its optional powers.
     fn powers(&self) -> Powers<'_> {
         Powers::default()

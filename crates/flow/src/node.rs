@@ -220,6 +220,13 @@ impl Node {
             node.release();
         }
     }
+
+    /// Lets no request wait in this node any more, because the process is about to end.
+    pub fn call_off(&self) {
+        if let Body::Executes(node) = &self.body {
+            node.call_off();
+        }
+    }
 }
 
 impl fmt::Debug for Node {

@@ -51,10 +51,16 @@ fn main() -> ExitCode {
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("{program}: {error}");
+            complain(&error);
             ExitCode::FAILURE
         }
     }
+}
+
+/// Tells of what ends the program: one line, under the name that it was called by.
+fn complain(error: &block::BlockError) {
+    let (program, _) = faced(std::env::args_os().collect());
+    eprintln!("{program}: {error}");
 }
 
 /// Help and version are answers; a bad option is a mistake: one line, and QEMU's status 1 (clap's would be 2).

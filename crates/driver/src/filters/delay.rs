@@ -151,6 +151,10 @@ impl Execute for Delay {
         self.release.release();
     }
 
+    fn call_off(&self) {
+        self.release.release_for_good();
+    }
+
     fn powers(&self) -> Powers<'_> {
         Powers { stats: Some(self), ..Powers::default() }
     }

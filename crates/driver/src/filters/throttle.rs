@@ -109,6 +109,10 @@ impl Execute for Throttle {
         self.release.release();
     }
 
+    fn call_off(&self) {
+        self.release.release_for_good();
+    }
+
     fn powers(&self) -> Powers<'_> {
         Powers { stats: Some(self), ..Powers::default() }
     }

@@ -30,7 +30,7 @@ use nbd::codec::{Command, CommandFlags, TransmissionFlags};
 use crate::context::{OpenContext, Opened};
 use connect::Connected;
 use identity::Identity;
-use job::{Ask, Job, Outcome};
+use job::{Ask, Job, Mail, Outcome};
 use outage::Outage;
 use owner::{Owner, Peer};
 
@@ -75,7 +75,7 @@ impl Use {
 pub struct NbdClient {
     peer: Arc<Peer>,
     use_as: Use,
-    mail: mpsc::UnboundedSender<Job>,
+    mail: mpsc::UnboundedSender<Mail>,
 }
 
 impl NbdClient {
@@ -182,7 +182,7 @@ impl NbdClient {
     ) -> (Outcome, Lease) {
         let len = lease.len();
         let (job, answered) = Job::new(ask, priority, deadline, lease);
-        if let Err(mpsc::error::SendError(job)) = self.mail.send(job) {
+        if let Err(mpsc::error::SendError(Mail::Job(job))) = self.mail.send(Mail::Job(job)) {
             return (Err(self.orphaned()), job.lease);
         }
         match answered.await {
@@ -254,6 +254,11 @@ impl Execute for NbdClient {
                 extents => Ok(extents),
             }
         })
+    }
+
+    fn call_off(&self) {
+        // Nobody is there to hear it: then nobody waits.
+        let _ = self.mail.send(Mail::CallOff);
     }
 
     fn powers(&self) -> Powers<'_> {

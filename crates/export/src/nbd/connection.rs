@@ -142,6 +142,7 @@ impl Connection {
             more = self.take_requests()?;
         }
         let go_on_again = self.waiting.go_on(cx);
+        self.client.set_waiting(self.waiting.under_way());
         self.answer_finished();
         if self.trouble.is_some() {
             self.tell_trouble();

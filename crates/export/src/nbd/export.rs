@@ -1,6 +1,6 @@
 //! An export: a root of the graph under a name.
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
 
@@ -27,12 +27,21 @@ pub struct ExportOptions {
     pub writethrough: bool,
 }
 
+/// What an export knows of a connection.
+#[derive(Default)]
+struct Present {
+    /// Woken when the export closes.
+    closing: AtomicWaker,
+    /// Requests that were under way after its last pass.
+    waiting: AtomicUsize,
+}
+
 /// A root of the graph that NBD clients can open.
 pub struct Export {
     options: ExportOptions,
     root: Arc<Root>,
     counters: Counters,
-    clients: Mutex<Vec<Arc<AtomicWaker>>>,
+    clients: Mutex<Vec<Arc<Present>>>,
     closing: AtomicBool,
     left: Notify,
 }
@@ -70,11 +79,16 @@ impl Export {
         self.present().len()
     }
 
+    /// Requests of all clients that could not be answered at once and are still under way.
+    pub fn waiting(&self) -> usize {
+        self.present().iter().map(|client| client.waiting.load(Ordering::Relaxed)).sum()
+    }
+
     /// Ends all connections, and those that come later at once: requests in flight are carried out, their replies
     /// are sent as far as the client takes them without a wait. Ready when the last connection has ended.
     pub async fn close(&self) {
         self.closing.store(true, Ordering::SeqCst);
-        self.present().iter().for_each(|client| client.wake());
+        self.present().iter().for_each(|client| client.closing.wake());
         loop {
             let left = self.left.notified();
             if self.clients() == 0 {
@@ -91,12 +105,12 @@ impl Export {
 
     /// Counts a connection in; whoever enters looks at [`Export::is_closing`] afterwards.
     pub(super) fn enter(self: &Arc<Self>) -> Client {
-        let closing = Arc::new(AtomicWaker::new());
-        self.present().push(closing.clone());
-        Client { export: self.clone(), closing, registered: None }
+        let present = Arc::new(Present::default());
+        self.present().push(present.clone());
+        Client { export: self.clone(), present, registered: None }
     }
 
-    fn present(&self) -> MutexGuard<'_, Vec<Arc<AtomicWaker>>> {
+    fn present(&self) -> MutexGuard<'_, Vec<Arc<Present>>> {
         self.clients.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -135,8 +149,7 @@ impl Export {
 /// One connection of an export, counted while it lives.
 pub(super) struct Client {
     export: Arc<Export>,
-    /// Woken when the export closes.
-    closing: Arc<AtomicWaker>,
+    present: Arc<Present>,
     /// What was registered there last: mostly it is the same again.
     registered: Option<Waker>,
 }
@@ -147,10 +160,15 @@ impl Client {
         &self.export
     }
 
+    /// Says how many requests are under way.
+    pub(super) fn set_waiting(&self, waiting: usize) {
+        self.present.waiting.store(waiting, Ordering::Relaxed);
+    }
+
     /// Ready when the export closes.
     pub(super) fn poll_closing(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         if !self.registered.as_ref().is_some_and(|known| known.will_wake(cx.waker())) {
-            self.closing.register(cx.waker());
+            self.present.closing.register(cx.waker());
             self.registered = Some(cx.waker().clone());
         }
         // Whoever closes says so first and wakes then, so one of the two is seen.
@@ -160,7 +178,7 @@ impl Client {
 
 impl Drop for Client {
     fn drop(&mut self) {
-        self.export.present().retain(|client| !Arc::ptr_eq(client, &self.closing));
+        self.export.present().retain(|client| !Arc::ptr_eq(client, &self.present));
         self.export.left.notify_waiters();
     }
 }

@@ -62,6 +62,11 @@ impl Waiting {
         self.requests.len() + self.finished.len() < REQUESTS_MAX && self.bytes < BYTES_MAX
     }
 
+    /// How many are still being carried out.
+    pub(super) fn under_way(&self) -> usize {
+        self.requests.len()
+    }
+
     /// Whether some are still being carried out.
     pub(super) fn is_busy(&self) -> bool {
         !self.requests.is_empty()

@@ -1,6 +1,7 @@
 //! `millpond nbd`: one image, one export, qemu-nbd's command line.
 
 mod args;
+mod ending;
 mod image;
 mod remedy;
 
@@ -52,7 +53,10 @@ async fn serve(
         .map_err(|e| BlockError::system("cannot watch signals", e))?;
     let engine = Engine::new(world, engine_options(&args)?)?;
     let events = engine.events().subscribe();
-    let server = set_up(&engine, &args).await?;
+    let server = match race(set_up(&engine, &args), signals.next()).await {
+        Either::First(server) => server?,
+        Either::Second(_) => return Ok(()),
+    };
     let accepting = accept(&server, &address, |address| tell_ready(&args, address, readiness));
     let serving = race(accepting, until_over(&server, events, &args));
     let outcome = match race(serving, signals.next()).await {
@@ -62,8 +66,7 @@ async fn serve(
     if args.verbose {
         eprintln!("{} KiB were set aside for remembered mappings", engine.remembered() >> 10);
     }
-    // Requests that have begun are carried out; what was acknowledged as flushed is on disk already.
-    server.remove(EXPORT).await?;
+    ending::end(&engine, &server, &mut signals, &args).await?;
     outcome
 }
 

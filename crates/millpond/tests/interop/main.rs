@@ -6,6 +6,7 @@ mod lab;
 
 mod command_line;
 mod dialogue;
+mod ending;
 mod fallbacks;
 mod hostile;
 mod info;

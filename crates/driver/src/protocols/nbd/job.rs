@@ -30,6 +30,14 @@ impl Ask {
     }
 }
 
+/// What the thread that owns the sockets is told.
+pub(super) enum Mail {
+    /// To carry a job out.
+    Job(Job),
+    /// To let no job wait for a connection any more.
+    CallOff,
+}
+
 /// A request and its buffer.
 pub(super) struct Job {
     pub(super) ask: Ask,

@@ -29,7 +29,7 @@ use super::backlog::Backlog;
 use super::connect::{Connected, connect};
 use super::counters::Counters;
 use super::identity::Identity;
-use super::job::Job;
+use super::job::{Job, Mail};
 use super::link::{Link, Loss, Share};
 use super::options::Config;
 use super::outage::Outage;
@@ -59,9 +59,11 @@ pub(super) struct Peer {
 /// The task's state.
 pub(super) struct Owner {
     peer: Arc<Peer>,
-    mail: mpsc::UnboundedReceiver<Job>,
+    mail: mpsc::UnboundedReceiver<Mail>,
     /// Whether anybody could still send a job.
     in_use: bool,
+    /// Whether jobs that find no connection fail at once.
+    called_off: bool,
     backlog: Backlog,
     links: [Option<Link>; 2],
     attempt: Option<LocalFut<'static, Result<Connected>>>,
@@ -78,7 +80,7 @@ pub(super) struct Owner {
 
 impl Owner {
     /// The owner of a connection that was just made; jobs come from `mail`.
-    pub(super) fn new(peer: Arc<Peer>, first: Connected, mail: mpsc::UnboundedReceiver<Job>) -> Self {
+    pub(super) fn new(peer: Arc<Peer>, first: Connected, mail: mpsc::UnboundedReceiver<Mail>) -> Self {
         let now = io::now();
         let link = Link::new(first.stream, &first.export);
         peer.counters.set_connections(1);
@@ -88,6 +90,7 @@ impl Owner {
             peer,
             mail,
             in_use: true,
+            called_off: false,
             backlog: Backlog::default(),
             links: [Some(link), None],
             attempt: None,
@@ -108,6 +111,7 @@ impl Owner {
             }
             let now = io::now();
             self.expire(now);
+            self.fail_what_is_called_off();
             self.seek_connections(now);
             match self.turn() {
                 true => io::yield_now().await,
@@ -119,13 +123,20 @@ impl Owner {
     fn collect(&mut self) {
         loop {
             match self.mail.try_recv() {
-                Ok(job) => self.take_in(job),
+                Ok(mail) => self.receive(mail),
                 Err(mpsc::error::TryRecvError::Empty) => return,
                 Err(mpsc::error::TryRecvError::Disconnected) => {
                     self.in_use = false;
                     return;
                 }
             }
+        }
+    }
+
+    fn receive(&mut self, mail: Mail) {
+        match mail {
+            Mail::Job(job) => self.take_in(job),
+            Mail::CallOff => self.called_off = true,
         }
     }
 
@@ -226,9 +237,21 @@ impl Owner {
         self.expiry = Some(now);
     }
 
+    /// Fails what waits for a connection that nobody will wait for any more.
+    fn fail_what_is_called_off(&mut self) {
+        if self.called_off && self.links[MAIN].is_none() {
+            self.attempt = None;
+            let why = self.trouble.as_ref().map_or_else(String::new, |error| format!(" ({error})"));
+            let context = format!("{}: called off, there is no connection{why}", self.peer.config);
+            self.backlog.take_all(|_| true).into_iter().for_each(|job| {
+                job.answer(Err(BlockError::new(ErrorKind::Cancelled, &*context)));
+            });
+        }
+    }
+
     /// Begins to connect where that is called for.
     fn seek_connections(&mut self, now: Moment) {
-        if self.attempt.is_some() {
+        if self.called_off || self.attempt.is_some() {
             return;
         }
         let limit = match (&self.links[MAIN], &self.links[FILL]) {
@@ -245,7 +268,7 @@ impl Owner {
     fn next_attempt(&self) -> Option<Moment> {
         let next = self.outage.next;
         let wanted = self.outage.is_patient(next) || !self.backlog.is_empty();
-        (self.links[MAIN].is_none() && wanted).then_some(next)
+        (self.links[MAIN].is_none() && wanted && !self.called_off).then_some(next)
     }
 
     /// Whether a fill connection may be there in a moment.
@@ -353,8 +376,8 @@ impl Owner {
 
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         match self.mail.poll_recv(cx) {
-            Poll::Ready(Some(job)) => {
-                self.take_in(job);
+            Poll::Ready(Some(mail)) => {
+                self.receive(mail);
                 return Poll::Ready(());
             }
             Poll::Ready(None) => {

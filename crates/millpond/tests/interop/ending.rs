@@ -1,0 +1,127 @@
+//! Told to end, the server ends, whatever its requests wait for.
+
+use std::io::{Read as _, Write as _};
+use std::os::unix::net::UnixStream;
+
+use crate::lab::{Lab, PATIENCE, Server, signal, wait_for};
+use crate::wire::{request, shake_hands};
+
+const READ: u16 = 0;
+const WRITE: u16 = 1;
+const LEN: u32 = 64 << 10;
+
+fn client(server: &Server) -> UnixStream {
+    let mut client = UnixStream::connect(server.socket()).unwrap();
+    client.set_read_timeout(Some(PATIENCE)).unwrap();
+    shake_hands(&mut client).unwrap();
+    client
+}
+
+/// Error and cookie of the next simple reply.
+fn reply(client: &mut UnixStream) -> (u32, u64) {
+    let mut reply = [0; 16];
+    client.read_exact(&mut reply).unwrap();
+    assert_eq!(reply[..4], [0x67, 0x44, 0x66, 0x98]);
+    (u32::from_be_bytes(reply[4..8].try_into().unwrap()), u64::from_be_bytes(reply[8..].try_into().unwrap()))
+}
+
+/// A server whose image is an export of another one, which it would wait for long.
+fn relay(lab: &Lab, source: &Server) -> Server {
+    let node = format!(
+        "driver=raw,file.driver=nbd,file.server.type=unix,file.server.path={},file.reconnect-delay=1000",
+        source.socket()
+    );
+    Server::start(lab, &["--image-opts", &node])
+}
+
+#[test]
+fn what_waits_for_a_lost_source_fails_at_once() {
+    let Some(lab) = Lab::new("what_waits_for_a_lost_source_fails_at_once", &["ss"]) else { return };
+    lab.image("disk.img", 1 << 20);
+    let source = Server::start(&lab, &["-f", "raw", "disk.img"]);
+    let mut server = relay(&lab, &source);
+    let mut client = client(&server);
+    signal(source.pid(), "KILL");
+    wait_for("the source is missed", || server.told().contains("has lost its source"));
+    (0..4).for_each(|n| client.write_all(&request(READ, n, n * 4096, 4096)).unwrap());
+    client.write_all(&request(WRITE, 4, 0, 4096)).unwrap();
+    client.write_all(&[1; 4096]).unwrap();
+    wait_for("they are taken", || !has_received_something(&server));
+    assert!(server.stop().success(), "{}", server.told());
+    const SHUTTING_DOWN: u32 = 108;
+    (0..5).for_each(|_| assert_eq!(reply(&mut client).0, SHUTTING_DOWN));
+}
+
+/// Writes held back by a limit are carried out when they need not wait any more.
+#[test]
+fn what_a_throttle_group_holds_back_goes_on() {
+    const WRITES: u64 = 8;
+    let lab = Lab::new("what_a_throttle_group_holds_back_goes_on", &[]).unwrap();
+    lab.image("disk.img", 1 << 20);
+    // One per minute, more or less.
+    let group = "throttle-group,id=tg0,x-iops-total=1,x-iops-size=1024";
+    let node = "driver=throttle,throttle-group=tg0,file.driver=file,file.filename=disk.img";
+    let mut server = Server::start(&lab, &["--object", group, "--image-opts", node]);
+    let mut client = client(&server);
+    for n in 0..WRITES {
+        client.write_all(&request(WRITE, n, n * u64::from(LEN), LEN)).unwrap();
+        client.write_all(&vec![0xa5; LEN as usize]).unwrap();
+    }
+    assert_eq!(reply(&mut client), (0, 0));
+    signal(server.pid(), "TERM");
+    let mut acknowledged = vec![0];
+    let mut head = [0; 16];
+    while client.read_exact(&mut head).is_ok() {
+        assert_eq!(head[4..8], [0; 4], "an error");
+        acknowledged.push(u64::from_be_bytes(head[8..].try_into().unwrap()));
+    }
+    assert!(server.ends().success(), "{}", server.told());
+    let disk = std::fs::read(lab.path("disk.img")).unwrap();
+    for n in acknowledged {
+        let at = (n * u64::from(LEN)) as usize;
+        assert!(disk[at..at + LEN as usize].iter().all(|byte| *byte == 0xa5), "write {n} is not there");
+    }
+}
+
+/// A source that does not answer cannot be called off: it may have what it was given.
+fn hang(lab: &Lab) -> (Server, Server, UnixStream) {
+    lab.image("disk.img", 1 << 20);
+    let source = Server::start(lab, &["-f", "raw", "disk.img"]);
+    let server = relay(lab, &source);
+    let mut client = client(&server);
+    client.write_all(&request(READ, 1, 0, 512)).unwrap();
+    client.read_exact(&mut [0; 16 + 512]).unwrap();
+    signal(source.pid(), "STOP");
+    // The disconnect behind it: it is answered, so to speak, when all before it has been taken.
+    client.write_all(&request(READ, 2, 0, 512)).unwrap();
+    wait_for("the request has left", || has_received_something(&source));
+    (source, server, client)
+}
+
+/// Whether bytes wait for a server in any of its sockets.
+fn has_received_something(server: &Server) -> bool {
+    let output = std::process::Command::new("ss").args(["-xnp"]).output().unwrap();
+    let pid = format!("pid={},", server.pid());
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    let queue = |line: &str| line.split_whitespace().nth(2).is_some_and(|n| n != "0");
+    text.lines().any(|line| line.contains(&pid) && queue(line))
+}
+
+#[test]
+fn what_cannot_be_called_off_has_a_grace() {
+    let Some(lab) = Lab::new("what_cannot_be_called_off_has_a_grace", &["ss"]) else { return };
+    let (_source, mut server, _client) = hang(&lab);
+    assert_eq!(server.stop().code(), Some(1));
+    wait_for("it says why", || server.told().contains("waited 5 s to end while 1 requests of 1 clients"));
+}
+
+#[test]
+fn a_second_signal_ends_it_at_once() {
+    let Some(lab) = Lab::new("a_second_signal_ends_it_at_once", &["ss"]) else { return };
+    let (_source, mut server, _client) = hang(&lab);
+    signal(server.pid(), "TERM");
+    wait_for("it was told", || server.told().contains("ending"));
+    signal(server.pid(), "INT");
+    assert_eq!(server.ends().code(), Some(1));
+    wait_for("it says why", || server.told().contains("told to end once more while 1 requests of 1 clients"));
+}
