@@ -60,6 +60,10 @@ pub fn open(mut context: OpenContext) -> LocalFut<'static, Result<Opened>> {
 }
 
 async fn open_file(context: &OpenContext, options: &Options) -> Result<Arc<dyn File>> {
+    if options.aio == Aio::Native && !context.direct {
+        let context = "aio=native was specified, but it requires cache.direct=on, which was not specified.";
+        return Err(BlockError::new(ErrorKind::Invalid, context));
+    }
     let how = OpenOptions {
         write: !context.read_only,
         create: false,

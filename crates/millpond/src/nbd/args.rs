@@ -155,7 +155,7 @@ impl Args {
         if let Some((name, _)) = given.iter().find(|(_, given)| *given) {
             return Err(BlockError::new(
                 ErrorKind::Unsupported,
-                format!("option '{name}' is not supported yet"),
+                format!("'{name}' is not yet supported"),
             ));
         }
         for (option, text) in [("--export-name", &self.export_name), ("--description", &self.description)] {

@@ -76,7 +76,7 @@ fn what_is_not_there_yet_says_so_by_name() {
     lab.image("disk.img", 1 << 20);
     for (name, options) in NOT_YET {
         let told = lab.fails(MILLPOND, &[&["nbd"], *options].concat());
-        assert_eq!(told, format!("millpond: option '{name}' is not supported yet\n"));
+        assert_eq!(told, format!("millpond: '{name}' is not yet supported\n"));
     }
 }
 

@@ -40,8 +40,11 @@ pub enum Locking {
 pub enum Aio {
     /// A small pool of threads.
     Threads,
-    /// Linux AIO in QEMU; here whatever the machine does best.
+    /// Whatever the machine does best, which is what nobody has to name.
     #[default]
+    #[serde(skip)]
+    Best,
+    /// Linux AIO in QEMU; here the same as the best, and as there only past the page cache.
     Native,
     /// io_uring, or the file cannot be opened.
     IoUring,
@@ -51,7 +54,7 @@ impl Aio {
     pub(super) fn engine(self) -> Engine {
         match self {
             Self::Threads => Engine::Pool,
-            Self::Native => Engine::Auto,
+            Self::Best | Self::Native => Engine::Auto,
             Self::IoUring => Engine::Uring,
         }
     }
