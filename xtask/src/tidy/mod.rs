@@ -7,6 +7,7 @@ mod architecture;
 mod drivers;
 mod layers;
 mod links;
+mod manual;
 mod module_docs;
 mod module_names;
 mod purity;
@@ -59,6 +60,7 @@ const RULES: &[(&str, Rule)] = &[
     ("unfinished", unfinished::check),
     ("required", required::check),
     ("drivers", drivers::check),
+    ("manual", manual::check),
     ("architecture", architecture::check),
     ("links", links::check),
 ];
