@@ -92,8 +92,7 @@ impl NbdServer {
     /// Serves clients at `address` until the future is dropped. Called on the I/O thread that shall accept them.
     /// `ready` is told the address with the real port.
     pub async fn listen(&self, address: &Address, ready: impl FnOnce(&Address)) -> Result<()> {
-        let failed = |e| BlockError::system(format!("Failed to listen at '{address}'"), e);
-        let listener = self.engine.world.listen(address).map_err(failed)?;
+        let listener = self.engine.world.listen(address).map_err(|e| cannot_listen(address, &e))?;
         ready(&listener.address());
         self.server.listen(listener).await
     }
@@ -149,4 +148,14 @@ impl NbdServer {
     fn exports(&self) -> std::sync::MutexGuard<'_, BTreeMap<String, Exported>> {
         self.exports.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// Names the address once, whether the system's error does so as well or not.
+fn cannot_listen(address: &Address, error: &std::io::Error) -> BlockError {
+    let (place, text) = (address.to_string(), error.to_string());
+    let host = if let Address::Tcp { host, .. } = address { host } else { &place };
+    let named =
+        [&place, host].into_iter().find_map(|name| text.strip_prefix(name.as_str())?.strip_prefix(": "));
+    let why = std::io::Error::new(error.kind(), named.unwrap_or(&text).to_owned());
+    BlockError::system(format!("Failed to listen at '{place}'"), why)
 }

@@ -6,6 +6,7 @@
 //! one line on standard error that names the thing and the remedy, and exit status 1.
 
 mod demo;
+mod line;
 mod nbd;
 mod serve;
 
@@ -60,7 +61,7 @@ fn main() -> ExitCode {
 /// Tells of what ends the program: one line, under the name that it was called by.
 fn complain(error: &block::BlockError) {
     let (program, _) = faced(std::env::args_os().collect());
-    eprintln!("{program}: {error}");
+    eprintln!("{program}: {}", line::escaped(error));
 }
 
 /// Help and version are answers; a bad option is a mistake: one line, and QEMU's status 1 (clap's would be 2).
@@ -70,14 +71,30 @@ fn answered(program: &str, error: &clap::Error) -> ExitCode {
         // Whoever closed our output does not want it.
         let _ = error.print();
     } else {
-        let text = error.to_string();
-        let lines = text.lines().map(str::trim).filter(|line| !line.is_empty());
-        let told: Vec<_> = lines.take_while(|line| !line.starts_with("Usage:")).collect();
-        let told = told.join(" ");
-        let told = told.split("For more information").next().unwrap_or_default().trim_end();
-        eprintln!("{program}: {} (see --help)", told.trim_start_matches("error: "));
+        let told = not_utf8(error).unwrap_or_else(|| in_one_line(&error.to_string()));
+        eprintln!("{program}: {}", line::escaped(told));
     }
     if is_answer { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+/// What clap says of a mistake, without the usage; its tip, if it has one, behind a semicolon.
+fn in_one_line(text: &str) -> String {
+    let lines = text.lines().map(str::trim).filter(|line| !line.is_empty());
+    let told = lines.take_while(|line| !line.starts_with("Usage:") && !line.starts_with("For more"));
+    let told = told.fold(String::new(), |told, line| match line.strip_prefix("tip: ") {
+        Some(tip) => format!("{told}; {tip}"),
+        None if told.is_empty() => line.trim_start_matches("error: ").to_owned(),
+        None => format!("{told} {line}"),
+    });
+    format!("{told} (see --help)")
+}
+
+/// Clap does not name an argument that is not text; names inside options have to be.
+fn not_utf8(error: &clap::Error) -> Option<String> {
+    let wrong = std::env::args_os().find(|argument| argument.to_str().is_none());
+    let wrong = wrong.filter(|_| error.kind() == ErrorKind::InvalidUtf8)?;
+    let shown = wrong.as_encoded_bytes().escape_ascii();
+    Some(format!("'{shown}' is not UTF-8: rename it, or name it by a symbolic link"))
 }
 
 /// The name to show, and the arguments with the subcommand that a link's name stands for.

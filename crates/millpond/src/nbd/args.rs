@@ -22,7 +22,7 @@ pub(crate) struct Args {
     pub(super) file: Option<String>,
 
     /// Port to listen on [default: 10809].
-    #[arg(short, long, value_name = "PORT", help_heading = CONNECTION)]
+    #[arg(short, long, value_name = "PORT", allow_hyphen_values = true, help_heading = CONNECTION)]
     pub(super) port: Option<u16>,
     /// Interface to bind to [default: 0.0.0.0].
     #[arg(short, long, value_name = "IFACE", help_heading = CONNECTION)]
@@ -31,7 +31,7 @@ pub(crate) struct Args {
     #[arg(short = 'k', long, value_name = "PATH", help_heading = CONNECTION)]
     pub(super) socket: Option<PathBuf>,
     /// Clients at the same time; 0 for any number.
-    #[arg(short = 'e', long, value_name = "NUM", value_parser = shared, default_value_t = 1, help_heading = CONNECTION)]
+    #[arg(short = 'e', long, value_name = "NUM", value_parser = shared, allow_hyphen_values = true, default_value_t = 1, help_heading = CONNECTION)]
     pub(super) shared: usize,
     /// Don't exit when the last client leaves.
     #[arg(short = 't', long, help_heading = CONNECTION)]
@@ -46,10 +46,10 @@ pub(crate) struct Args {
     #[arg(short = 'D', long, value_name = "TEXT", default_value = "", hide_default_value = true, help_heading = CONNECTION)]
     pub(super) description: String,
     /// Seconds that a client has for its handshake; 0 for any time.
-    #[arg(long, value_name = "N", default_value_t = 10, help_heading = CONNECTION)]
+    #[arg(long, value_name = "N", default_value_t = 10, allow_hyphen_values = true, help_heading = CONNECTION)]
     pub(super) handshake_limit: u64,
     /// I/O threads that share the clients; default: one per processor, at most 4.
-    #[arg(long, value_name = "N", help_heading = CONNECTION)]
+    #[arg(long, value_name = "N", allow_hyphen_values = true, help_heading = CONNECTION)]
     pub(super) threads: Option<usize>,
 
     /// MiB that each I/O thread may use to remember where the data of long backing chains lies.
@@ -57,7 +57,7 @@ pub(crate) struct Args {
     pub(super) mappings: usize,
 
     /// Offset into the image of the first byte that is exported.
-    #[arg(short, long, value_name = "OFFSET", value_parser = offset, default_value_t = 0, help_heading = IMAGE)]
+    #[arg(short, long, value_name = "OFFSET", value_parser = offset, allow_hyphen_values = true, default_value_t = 0, help_heading = IMAGE)]
     pub(super) offset: u64,
     /// Format of the image. Never guessed from its content, which a guest may have written.
     #[arg(short, long, value_name = "FORMAT", help_heading = IMAGE)]
@@ -153,10 +153,7 @@ impl Args {
             ("--load-snapshot", n.load_snapshot.is_some()),
         ];
         if let Some((name, _)) = given.iter().find(|(_, given)| *given) {
-            return Err(BlockError::new(
-                ErrorKind::Unsupported,
-                format!("'{name}' is not yet supported"),
-            ));
+            return Err(BlockError::new(ErrorKind::Unsupported, format!("'{name}' is not yet supported")));
         }
         for (option, text) in [("--export-name", &self.export_name), ("--description", &self.description)] {
             if text.len() > 4096 {
@@ -218,12 +215,12 @@ pub(super) enum DetectZeroesMode {
 }
 
 fn offset(text: &str) -> std::result::Result<u64, String> {
-    number(text).ok_or_else(|| format!("Invalid offset '{text}'"))
+    number(text).ok_or_else(|| format!("Invalid offset '{text}': give a number of bytes"))
 }
 
 fn shared(text: &str) -> std::result::Result<usize, String> {
     let number = number(text).and_then(|number| usize::try_from(number).ok());
-    number.ok_or_else(|| format!("Invalid shared device number '{text}'"))
+    number.ok_or_else(|| format!("Invalid shared device number '{text}': give 0 for any, or more"))
 }
 
 /// A number as QEMU's command lines have it: `0x` is hexadecimal, and a leading 0 octal.

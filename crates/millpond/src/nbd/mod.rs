@@ -22,6 +22,8 @@ use io::real::process::{Forked, Readiness, Signal, Signals, fork};
 use io::select::{Either, race};
 use io::sync::Notify;
 
+use crate::line;
+
 pub(crate) use args::Args;
 
 const EXPORT: &str = "nbd0";
@@ -85,7 +87,7 @@ async fn accept(
         }
     });
     match race(listening, failed.notified()).await {
-        Either::First(listened) => listened,
+        Either::First(listened) => listened.map_err(|error| remedy::of_listening(error, address)),
         Either::Second(()) => failure.replace(Ok(())),
     }
 }
@@ -93,9 +95,9 @@ async fn accept(
 /// Opens the image and exports it; nothing listens yet.
 async fn set_up(engine: &Arc<Engine>, args: &Args) -> Result<NbdServer> {
     for object in &args.object {
-        engine.add_object(engine::keyval::parse(object, Some("qom-type"))?).await?;
+        add_object(engine, object).await.map_err(|error| remedy::of_object(error, object))?;
     }
-    let node = open(engine, args).await.map_err(|error| remedy::explained(error, args))?;
+    let node = open(engine, args).await.map_err(|error| remedy::of_image(error, args))?;
     let server = engine.nbd_server(&ServerRequest { options: server_options(args) });
     let options = ExportOptions {
         name: args.export_name.clone(),
@@ -106,6 +108,10 @@ async fn set_up(engine: &Arc<Engine>, args: &Args) -> Result<NbdServer> {
     };
     server.add(ExportRequest { id: EXPORT.to_owned(), node, options })?;
     Ok(server)
+}
+
+async fn add_object(engine: &Engine, option: &str) -> Result<()> {
+    engine.add_object(engine::keyval::parse(option, Some("qom-type"))?).await
 }
 
 async fn open(engine: &Arc<Engine>, args: &Args) -> Result<String> {
@@ -175,13 +181,10 @@ fn activated() -> Result<Option<Address>> {
 /// The server listens: writes the process id, tells who waits for it.
 fn tell_ready(args: &Args, address: &Address, readiness: Option<Readiness>) -> Result<()> {
     if let Some(path) = &args.pid_file {
-        let failed = |e| {
-            BlockError::system(format!("cannot write the process id to '{}' (--pid-file)", path.display()), e)
-        };
-        write_pid(path).map_err(failed)?;
+        write_pid(path).map_err(|error| remedy::of_pid_file(error, path))?;
     }
     if args.verbose {
-        eprintln!("listening at {address}");
+        eprintln!("listening at {}", line::escaped(address));
     }
     match readiness {
         Some(readiness) => readiness.up().map_err(|e| BlockError::system("cannot go to the background", e)),
@@ -209,15 +212,16 @@ async fn until_over(server: &NbdServer, mut events: Subscription, args: &Args) {
 }
 
 fn tell(event: &Event) {
-    match event {
-        Event::ClientConnected => eprintln!("a client has connected"),
-        Event::ClientGone { error: Some(error), .. } => eprintln!("a client has left: {error}"),
-        Event::ClientGone { negotiated: true, .. } => eprintln!("a client has left"),
-        Event::ClientGone { .. } => eprintln!("a client has left without having opened the export"),
-        Event::RequestFailed { error } => eprintln!("a request has failed: {error}"),
-        Event::NodeOpened { node, how } => eprintln!("node '{node}': {how}"),
-        Event::SourceLost { node, error } => eprintln!("node '{node}' has lost its source: {error}"),
-        Event::SourceBack { node } => eprintln!("node '{node}' has its source again"),
-        _ => {}
-    }
+    let line = match event {
+        Event::ClientConnected => "a client has connected".to_owned(),
+        Event::ClientGone { error: Some(error), .. } => format!("a client has left: {error}"),
+        Event::ClientGone { negotiated: true, .. } => "a client has left".to_owned(),
+        Event::ClientGone { .. } => "a client has left without having opened the export".to_owned(),
+        Event::RequestFailed { error } => format!("a request has failed: {error}"),
+        Event::NodeOpened { node, how } => format!("node '{node}': {how}"),
+        Event::SourceLost { node, error } => format!("node '{node}' has lost its source: {error}"),
+        Event::SourceBack { node } => format!("node '{node}' has its source again"),
+        _ => return,
+    };
+    eprintln!("{}", line::escaped(line));
 }

@@ -13,6 +13,7 @@ mod info;
 mod lifetime;
 mod load;
 mod refusals;
+mod remedies;
 mod serve;
 mod sharing;
 mod transfers;
