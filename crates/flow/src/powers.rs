@@ -22,6 +22,16 @@ pub struct Powers<'a> {
     pub permit: Option<&'a dyn Permit>,
     /// It counts what it does.
     pub stats: Option<&'a dyn Stats>,
+    /// It knows which version of which image it has.
+    pub identity: Option<&'a dyn Identity>,
+}
+
+/// Knowing again what it was opened on.
+pub trait Identity: Sync {
+    /// What must be the same the next time, as the driver's option `identity` takes it.
+    fn identity(&self) -> String;
+    /// What whoever has the image states of its version (`millpond-id:...`); `None` where only the size is known.
+    fn version(&self) -> Option<String>;
 }
 
 /// Figures of a driver's own, for people and tests.

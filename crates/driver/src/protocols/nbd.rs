@@ -92,8 +92,14 @@ impl NbdClient {
         world: Arc<dyn World>,
         events: NodeEvents,
     ) -> Result<Self> {
-        let first = first_connection(&config, &*world).await?;
-        let identity = Identity::new(&first.export, &config)?;
+        let (first, identity) = match &config.identity {
+            Some(known) => (None, Identity::parse(known)?),
+            None => {
+                let first = first_connection(&config, &*world).await?;
+                let identity = Identity::new(&first.export, &config)?;
+                (Some(first), identity)
+            }
+        };
         if use_as.writable && identity.is_read_only() {
             let context = format!("{config} is read-only: open the node with read-only=on");
             return Err(BlockError::new(ErrorKind::ReadOnly, context));
@@ -262,6 +268,16 @@ impl Execute for NbdClient {
     }
 
     fn powers(&self) -> Powers<'_> {
-        Powers { stats: Some(&*self.peer.counters), ..Powers::default() }
+        Powers { stats: Some(&*self.peer.counters), identity: Some(self), ..Powers::default() }
+    }
+}
+
+impl flow::Identity for NbdClient {
+    fn identity(&self) -> String {
+        self.peer.identity.text()
+    }
+
+    fn version(&self) -> Option<String> {
+        self.peer.identity.version().map(str::to_owned)
     }
 }

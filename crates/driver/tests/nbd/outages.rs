@@ -345,3 +345,35 @@ fn a_slow_line_with_cuts_still_gets_on() {
         });
     }
 }
+
+#[test]
+fn what_is_known_already_is_opened_without_its_server() {
+    play(1, Options::calm(), async |stage: Stage| {
+        let store = Store::patterned(LEN);
+        let server = stage.serve_described(&store, false, true, "millpond-id:1").await;
+        let first = stage.client(patient(10), Use::READ).await;
+        let known = flow::Identity::identity(&*first.nbd);
+        assert_eq!(flow::Identity::version(&*first.nbd).as_deref(), Some("millpond-id:1"));
+        drop(first);
+        server.kill(&stage);
+        let known = Config { identity: Some(known), ..patient(10) };
+        let mut told = stage.events.subscribe();
+        let begun = io::now();
+        let client = stage.client(known.clone(), Use::READ).await;
+        assert_eq!((io::now(), client.view.size()), (begun, LEN as u64));
+        let back = async {
+            io::sleep(Duration::from_secs(5)).await;
+            stage.serve_described(&store, false, true, "millpond-id:1").await
+        };
+        let (read, server) = join(client.read(4096, 4096), back).await;
+        assert!(read.unwrap()[..] == store.at(ByteRange::new(4096, 4096)));
+        assert!(matches!(told.try_next(), Some(Event::SourceLost { .. })));
+        assert!(matches!(told.try_next(), Some(Event::SourceBack { .. })));
+        // Another image in its place is never taken for it.
+        server.kill(&stage);
+        let _other = stage.serve_described(&store, false, true, "millpond-id:2").await;
+        let stale = stage.client(known, Use::READ).await;
+        let error = stale.read(0, 4096).await.unwrap_err().to_string();
+        assert!(error.contains("its version was millpond-id:1 and is now millpond-id:2"), "{error}");
+    });
+}

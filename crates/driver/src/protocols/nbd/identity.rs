@@ -49,6 +49,33 @@ impl Identity {
         })
     }
 
+    /// Takes over what [`Identity::text`] said.
+    pub(super) fn parse(text: &str) -> Result<Self> {
+        let wrong =
+            || BlockError::new(ErrorKind::Invalid, format!("option 'identity': '{text}' is none of ours"));
+        let mut parts = text.splitn(5, ':');
+        let mut number = || parts.next().and_then(|part| part.parse::<u64>().ok()).ok_or_else(wrong);
+        let (size, flags, minimum, maximum) = (number()?, number()?, number()?, number()?);
+        let narrow = |number: u64| u32::try_from(number).map_err(|_| wrong());
+        let (minimum, maximum) = (narrow(minimum)?, narrow(maximum)?);
+        let sane = minimum.is_power_of_two() && minimum <= maximum && size.is_multiple_of(minimum.into());
+        let flags = u16::try_from(flags).ok().filter(|_| sane).ok_or_else(wrong)?;
+        let version = parts.next().filter(|version| !version.is_empty()).map(str::to_owned);
+        Ok(Self { size, flags: known(TransmissionFlags::from_bits(flags)), minimum, maximum, version })
+    }
+
+    /// All of it in one line.
+    pub(super) fn text(&self) -> String {
+        let Self { size, flags, minimum, maximum, version } = self;
+        let version = version.as_deref().unwrap_or_default();
+        format!("{size}:{}:{minimum}:{maximum}:{version}", flags.bits())
+    }
+
+    /// What the server states.
+    pub(super) fn version(&self) -> Option<&str> {
+        self.version.as_deref()
+    }
+
     /// Fails unless another connection's export is the same one, able to do all that was promised.
     pub(super) fn check(&self, export: &RemoteExport, config: &Config) -> Result<()> {
         let other = Self::new(export, config)?;
@@ -172,6 +199,19 @@ mod tests {
         assert_eq!(limits.can, Capabilities { discard: false, zeroes: false, fua: false });
         let ragged = RemoteExport { size: 5000, ..stated };
         assert!(Identity::new(&ragged, &config()).unwrap_err().to_string().contains("5000"));
+    }
+
+    #[test]
+    fn it_is_known_again_from_its_text() {
+        for description in [None, Some("millpond-id:mtime=1.5+size=7".to_owned())] {
+            let known = identity(&RemoteExport { description, ..export() });
+            assert_eq!(Identity::parse(&known.text()).unwrap(), known);
+        }
+        for wrong in
+            ["", "1:2:3", "1000:0:512:4096:", "4096:0:512:256:", "4096:0:500:512:", "4096:70000:512:512:"]
+        {
+            assert!(Identity::parse(wrong).unwrap_err().to_string().contains("'identity'"), "{wrong}");
+        }
     }
 
     #[test]

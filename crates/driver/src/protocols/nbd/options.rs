@@ -31,6 +31,9 @@ pub struct Options {
     reconnect_delay: u32,
     /// Seconds for which opening tries again; 0: once.
     open_timeout: u32,
+    /// What the export was the last time (`flow::Identity`): opening does not wait for the server then, and no other
+    /// export is ever taken for it. Ours.
+    identity: Option<String>,
     tls_creds: Option<String>,
     tls_hostname: Option<String>,
     x_dirty_bitmap: Option<String>,
@@ -86,13 +89,21 @@ pub struct Config {
     pub reconnect_delay: Duration,
     /// How long opening tries again; zero: once.
     pub open_timeout: Duration,
+    /// What the export is known to be: opening does not wait for the server then.
+    pub identity: Option<String>,
 }
 
 impl Config {
     /// The default export of a server, without patience.
     pub fn new(address: Address, export: impl Into<String>) -> Self {
         let export = export.into();
-        Self { address, export, reconnect_delay: Duration::ZERO, open_timeout: Duration::ZERO }
+        Self {
+            address,
+            export,
+            reconnect_delay: Duration::ZERO,
+            open_timeout: Duration::ZERO,
+            identity: None,
+        }
     }
 
     /// How long requests wait for a lost connection to come back, where it can.
@@ -137,6 +148,7 @@ impl TryFrom<Options> for Config {
             export,
             reconnect_delay: Duration::from_secs(options.reconnect_delay.into()),
             open_timeout: Duration::from_secs(options.open_timeout.into()),
+            identity: options.identity.clone(),
         })
     }
 }

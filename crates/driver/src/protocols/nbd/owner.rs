@@ -71,6 +71,8 @@ pub(super) struct Owner {
     outage: Outage,
     /// What went wrong last, for those who wait in vain.
     trouble: Option<BlockError>,
+    /// Whether it was told that there is no connection.
+    told_lost: bool,
     fill_pause: Duration,
     fill_next: Moment,
     /// Nothing expires before.
@@ -79,11 +81,15 @@ pub(super) struct Owner {
 }
 
 impl Owner {
-    /// The owner of a connection that was just made; jobs come from `mail`.
-    pub(super) fn new(peer: Arc<Peer>, first: Connected, mail: mpsc::UnboundedReceiver<Mail>) -> Self {
+    /// The owner of a connection that was just made, or of none: then it seeks one. Jobs come from `mail`.
+    pub(super) fn new(
+        peer: Arc<Peer>,
+        first: Option<Connected>,
+        mail: mpsc::UnboundedReceiver<Mail>,
+    ) -> Self {
         let now = io::now();
-        let link = Link::new(first.stream, &first.export);
-        peer.counters.set_connections(1);
+        let link = first.map(|first| Link::new(first.stream, &first.export));
+        peer.counters.set_connections(link.iter().count());
         Self {
             outage: Outage::new(now, peer.config.patience()),
             trouble: None,
@@ -92,7 +98,8 @@ impl Owner {
             in_use: true,
             called_off: false,
             backlog: Backlog::default(),
-            links: [Some(link), None],
+            links: [link, None],
+            told_lost: false,
             attempt: None,
             attempt_begun: now,
             fill_pause: FILL_PAUSE_MIN,
@@ -218,7 +225,7 @@ impl Owner {
         self.backlog.put_back(again);
         if alone {
             let error = loss.error(&self.peer.config);
-            self.peer.events.lost(&error);
+            self.tell_lost(&error);
             self.trouble = Some(error);
             self.begin_outage(now);
         }
@@ -290,12 +297,17 @@ impl Owner {
             (Err(_), Some(_)) => self.no_fill_link(),
             (Ok(connected), main) => match (other_image(&connected), main) {
                 // Waiting does not make it ours.
-                (Some(error), None) => self.refuse_all(error),
+                (Some(error), None) => {
+                    self.tell_lost(&error);
+                    self.refuse_all(error);
+                }
                 (Some(_), Some(_)) => self.no_fill_link(),
                 (None, None) => {
                     self.links[MAIN] = Some(Link::new(connected.stream, &connected.export));
                     self.peer.counters.add_reconnect();
-                    self.peer.events.back();
+                    if std::mem::take(&mut self.told_lost) {
+                        self.peer.events.back();
+                    }
                 }
                 (None, Some(_)) => {
                     self.links[FILL] = Some(Link::new(connected.stream, &connected.export));
@@ -306,7 +318,14 @@ impl Owner {
         self.count_connections();
     }
 
+    fn tell_lost(&mut self, error: &BlockError) {
+        if !std::mem::replace(&mut self.told_lost, true) {
+            self.peer.events.lost(error);
+        }
+    }
+
     fn attempt_failed(&mut self, error: BlockError) {
+        self.tell_lost(&error);
         if error.kind() == ErrorKind::TimedOut {
             self.outage.was_too_short();
         }
