@@ -130,14 +130,33 @@ impl Fill {
         Self::outcome(self.id, self.engine, self.root, self.ended).await
     }
 
+    /// Waits until it has ended, or until `stop` is ready: then it is stopped.
+    pub async fn until(self, stop: impl Future<Output = ()>) -> Result<()> {
+        let Self { id, engine, root, stop: tell, mut ended, .. } = self;
+        let ended = match race(&mut ended, stop).await {
+            Either::First(outcome) => outcome.ok(),
+            Either::Second(()) => {
+                // It may have ended.
+                let _ = tell.send(());
+                ended.await.ok()
+            }
+        };
+        Self::told(id, engine, root, ended).await
+    }
+
     async fn outcome(
         id: String,
         engine: Arc<Engine>,
         root: RootId,
         ended: oneshot::Receiver<Result<()>>,
     ) -> Result<()> {
-        let lost = || BlockError::new(ErrorKind::Cancelled, format!("fill '{id}' was stopped"));
-        let outcome = ended.await.unwrap_or_else(|_| Err(lost()));
+        Self::told(id, engine, root, ended.await.ok()).await
+    }
+
+    /// Lets go of the node, and tells how it ended; `None`: it was stopped.
+    async fn told(id: String, engine: Arc<Engine>, root: RootId, ended: Option<Result<()>>) -> Result<()> {
+        let stopped = || BlockError::new(ErrorKind::Cancelled, format!("fill '{id}' was stopped"));
+        let outcome = ended.unwrap_or_else(|| Err(stopped()));
         engine.detach(root).await?;
         let error = outcome.as_ref().err().map(ToString::to_string);
         engine.events.tell(Event::JobEnded { id, error });

@@ -2,8 +2,9 @@
 
 use block::{BlockError, ErrorKind, Result};
 use driver::Kind;
-use flow::{CheckReport, NodeId, Role, seam};
+use flow::{CheckReport, NodeId, Request, Role, seam};
 use graph::{Demand, Drained, Edit, Operation, Place, Reopen, User};
+use io::Lease;
 use serde_json::{Map, Value};
 
 use crate::engine::Engine;
@@ -174,6 +175,30 @@ impl Engine {
         };
         drained.await;
         Ok(())
+    }
+
+    /// Makes everything that was acknowledged durable.
+    pub async fn flush(&self, node: &str) -> Result<()> {
+        let view = {
+            let graph = self.graph();
+            graph.view(graph.find(node)?)?
+        };
+        seam::execute(&view, Request::flush(), Lease::empty()).await.0
+    }
+
+    /// Virtual size of a node in bytes.
+    pub fn size(&self, node: &str) -> Result<u64> {
+        let graph = self.graph();
+        Ok(graph.view(graph.find(node)?)?.size())
+    }
+
+    /// What a node's driver knows its image by, and what is stated of the image's version. `None` where the driver
+    /// cannot tell.
+    pub fn identity(&self, node: &str) -> Result<Option<(String, Option<String>)>> {
+        let graph = self.graph();
+        let node = graph.node(graph.find(node)?)?.node.clone();
+        drop(graph);
+        Ok(node.powers().identity.map(|known| (known.identity(), known.version())))
     }
 
     /// Whether a node refuses writes.

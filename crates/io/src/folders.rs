@@ -65,6 +65,9 @@ pub trait Folders: Send + Sync {
     /// Makes a folder and those that it lies in, where they are missing.
     fn make<'a>(&'a self, folder: &'a Path, mode: u32) -> LocalFut<'a, io::Result<()>>;
 
+    /// Sets the permission bits of a file or a socket.
+    fn set_mode<'a>(&'a self, path: &'a Path, mode: u32) -> LocalFut<'a, io::Result<()>>;
+
     /// Puts a whole file there.
     fn put<'a>(&'a self, path: &'a Path, file: NewFile) -> LocalFut<'a, io::Result<()>>;
 

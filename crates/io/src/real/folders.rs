@@ -6,7 +6,7 @@
 use std::fs::{self, File};
 use std::io;
 use std::os::fd::AsRawFd;
-use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, UNIX_EPOCH};
@@ -33,6 +33,10 @@ impl Folders for RealWorld {
 
     fn make<'a>(&'a self, folder: &'a Path, mode: u32) -> LocalFut<'a, io::Result<()>> {
         self.in_pool(folder, move |folder| fs::DirBuilder::new().recursive(true).mode(mode).create(folder))
+    }
+
+    fn set_mode<'a>(&'a self, path: &'a Path, mode: u32) -> LocalFut<'a, io::Result<()>> {
+        self.in_pool(path, move |path| fs::set_permissions(path, fs::Permissions::from_mode(mode)))
     }
 
     fn put<'a>(&'a self, path: &'a Path, file: NewFile) -> LocalFut<'a, io::Result<()>> {

@@ -4,7 +4,6 @@
 //! or from the operator, never from content; an image is open while somebody uses it and for a while after that; what
 //! is exported is the file that had the name when it was asked for.
 
-mod identity;
 mod names;
 mod shelf;
 

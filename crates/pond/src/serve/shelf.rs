@@ -12,8 +12,8 @@ use io::Moment;
 use io::sync::Semaphore;
 use serde_json::{Map, Value, json};
 
-use super::identity;
 use super::names::Found;
+use crate::identity;
 
 /// How long an image that nobody uses stays open, and how often that is looked at.
 pub(super) const IDLE: Duration = Duration::from_secs(5);

@@ -51,6 +51,10 @@ impl Folders for SimDisk {
         Box::pin(async { Ok(()) })
     }
 
+    fn set_mode<'a>(&'a self, _path: &'a Path, _mode: u32) -> LocalFut<'a, io::Result<()>> {
+        Box::pin(async { Ok(()) })
+    }
+
     fn put<'a>(&'a self, path: &'a Path, file: NewFile) -> LocalFut<'a, io::Result<()>> {
         Box::pin(async move {
             self.change_names().await?;

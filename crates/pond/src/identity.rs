@@ -1,4 +1,4 @@
-//! What a server states of an image, so that caches notice when it is another one: when each of its files was last
+//! What is stated of an image that lies in files, so that caches notice when it is another one: when each of its files was last
 //! changed, and how long they are.
 
 use std::path::PathBuf;
@@ -12,7 +12,7 @@ const PREFIX: &str = "millpond-id:";
 const FILES_MAX: usize = 64;
 
 /// The description of an export whose image lies in these files.
-pub(super) async fn state(world: &dyn World, files: &[PathBuf]) -> Result<String> {
+pub(crate) async fn state(world: &dyn World, files: &[PathBuf]) -> Result<String> {
     let mut stated = String::from(PREFIX);
     for (number, path) in files.iter().take(FILES_MAX).enumerate() {
         let about = world.folders().about(path).await;

@@ -1,0 +1,420 @@
+//! One image: its cache in the graph, and the task that fills it and cuts it off.
+//!
+//! | state | nodes, from the top | link |
+//! |---|---|---|
+//! | filling, working-set, lost | copy-on-read, qcow2 (writable), source | header and graph |
+//! | complete | qcow2 (read-only) | none |
+//!
+//! Invariants: the header names the source for as long as one byte of it is missing; what is fetched is durable after a
+//! second at most, since readers of a cache never flush.
+
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use block::{BlockError, ErrorKind, Result};
+use engine::Engine;
+use flow::copy::{Policy, Progress};
+use io::folders::NewFile;
+use io::select::{Either, race};
+use io::sync::Notify;
+use io::{OpenOptions, World};
+use qcow2::{Header, NewImage, cache};
+use serde_json::{Map, Value, json};
+
+use crate::overlay::first_cluster;
+use crate::record::{ImageRecord, Mode};
+use crate::source::Source;
+
+/// Clusters of caches: the granule of fetching.
+const CLUSTER_BITS: u32 = 16;
+/// How far what is fetched may be ahead of what is durable.
+const COMMIT: Duration = Duration::from_secs(1);
+/// Between attempts to fill.
+const RETRY: Duration = Duration::from_millis(500);
+
+/// Where an image stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum State {
+    /// Everything is being fetched.
+    Filling,
+    /// All of it is here, and the source is not needed any more.
+    Complete,
+    /// What is read is fetched, and no more.
+    WorkingSet,
+    /// As the two above, but the source cannot be reached, or is another image now; what is here is served.
+    Lost,
+}
+
+impl State {
+    /// Its name.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Filling => "filling",
+            Self::Complete => "complete",
+            Self::WorkingSet => "working-set",
+            Self::Lost => "lost",
+        }
+    }
+}
+
+/// An image of a pond.
+pub(crate) struct Image {
+    pub(crate) name: String,
+    pub(crate) record: ImageRecord,
+    engine: Arc<Engine>,
+    nodes: Nodes,
+    complete: AtomicBool,
+    trouble: Mutex<Option<String>>,
+    progress: Mutex<Arc<Progress>>,
+    stopping: AtomicBool,
+    stop: Notify,
+    stopped: Notify,
+    running: AtomicU64,
+}
+
+/// Names of its nodes.
+struct Nodes {
+    top: String,
+    cache: String,
+    file: String,
+    source: String,
+}
+
+impl Nodes {
+    fn new(number: u64) -> Self {
+        let name = |part| format!("pond{number}-{part}");
+        Self { top: name("image"), cache: name("cache"), file: name("file"), source: name("source") }
+    }
+}
+
+/// What the header of a cache says.
+pub(crate) struct CacheHeader {
+    complete: bool,
+}
+
+/// Reads the header of a cache that was made for `record`.
+pub(crate) async fn read_header(world: &dyn World, path: &Path, record: &ImageRecord) -> Result<CacheHeader> {
+    let file = world.open(path, OpenOptions::default()).await;
+    let file = file.map_err(|e| BlockError::system(format!("cannot open '{}'", path.display()), e))?;
+    let damaged = |why: &str| {
+        let context = format!("cache '{}' {why}: remove the image, and it is fetched anew", path.display());
+        BlockError::new(ErrorKind::Corrupt, context)
+    };
+    let header = Header::parse(&first_cluster(&*file, path).await?).map_err(|e| damaged(&e.to_string()))?;
+    if header.virtual_size != record.size {
+        return Err(damaged("has another size than its record says"));
+    }
+    let complete = header.backing.is_none();
+    if !complete && cache::read(&header)?.is_none() {
+        return Err(damaged("was written by another program"));
+    }
+    Ok(CacheHeader { complete })
+}
+
+impl Image {
+    /// Opens the source of a new image, and makes its empty cache at `path`.
+    pub(crate) async fn create(
+        engine: &Arc<Engine>,
+        number: u64,
+        (name, source, mode): (String, &Source, Mode),
+        path: &Path,
+        patience: Duration,
+    ) -> Result<Arc<Self>> {
+        let nodes = Nodes::new(number);
+        let source_node = nodes.source.clone();
+        engine.add_node(named(source.options(patience, None), &source_node, true)).await?;
+        let made = async {
+            let record = make(engine, &source_node, source, mode, path).await?;
+            Self::assemble(engine, name, record, nodes, path).await
+        };
+        or_close(engine, &source_node, made.await).await
+    }
+
+    /// Opens the cache at `path` again.
+    pub(crate) async fn open(
+        engine: &Arc<Engine>,
+        number: u64,
+        (name, record, header): (String, ImageRecord, CacheHeader),
+        path: &Path,
+        patience: Duration,
+    ) -> Result<Arc<Self>> {
+        let nodes = Nodes::new(number);
+        if header.complete {
+            let image = Self::new(engine, name, record, nodes, true);
+            image.engine.add_node(image.cache_options(path, true)).await?;
+            return Ok(image);
+        }
+        let source = Source::parse(&record.source, Path::new("/"))?;
+        let options = source.options(patience, Some(&record.identity));
+        let source_node = nodes.source.clone();
+        engine.add_node(named(options, &source_node, true)).await?;
+        let opened = async {
+            same_source(engine, &source_node, &record).await?;
+            Self::assemble(engine, name, record, nodes, path).await
+        };
+        or_close(engine, &source_node, opened.await).await
+    }
+
+    /// Puts the cache over its source, and copy-on-read over both.
+    async fn assemble(
+        engine: &Arc<Engine>,
+        name: String,
+        record: ImageRecord,
+        nodes: Nodes,
+        path: &Path,
+    ) -> Result<Arc<Self>> {
+        let image = Self::new(engine, name, record, nodes, false);
+        engine.add_node(image.cache_options(path, false)).await?;
+        let top = json!({ "driver": "copy-on-read", "file": image.nodes.cache });
+        if let Err(error) = engine.add_node(named(top, &image.nodes.top, false)).await {
+            // What went wrong first is what counts.
+            let _ = engine.delete_node(&image.nodes.cache).await;
+            return Err(error);
+        }
+        Ok(image)
+    }
+
+    fn new(
+        engine: &Arc<Engine>,
+        name: String,
+        record: ImageRecord,
+        nodes: Nodes,
+        complete: bool,
+    ) -> Arc<Self> {
+        Arc::new(Self {
+            name,
+            record,
+            engine: engine.clone(),
+            nodes,
+            complete: AtomicBool::new(complete),
+            trouble: Mutex::default(),
+            progress: Mutex::default(),
+            stopping: AtomicBool::new(false),
+            stop: Notify::new(),
+            stopped: Notify::new(),
+            running: AtomicU64::new(0),
+        })
+    }
+
+    fn cache_options(&self, path: &Path, complete: bool) -> Map<String, Value> {
+        let file = json!({ "driver": "file", "node-name": self.nodes.file, "filename": path });
+        let mut options = json!({ "driver": "qcow2", "file": file });
+        options["backing"] = if complete { Value::Null } else { json!(self.nodes.source) };
+        if !complete {
+            options["keep-identity"] = json!(true);
+        }
+        named(options, &self.nodes.cache, complete)
+    }
+
+    /// The node that clones read.
+    pub(crate) fn top(&self) -> &str {
+        if self.is_complete() { &self.nodes.cache } else { &self.nodes.top }
+    }
+
+    pub(crate) fn is_complete(&self) -> bool {
+        self.complete.load(Ordering::SeqCst)
+    }
+
+    /// Whether an event of this node concerns the source.
+    pub(crate) fn has_source(&self, node: &str) -> bool {
+        self.nodes.source == node
+    }
+
+    /// Notes that the source is lost, and why; or that it is there again.
+    pub(crate) fn set_trouble(&self, trouble: Option<String>) {
+        *lock(&self.trouble) = trouble;
+    }
+
+    /// Why the source cannot be reached.
+    pub(crate) fn trouble(&self) -> Option<String> {
+        lock(&self.trouble).clone()
+    }
+
+    pub(crate) fn state(&self) -> State {
+        match self.record.mode {
+            _ if self.is_complete() => State::Complete,
+            _ if lock(&self.trouble).is_some() => State::Lost,
+            Mode::Complete => State::Filling,
+            Mode::WorkingSet => State::WorkingSet,
+        }
+    }
+
+    /// Bytes of the image that are done with, from its beginning: here, or known to be zeros.
+    pub(crate) fn done(&self) -> u64 {
+        match self.is_complete() {
+            true => self.record.size,
+            false => lock(&self.progress).done.load(Ordering::Relaxed),
+        }
+    }
+
+    /// Bytes that came from the source since the cache was opened.
+    pub(crate) fn fetched(&self) -> u64 {
+        let stats = self.engine.stats(&self.nodes.source).unwrap_or_default();
+        stats.iter().find(|(name, _)| name == "received-bytes").map_or(0, |(_, bytes)| *bytes)
+    }
+
+    /// Fills the cache and keeps what is fetched durable, until it is complete or [`Image::close`] is called.
+    pub(crate) async fn run(self: Arc<Self>, path: std::path::PathBuf) {
+        self.running.store(1, Ordering::SeqCst);
+        if !self.is_complete() {
+            let work = async {
+                match self.record.mode {
+                    Mode::Complete => self.fill(&path).await,
+                    Mode::WorkingSet => self.stopping().await,
+                }
+            };
+            match race(work, self.commit()).await {
+                Either::First(()) | Either::Second(()) => {}
+            }
+        }
+        self.running.store(0, Ordering::SeqCst);
+        self.stopped.notify_waiters();
+    }
+
+    async fn commit(&self) {
+        loop {
+            io::sleep(COMMIT).await;
+            // A failure is met again by the next one, and by the flush before the cut.
+            let _ = self.engine.flush(&self.nodes.cache).await;
+        }
+    }
+
+    async fn fill(&self, path: &Path) {
+        while !self.stopping.load(Ordering::SeqCst) {
+            match self.fill_once(path).await {
+                Ok(()) => return,
+                Err(error) if error.kind() == ErrorKind::Cancelled => return,
+                Err(error) => {
+                    if lock(&self.trouble).is_none() {
+                        self.set_trouble(Some(error.to_string()));
+                    }
+                    let stopped = race(self.stopping(), io::sleep(RETRY)).await;
+                    if matches!(stopped, Either::First(())) {
+                        return;
+                    }
+                }
+            }
+        }
+    }
+
+    async fn fill_once(&self, path: &Path) -> Result<()> {
+        let fill =
+            self.engine.start_fill(&format!("fill {}", self.name), &self.nodes.top, Policy::default())?;
+        *lock(&self.progress) = fill.progress().clone();
+        fill.until(self.stopping()).await?;
+        self.set_trouble(None);
+        self.complete(path).await
+    }
+
+    /// All is here: cuts the link, and opens the cache for reading only.
+    async fn complete(&self, path: &Path) -> Result<()> {
+        self.engine.cut(&self.nodes.top).await?;
+        self.complete.store(true, Ordering::SeqCst);
+        // From here on nothing needs the source; what fails is met again when the daemon starts.
+        let _ = self.engine.delete_node(&self.nodes.source).await;
+        let cache = json!({ "driver": "qcow2", "file": self.nodes.file, "backing": null });
+        self.engine.reopen_node(named(cache, &self.nodes.cache, true)).await?;
+        let file = json!({ "driver": "file", "filename": path });
+        self.engine.reopen_node(named(file, &self.nodes.file, true)).await
+    }
+
+    async fn stopping(&self) {
+        loop {
+            let told = self.stop.notified();
+            if self.stopping.load(Ordering::SeqCst) {
+                return;
+            }
+            told.await;
+        }
+    }
+
+    /// Ends the task and closes the nodes; nobody else may use them any more. What was fetched is kept.
+    pub(crate) async fn close(&self) -> Result<()> {
+        self.stopping.store(true, Ordering::SeqCst);
+        self.stop.notify_waiters();
+        loop {
+            let stopped = self.stopped.notified();
+            if self.running.load(Ordering::SeqCst) == 0 {
+                break;
+            }
+            stopped.await;
+        }
+        let flushed = match self.is_complete() {
+            true => Ok(()),
+            false => self.engine.flush(&self.nodes.cache).await,
+        };
+        if self.is_complete() {
+            return self.engine.delete_node(&self.nodes.cache).await;
+        }
+        for node in [&self.nodes.top, &self.nodes.cache, &self.nodes.source] {
+            self.engine.delete_node(node).await?;
+        }
+        flushed
+    }
+}
+
+/// Closes the source again if what was to be built on it could not be.
+async fn or_close<T>(engine: &Engine, source: &str, built: Result<T>) -> Result<T> {
+    if built.is_err() {
+        // What went wrong first is what counts.
+        let _ = engine.delete_node(source).await;
+    }
+    built
+}
+
+/// Makes the cache's file, and says what it is made for.
+async fn make(engine: &Engine, node: &str, source: &Source, mode: Mode, path: &Path) -> Result<ImageRecord> {
+    let size = engine.size(node)?;
+    let (identity, stated) = identity(engine, node).await?;
+    let record = ImageRecord::new(source.to_string(), identity, stated, mode, size);
+    let about = json!({ "source": record.source, "identity": record.identity, "mode": record.mode });
+    let image = NewImage {
+        extensions: vec![cache::extension(&about.to_string())?],
+        autoclear: cache::AUTOCLEAR,
+        ..NewImage::new(size, CLUSTER_BITS).over(&record.source, "raw")
+    };
+    let fresh = image.bytes()?;
+    let parts = fresh.pieces.into_iter().map(|(at, bytes)| (at.0, bytes)).collect();
+    let file = NewFile { parts, len: fresh.len, mode: 0o644, replace: false };
+    let made = engine.world().folders().put(path, file).await;
+    made.map_err(|e| BlockError::system(format!("cannot create cache '{}'", path.display()), e))?;
+    Ok(record)
+}
+
+/// What the source is known by, and what is stated of its version.
+async fn identity(engine: &Engine, node: &str) -> Result<(String, Option<String>)> {
+    if let Some(known) = engine.identity(node)? {
+        return Ok(known);
+    }
+    let stated = crate::identity::state(&**engine.world(), &engine.files_of(node)).await?;
+    Ok((stated.clone(), Some(stated)))
+}
+
+/// Whether the source is what it was. A server that is not there answers when it is: nothing else is ever taken for
+/// it.
+async fn same_source(engine: &Engine, node: &str, record: &ImageRecord) -> Result<()> {
+    let (now, _) = identity(engine, node).await?;
+    if now == record.identity && engine.size(node)? == record.size {
+        return Ok(());
+    }
+    let context = format!(
+        "source '{}' is another image than its cache was begun with: remove the image, and it is fetched anew",
+        record.source
+    );
+    Err(BlockError::new(ErrorKind::Invalid, context))
+}
+
+fn named(mut options: Value, name: &str, read_only: bool) -> Map<String, Value> {
+    options["node-name"] = json!(name);
+    options["read-only"] = json!(read_only);
+    match options {
+        Value::Object(map) => map,
+        _ => Map::new(),
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

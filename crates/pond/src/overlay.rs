@@ -1,0 +1,105 @@
+//! The files of VMs' disks: made here, and moved from their socket to the cache. What is in them is the VM's.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use block::{BlockError, ErrorKind, Permissions, Result};
+use io::folders::NewFile;
+use io::{File, Lease, OpenOptions, World};
+use qcow2::{Backing, Header, HeaderEdit, NewImage};
+use serde_json::json;
+
+/// How long VMs wait for the daemon: after it was lost, and when they are started.
+const RECONNECT_SECONDS: u32 = 60;
+const OPEN_SECONDS: u32 = 20;
+/// Clusters of overlays, as QEMU's default.
+const CLUSTER_BITS: u32 = 16;
+
+/// The backing name of an overlay that reads through a socket.
+pub(crate) fn backing_name(socket: &Path) -> String {
+    let name = json!({
+        "driver": "raw",
+        "file": {
+            "driver": "nbd",
+            "server": { "type": "unix", "path": socket },
+            "reconnect-delay": RECONNECT_SECONDS,
+            "open-timeout": OPEN_SECONDS,
+        },
+    });
+    format!("json:{name}")
+}
+
+/// Makes an overlay of `size` bytes that reads through `socket`.
+pub(crate) async fn create(
+    world: &dyn World,
+    path: &Path,
+    size: u64,
+    socket: &Path,
+    replace: bool,
+) -> Result<()> {
+    if replace && world.folders().about(path).await.is_ok() {
+        // Nobody's running disk is pulled from under him.
+        drop(open_alone(world, path).await?);
+    }
+    let fresh = NewImage::new(size, CLUSTER_BITS).over(&backing_name(socket), "raw").bytes()?;
+    let parts = fresh.pieces.into_iter().map(|(at, bytes)| (at.0, bytes)).collect();
+    let file = NewFile { parts, len: fresh.len, mode: 0o600, replace };
+    world.folders().put(path, file).await.map_err(|error| match error.kind() {
+        std::io::ErrorKind::AlreadyExists => {
+            let context =
+                format!("'{}' exists: name another file, or say --force to overwrite it", path.display());
+            BlockError::new(ErrorKind::Exists, context)
+        }
+        _ => BlockError::system(format!("cannot create '{}'", path.display()), error),
+    })
+}
+
+/// Makes an overlay that reads through `socket` read `cache` instead.
+pub(crate) async fn pivot(world: &dyn World, path: &Path, socket: &Path, cache: &Path) -> Result<()> {
+    let file = open_alone(world, path).await?;
+    let failed = |e| BlockError::system(format!("cannot write the header of '{}'", path.display()), e);
+    let first = first_cluster(&*file, path).await?;
+    let header = Header::parse(&first).map_err(|e| e.within(format_args!("'{}'", path.display())))?;
+    let named = header.backing.map(|backing| backing.name);
+    if named != Some(backing_name(socket)) {
+        let named = named.unwrap_or_else(|| "nothing".to_owned());
+        let context = format!("'{}' is not as it was made: its backing file is '{named}'", path.display());
+        return Err(BlockError::new(ErrorKind::Invalid, context));
+    }
+    let name = cache.to_str().ok_or_else(|| {
+        let context = format!("the path of the cache, '{}', is not UTF-8", cache.display());
+        BlockError::new(ErrorKind::Invalid, context)
+    })?;
+    let edit = HeaderEdit::Backing(Backing { name: name.to_owned(), format: Some("qcow2".to_owned()) });
+    file.flush().await.map_err(failed)?;
+    for write in edit.writes(&first)? {
+        file.write(write.offset, Lease::copy_of(&write.bytes)).await.0.map_err(failed)?;
+        file.flush().await.map_err(failed)?;
+    }
+    Ok(())
+}
+
+/// Opens an overlay that nobody else has open.
+async fn open_alone(world: &dyn World, path: &Path) -> Result<Arc<dyn File>> {
+    let options = OpenOptions { write: true, ..OpenOptions::default() };
+    let file = world.open(path, options).await;
+    let file = file.map_err(|e| BlockError::system(format!("cannot open '{}'", path.display()), e))?;
+    file.lock(Permissions::WRITE | Permissions::CONSISTENT_READ, Permissions::NONE).map_err(|error| {
+        let context = format!("'{}' is in use: shut the VM down first", path.display());
+        BlockError::new(ErrorKind::Busy, context).within(error)
+    })?;
+    Ok(file)
+}
+
+/// As much of the front of an image as its header may take.
+pub(crate) async fn first_cluster(file: &dyn File, path: &Path) -> Result<Vec<u8>> {
+    let failed = |e| BlockError::system(format!("cannot read '{}'", path.display()), e);
+    let size = file.size().map_err(failed)?;
+    let read = async |len: u64| {
+        let (result, bytes) = file.read(0, Lease::zeroed(len.min(size) as usize)).await;
+        result.map(|()| bytes.to_vec()).map_err(failed)
+    };
+    let prefix = read(Header::PREFIX as u64).await?;
+    let needed = Header::needed(&prefix).map_err(|e| e.within(format_args!("'{}'", path.display())))?;
+    read(needed as u64).await
+}
