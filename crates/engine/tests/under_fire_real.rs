@@ -35,11 +35,11 @@ const POOL_MAX: usize = 256 << 10;
 /// Nothing takes this long, however busy the machine is.
 const STANDSTILL: Duration = Duration::from_secs(120);
 
-/// Rounds, and requests of each client in a round; whether the scene's own caches are cut off.
-type Course = (u32, u64, bool);
-const BATTLE: Course = (6, 400, true);
+/// Rounds, requests of each client in a round, and edits, at least; whether the scene's own caches are cut off.
+type Course = (u32, u64, u64, bool);
+const BATTLE: Course = (6, 400, 500, true);
 /// Long enough for the memory of a round to show.
-const SIEGE: Course = (60, 40, false);
+const SIEGE: Course = (60, 40, 0, false);
 
 fn fight(
     scene: &'static Scene,
@@ -48,11 +48,13 @@ fn fight(
     course: Course,
 ) -> Option<Result<Outcome, String>> {
     let folder = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
-    let ((model, image), (rounds, requests, cuts)) = (fire::image(seed), course);
+    let ((model, image), (rounds, requests, edits, cuts)) = (fire::image(seed), course);
     if !scene.make_files(folder.path(), &image) {
         return None;
     }
-    let world = if threads == 1 { RealWorld::without_io_uring() } else { RealWorld::new() };
+    // Each number of threads with and without a ring, over two seeds.
+    let forbidden = (threads == 1) == seed.is_multiple_of(2);
+    let world = if forbidden { RealWorld::without_io_uring() } else { RealWorld::new() };
     let battle = Battle {
         seed,
         scene,
@@ -60,6 +62,7 @@ fn fight(
         clients: 3,
         rounds,
         requests,
+        edits,
         cuts,
         address: Address::Unix { path: folder.path().join("s") },
         folder: format!("{}/", folder.path().display()),

@@ -27,11 +27,11 @@ const RULES: &[(&str, Rule)] = &[("guards", Rule::Guards), ("range-locks", Rule:
 #[global_allocator]
 static ALLOCATOR: Counting = Counting;
 
-/// Rounds, and requests of each client in a round; whether the scene's own caches are cut off.
-type Course = (u32, u64, bool);
-const BATTLE: Course = (6, 100, true);
+/// Rounds, requests of each client in a round, and edits, at least; whether the scene's own caches are cut off.
+type Course = (u32, u64, u64, bool);
+const BATTLE: Course = (6, 100, 500, true);
 /// Long enough for the memory of a round to show.
-const SIEGE: Course = (60, 40, false);
+const SIEGE: Course = (60, 40, 0, false);
 
 fn fight(
     scene: &'static Scene,
@@ -44,7 +44,7 @@ fn fight(
     if !scene.make_files(folder.path(), &image) {
         return None;
     }
-    let (disk, (rounds, requests, cuts)) = (SimDisk::new(), course);
+    let (disk, (rounds, requests, edits, cuts)) = (SimDisk::new(), course);
     for entry in std::fs::read_dir(folder.path()).unwrap() {
         let entry = entry.unwrap();
         disk.put(entry.file_name(), &std::fs::read(entry.path()).unwrap());
@@ -65,6 +65,7 @@ fn fight(
         clients: 3,
         rounds,
         requests,
+        edits,
         cuts,
         address: Address::Tcp { host: "fire".to_owned(), port: 10809 },
         folder: String::new(),

@@ -110,6 +110,11 @@ pub struct Editor {
 }
 
 impl Editor {
+    /// Edits that were made; refused ones do not count.
+    pub fn made(&self) -> u64 {
+        self.counts.values().map(|count| count.made).sum()
+    }
+
     pub fn new(
         engine: Arc<Engine>,
         server: Arc<NbdServer>,

@@ -54,6 +54,8 @@ pub struct Battle {
     pub rounds: u32,
     /// Requests of each client in a round.
     pub requests: u64,
+    /// Edits that are to be made at least: rounds follow until they are.
+    pub edits: u64,
     pub address: Address,
     /// Folder of the files.
     pub folder: String,
@@ -213,10 +215,12 @@ impl Field {
     async fn rounds(&mut self) -> Result<Outcome, String> {
         let mut memory = Vec::new();
         let mut rng = Rng::new(self.battle.seed);
-        for round in 0..self.battle.rounds {
+        let mut round = 0;
+        while round < self.battle.rounds || self.editor.made() < self.battle.edits {
             self.editor.late = self.battle.cuts && round * 2 >= self.battle.rounds;
             self.round(&mut rng).await?;
             memory.push((self.battle.memory)() - self.model.memory() - self.editor.memory_disks());
+            round += 1;
         }
         Ok(Outcome { done: self.battle.done.clone(), edits: self.editor.counts.clone(), memory })
     }
