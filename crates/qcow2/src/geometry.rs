@@ -77,6 +77,16 @@ impl Geometry {
         1 << self.cluster_bits
     }
 
+    /// Base-2 logarithm of the cluster size.
+    pub const fn cluster_bits(&self) -> u32 {
+        self.cluster_bits
+    }
+
+    /// Where the active L1 table begins.
+    pub const fn l1_offset(&self) -> HostOffset {
+        self.l1_offset
+    }
+
     /// Size in bytes of what is allocated as one: a subcluster with extended L2 entries, else a cluster.
     pub const fn subcluster_size(&self) -> u64 {
         1 << self.subcluster_bits()

@@ -19,6 +19,7 @@ mod big_endian;
 pub mod cache;
 mod compressed;
 mod decompress;
+mod entry;
 mod extension;
 mod feature;
 pub mod fuzz;
@@ -34,9 +35,11 @@ mod name;
 mod new_image;
 mod offset;
 mod options;
+mod refcount_block;
 
 pub use compressed::CompressedCluster;
 pub use decompress::{Compression, Decompressor};
+pub use entry::{Entry, NewEntry};
 pub use extension::{BitmapsExtension, UnknownExtension};
 pub use feature::Features;
 pub use geometry::{DATA_FILE_CHILD, FILE_CHILD, Geometry};
@@ -49,6 +52,7 @@ pub use name::{Target, resolve};
 pub use new_image::{FreshImage, NewImage};
 pub use offset::HostOffset;
 pub use options::Options;
+pub use refcount_block::RefcountBlock;
 
 use block::{BlockError, ErrorKind};
 

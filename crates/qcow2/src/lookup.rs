@@ -2,6 +2,8 @@
 //!
 //! Lengths of files are arguments, since files grow: pass the current ones.
 
+use std::sync::atomic::Ordering;
+
 use block::{BlockError, ByteRange, ErrorKind, Mapping, Place};
 
 use crate::l2_entry::{self, COPIED, Cluster, Fault, OFFSET, Subclusters};
@@ -31,7 +33,7 @@ impl Geometry {
     pub fn locate(&self, l1: &L1Table, range: ByteRange, file_len: u64) -> Result<Located, BlockError> {
         let index = (range.start() >> self.table_span_bits()) as usize;
         let entry = match l1.entries.get(index) {
-            Some(entry) if !range.is_empty() => *entry,
+            Some(entry) if !range.is_empty() => entry.load(Ordering::Acquire),
             _ => return Err(out_of_range(range)),
         };
         let table = HostOffset(entry & OFFSET);
@@ -106,7 +108,11 @@ impl Geometry {
     fn empty_run(&self, l1: &L1Table, index: usize, range: ByteRange) -> u64 {
         let last = ((range.end() - 1) >> self.table_span_bits()) as usize;
         let entries = &l1.entries[index..l1.entries.len().min(last.saturating_add(1))];
-        let empty = entries.iter().take(MAX_EMPTY_RUN).take_while(|entry| *entry & !COPIED == 0).count();
+        let empty = entries
+            .iter()
+            .take(MAX_EMPTY_RUN)
+            .take_while(|entry| entry.load(Ordering::Acquire) & !COPIED == 0)
+            .count();
         let end = (index + empty) as u64 * self.table_span();
         ByteRange::between(range.start(), end.min(range.end())).len()
     }
@@ -116,9 +122,9 @@ impl Geometry {
     fn entry(&self, slice: &L2Slice, from: u64) -> (u64, u64) {
         let index = (from >> self.cluster_bits) as usize;
         if self.extended {
-            (slice.words[2 * index], slice.words[2 * index + 1])
+            (slice.word(2 * index), slice.word(2 * index + 1))
         } else {
-            (slice.words[index], 0)
+            (slice.word(index), 0)
         }
     }
 
@@ -178,7 +184,7 @@ impl Geometry {
     }
 
     #[cold]
-    fn lie(&self, slice: &L2Slice, from: u64, fault: Fault) -> BlockError {
+    pub(crate) fn lie(&self, slice: &L2Slice, from: u64, fault: Fault) -> BlockError {
         corrupt(format!("{}: {fault}", self.name_entry(slice, from)))
     }
 
