@@ -24,6 +24,8 @@ pub struct Powers<'a> {
     pub stats: Option<&'a dyn Stats>,
     /// It knows which version of which image it has.
     pub identity: Option<&'a dyn Identity>,
+    /// It stores the name of its backing image.
+    pub backing: Option<&'a dyn Backing>,
 }
 
 /// Knowing again what it was opened on.
@@ -32,6 +34,22 @@ pub trait Identity: Sync {
     fn identity(&self) -> String;
     /// What whoever has the image states of its version (`millpond-id:...`); `None` where only the size is known.
     fn version(&self) -> Option<String>;
+}
+
+/// A backing image, as an image names it.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct BackingName {
+    /// Its name: a path, a name with a protocol, or a `json:` name.
+    pub name: String,
+    /// Driver name of its format.
+    pub format: String,
+}
+
+/// Storing which image lies below, durably.
+pub trait Backing: Sync {
+    /// From now on the image names that backing image, or none: durable when it is answered. What was acknowledged
+    /// before is made durable first. The children of the node stay what they are.
+    fn set_backing<'a>(&'a self, backing: Option<BackingName>, next: Next<'a>) -> LocalFut<'a, Result<()>>;
 }
 
 /// Figures of a driver's own, for people and tests.

@@ -5,7 +5,7 @@
 
 /// A rule of the data path.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-#[repr(u8)]
+#[repr(u16)]
 pub enum Rule {
     /// A freed cluster is reused only when older guards are gone.
     Guards = 1,
@@ -15,22 +15,34 @@ pub enum Rule {
     RangeLocks = 4,
     /// Bytes are lent only where they can neither change nor be reused.
     Lending = 8,
+    /// Data and refcounts are durable before a table on disk points to them.
+    DataBarrier = 16,
+    /// A refcount block is durable before a table on disk relies on it.
+    RefcountBarrier = 32,
+    /// A table is durable before another one on disk points to it.
+    TableBarrier = 64,
+    /// A flush is answered when all that it covers is durable.
+    LastBarrier = 128,
+    /// A freed cluster is reused only when the table that dropped it is durable.
+    DurableDrop = 256,
+    /// What a header says of an image's content is durably cleared before the content changes.
+    HeaderBarrier = 512,
 }
 
 #[cfg(feature = "sabotage")]
 mod switch {
-    use std::sync::atomic::{AtomicU8, Ordering};
+    use std::sync::atomic::{AtomicU16, Ordering};
 
-    static BROKEN: AtomicU8 = AtomicU8::new(0);
+    static BROKEN: AtomicU16 = AtomicU16::new(0);
 
     /// Breaks `rule` in this process from now on.
     pub fn break_rule(rule: super::Rule) {
-        BROKEN.fetch_or(rule as u8, Ordering::SeqCst);
+        BROKEN.fetch_or(rule as u16, Ordering::SeqCst);
     }
 
     /// Whether `rule` is broken on purpose.
     pub fn broken(rule: super::Rule) -> bool {
-        BROKEN.load(Ordering::Relaxed) & rule as u8 != 0
+        BROKEN.load(Ordering::Relaxed) & rule as u16 != 0
     }
 }
 
