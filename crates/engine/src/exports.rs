@@ -5,9 +5,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use block::{BlockError, ErrorKind, Result};
 use export::nbd::{Export, ExportOptions, Server, ServerOptions};
-use flow::Root;
+use flow::{Body, Node, Request, Root, View, seam};
 use graph::{Demand, Edit, RootId, User};
-use io::Address;
+use io::{Address, Lease};
 
 use crate::engine::Engine;
 use flow::events::Event;
@@ -80,12 +80,25 @@ impl Engine {
         Ok((root, graph.root(root)?))
     }
 
-    /// Detaches a user. Ready when its requests have ended.
+    /// Detaches a user. Ready when its requests have ended. What it wrote is made durable before, where an image keeps
+    /// tables in memory; an error says that this failed, and the user is detached all the same.
     pub async fn detach(&self, root: RootId) -> Result<()> {
+        let view = self.graph().root(root)?.view();
+        let flushed = flush_tables(&view).await;
+        drop(view);
         let drained = self.graph().edit(&[Edit::DetachRoot(root)])?;
         drained.await;
-        Ok(())
+        flushed
     }
+}
+
+/// Flushes a root that can be written, if a format below it can change.
+pub(crate) async fn flush_tables(view: &View) -> Result<()> {
+    let changes = |node: &Arc<Node>| matches!(node.body(), Body::Maps(format) if format.changes().is_some());
+    if view.root().is_read_only() || !view.nodes().any(changes) {
+        return Ok(());
+    }
+    seam::execute(view, Request::flush(), Lease::empty()).await.0
 }
 
 impl NbdServer {

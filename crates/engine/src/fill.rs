@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use block::{BlockError, ByteRange, ErrorKind, Result};
 use flow::copy::{self, Policy, Progress};
-use flow::{Request, Role, View, seam};
+use flow::{NodeId, Request, Role, View, seam};
 use graph::{Demand, Edit, RootId, User};
 use io::Lease;
 use io::select::{Either, race};
@@ -54,7 +54,7 @@ impl Engine {
 
     /// Cuts the cache below the copy-on-read node `node` off its source, and takes the node out: from then on its
     /// users read the cache itself. Refused while the cache lacks a byte of data. Ready when no request uses the
-    /// source.
+    /// source, and an image that names it does so no more, durably.
     pub async fn cut(&self, node: &str) -> Result<()> {
         let (view, filter, cache) = {
             let graph = self.graph();
@@ -73,6 +73,8 @@ impl Engine {
             return Err(BlockError::new(ErrorKind::Busy, context));
         }
         drop(view);
+        // First: a crash in between leaves a cache that lacks nothing, whatever it is opened over.
+        self.forget_backing(cache).await?;
         let drained = self.graph().edit(&[
             Edit::RemoveFilter(filter),
             Edit::ReplaceChild { parent: cache, role: Role::Backing, child: None },
@@ -80,6 +82,17 @@ impl Engine {
         ])?;
         drained.await;
         Ok(())
+    }
+}
+
+impl Engine {
+    /// Makes an image that stores which image lies below it name none.
+    async fn forget_backing(&self, node: NodeId) -> Result<()> {
+        let view = self.graph().view(node)?;
+        match view.root().powers().backing {
+            Some(power) => power.set_backing(None, view.next()).await,
+            None => Ok(()),
+        }
     }
 }
 

@@ -8,6 +8,7 @@ use io::Lease;
 use serde_json::{Map, Value};
 
 use crate::engine::Engine;
+use crate::exports::flush_tables;
 use crate::opening::{Inherited, Opening};
 use crate::options::NodeOptions;
 
@@ -56,8 +57,15 @@ impl Engine {
         Ok(())
     }
 
-    /// Gives up a node that nobody uses (`blockdev-del`). Ready when it is closed.
+    /// Gives up a node that nobody uses (`blockdev-del`). Ready when it is closed; what was written to it is made durable
+    /// before.
     pub async fn delete_node(&self, name: &str) -> Result<()> {
+        let view = {
+            let graph = self.graph();
+            graph.view(graph.find(name)?)?
+        };
+        flush_tables(&view).await?;
+        drop(view);
         let drained = {
             let mut graph = self.graph();
             let node = graph.find(name)?;

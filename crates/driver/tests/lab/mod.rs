@@ -8,6 +8,7 @@ pub mod file;
 pub mod layer;
 pub mod model;
 pub mod oracle;
+pub mod qcow2;
 pub mod ram;
 pub mod rules;
 pub mod simulation;

@@ -245,8 +245,7 @@ fn options_that_make_no_sense_are_named() {
     };
     run(async |engine| {
         for (options, words) in [
-            (with("read-only", json!(false)), &["read-only=on", "image.qcow2"][..]),
-            (with("bogus", json!(1)), &["bogus"]),
+            (with("bogus", json!(1)), &["bogus"][..]),
             (with("driver", json!("qcow9")), &["Unknown driver 'qcow9'"]),
             (with("cache", json!({"writeback": true})), &["cache.writeback"]),
             (with("l2-cache-size", json!("lots")), &["l2-cache-size"]),

@@ -6,6 +6,8 @@ use serde::Deserialize;
 
 /// Memory for L2 tables unless the options say otherwise, in bytes (QEMU's default).
 const L2_CACHE: u64 = 32 << 20;
+/// Memory for refcount blocks unless the options say otherwise, in bytes.
+const REFCOUNT_CACHE: u64 = 1 << 20;
 /// Smallest slice of an L2 table that is read at a time, in bytes.
 const MIN_ENTRY: u64 = 512;
 
@@ -19,7 +21,11 @@ pub struct Options {
     cache_size: Option<u64>,
     /// Bytes of an L2 table that are read at a time, 512 to the cluster size; default 4096.
     l2_cache_entry_size: Option<u64>,
+    /// Most bytes of refcount blocks in memory; default 1 MiB, and four blocks at the least.
     refcount_cache_size: Option<u64>,
+    /// Who opens the image writes nothing to it but what its backing image reads as: what its header says of its
+    /// source stays valid (`docs/formats/cache.md`).
+    pub(super) keep_identity: bool,
     #[serde(rename = "lazy-refcounts")]
     _lazy_refcounts: Option<bool>,
     #[serde(rename = "overlap-check")]
@@ -66,8 +72,12 @@ impl Options {
                 return Err(invalid(format!("{name} may not exceed cache-size")));
             }
         }
-        // Of what is for all tables, refcounts have no need while nothing is written.
         Ok(l2.or(all).unwrap_or(L2_CACHE))
+    }
+
+    /// Most bytes of memory for refcount blocks.
+    pub(super) fn refcount_budget(&self) -> u64 {
+        self.refcount_cache_size.unwrap_or(REFCOUNT_CACHE)
     }
 }
 

@@ -67,6 +67,13 @@ impl Slices {
         Some(ask(slice))
     }
 
+    /// The slice at `address`, if it is here.
+    pub(super) fn get(&self, address: SliceAddress) -> Option<Arc<L2Slice>> {
+        let number = self.number(address);
+        let way = self.set(number).1.iter().find(|way| way.key.load(Ordering::Acquire) == number + 1)?;
+        way.slice.load_full().filter(|slice| slice.address() == address)
+    }
+
     /// Keeps a slice, in place of one that was not used lately.
     pub(super) fn keep(&self, slice: Arc<L2Slice>) {
         let number = self.number(slice.address());

@@ -1,0 +1,221 @@
+//! What a writable image keeps in memory beyond what readers need, under one lock that is held for moments.
+//!
+//! Invariants:
+//! * There is one copy of a slice that matters: while it is pinned (somebody is about to change it, it differs from
+//!   the file, or it is being written) it is here, and whoever misses it in the cache gets this one.
+//! * Entries change under the lock, so that a slice that differs from the file is known to do so.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use flow::Reclaim;
+use qcow2::{L2Slice, SliceAddress};
+
+use super::freed::Freed;
+use super::refcounts::{Refcounts, Run};
+use super::slices::Slices;
+
+/// Bytes of data that are mapped and not yet made durable, at most; at half of them a flush begins by itself.
+const FRESH_MAX: u64 = 64 << 20;
+
+/// The lock.
+pub(super) struct Locked(Mutex<Books>);
+
+/// What is under it.
+pub(super) struct Books {
+    pub(super) refcounts: Refcounts,
+    pub(super) freed: Freed,
+    /// Slices by the first guest byte that they map.
+    pinned: BTreeMap<u64, Pinned>,
+    dirty: usize,
+    dirty_max: usize,
+    /// Pieces of the L1 table that are not durable.
+    pub(super) l1_dirty: BTreeSet<usize>,
+    fresh: u64,
+    flushing: u64,
+}
+
+struct Pinned {
+    slice: Arc<L2Slice>,
+    users: u32,
+    dirty: bool,
+    writing: bool,
+}
+
+/// What a flush is about: what was not durable when it began.
+pub(super) struct Taken {
+    pub(super) number: u64,
+    pub(super) slices: Vec<Arc<L2Slice>>,
+    pub(super) l1: Vec<usize>,
+}
+
+impl Locked {
+    pub(super) fn new(refcounts: Refcounts, dirty_max: usize) -> Arc<Self> {
+        Arc::new(Self(Mutex::new(Books {
+            refcounts,
+            freed: Freed::default(),
+            pinned: BTreeMap::new(),
+            dirty: 0,
+            dirty_max,
+            l1_dirty: BTreeSet::new(),
+            fresh: 0,
+            flushing: 0,
+        })))
+    }
+
+    pub(super) fn lock(&self) -> MutexGuard<'_, Books> {
+        // The books are consistent between any two statements that hold them.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Pins a slice that is in memory, in the cache or here.
+    pub(super) fn pin(self: &Arc<Self>, address: SliceAddress, cache: &Slices) -> Option<Pin> {
+        let mut books = self.lock();
+        let slice = match books.pinned.get_mut(&address.first_guest) {
+            Some(pinned) => {
+                pinned.users += 1;
+                pinned.slice.clone()
+            }
+            None => {
+                let slice = cache.get(address)?;
+                let pinned = Pinned { slice: slice.clone(), users: 1, dirty: false, writing: false };
+                books.pinned.insert(address.first_guest, pinned);
+                slice
+            }
+        };
+        drop(books);
+        Some(Pin { books: self.clone(), slice })
+    }
+
+    /// Puts a slice into the cache: the one that is pinned, if there is one, else what `read` was; answers whether there
+    /// was any.
+    pub(super) fn cache(&self, address: SliceAddress, cache: &Slices, read: Option<Arc<L2Slice>>) -> bool {
+        let books = self.lock();
+        let pinned = books.pinned.get(&address.first_guest).map(|pinned| pinned.slice.clone());
+        let slice = pinned.or(read);
+        let found = slice.is_some();
+        slice.into_iter().for_each(|slice| cache.keep(slice));
+        found
+    }
+}
+
+impl Books {
+    /// Notes that a pinned slice differs from the file.
+    pub(super) fn mark(&mut self, slice: &L2Slice) {
+        if let Some(pinned) = self.pinned.get_mut(&slice.address().first_guest) {
+            self.dirty += usize::from(!pinned.dirty);
+            pinned.dirty = true;
+        }
+    }
+
+    /// Notes bytes of data that were mapped.
+    pub(super) fn mapped(&mut self, bytes: u64) {
+        self.fresh += bytes;
+    }
+
+    /// Dropped from the tables just now; generations are bumped.
+    pub(super) fn retire(&mut self, runs: Vec<Run>, reclaim: &Reclaim) {
+        let Self { refcounts, freed, .. } = self;
+        freed.retire(runs.into_iter().flat_map(|run| refcounts.by_block(run)), reclaim);
+    }
+
+    /// Taken, and nothing refers to it.
+    pub(super) fn abandon(&mut self, run: Run) {
+        let Self { refcounts, freed, .. } = self;
+        freed.abandon(refcounts.by_block(run));
+    }
+
+    /// Frees what may be free; answers the refcount block that has to be loaded first.
+    pub(super) fn settle(&mut self, reclaim: &Reclaim, seen: bool) -> Option<u64> {
+        while let Some(run) = self.freed.next(reclaim, seen) {
+            if let Err(block) = self.refcounts.release(run) {
+                return Some(block);
+            }
+            self.freed.done();
+        }
+        None
+    }
+
+    /// Whether writers have to wait for a flush, and whether it is time to begin one.
+    pub(super) fn pressure(&self) -> Pressure {
+        let fresh = self.fresh + self.flushing;
+        if fresh >= FRESH_MAX || self.dirty >= self.dirty_max {
+            Pressure::Full
+        } else if self.fresh >= FRESH_MAX / 2 || self.dirty >= self.dirty_max / 2 {
+            Pressure::High
+        } else {
+            Pressure::Low
+        }
+    }
+
+    /// Takes what a flush is about.
+    pub(super) fn begin_flush(&mut self) -> Taken {
+        let mut slices = Vec::with_capacity(self.dirty);
+        for pinned in self.pinned.values_mut().filter(|pinned| pinned.dirty) {
+            (pinned.dirty, pinned.writing) = (false, true);
+            slices.push(pinned.slice.clone());
+        }
+        (self.dirty, self.flushing) = (0, std::mem::take(&mut self.fresh));
+        let l1 = std::mem::take(&mut self.l1_dirty).into_iter().collect();
+        Taken { number: self.freed.begin_flush(), slices, l1 }
+    }
+
+    /// It has ended; if not well, all of it is still to be made durable.
+    pub(super) fn end_flush(&mut self, taken: &Taken, well: bool) {
+        for slice in &taken.slices {
+            let number = slice.address().first_guest;
+            let Some(pinned) = self.pinned.get_mut(&number) else { continue };
+            pinned.writing = false;
+            if !well && !pinned.dirty {
+                pinned.dirty = true;
+                self.dirty += 1;
+            }
+            self.drop_unused(number);
+        }
+        self.refcounts.end_write(well);
+        let flushed = std::mem::take(&mut self.flushing);
+        if well {
+            self.freed.end_flush(taken.number);
+        } else {
+            self.l1_dirty.extend(&taken.l1);
+            self.fresh += flushed;
+        }
+    }
+
+    /// Whether all is as in the file, and nobody is about to change that.
+    pub(super) fn is_clean(&self) -> bool {
+        self.pinned.is_empty() && self.l1_dirty.is_empty()
+    }
+
+    fn drop_unused(&mut self, number: u64) {
+        let used = |pinned: &Pinned| pinned.users > 0 || pinned.dirty || pinned.writing;
+        if self.pinned.get(&number).is_some_and(|pinned| !used(pinned)) {
+            self.pinned.remove(&number);
+        }
+    }
+}
+
+/// How much is not durable yet.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Pressure {
+    Low,
+    High,
+    Full,
+}
+
+/// A slice that stays in memory.
+pub(super) struct Pin {
+    books: Arc<Locked>,
+    pub(super) slice: Arc<L2Slice>,
+}
+
+impl Drop for Pin {
+    fn drop(&mut self) {
+        let number = self.slice.address().first_guest;
+        let mut books = self.books.lock();
+        if let Some(pinned) = books.pinned.get_mut(&number) {
+            pinned.users -= 1;
+        }
+        books.drop_unused(number);
+    }
+}

@@ -1,0 +1,300 @@
+//! Making the tables durable.
+//!
+//! Order: what is to be written is copied first, slices before refcounts; then
+//!
+//! 1. refcount blocks, barrier: it covers the data and the new L2 tables as well,
+//! 2. entries of the refcount table, where blocks are new, barrier (a table that has moved: header, barrier),
+//! 3. slices of L2 tables, barrier,
+//! 4. entries of the L1 table, barrier.
+//!
+//! Invariants:
+//! * What a copied entry points to was written, and counted, before it was copied. So nothing on disk ever points to
+//!   what is not durable, and it does not matter what is changed while a flush is under way.
+//! * Flushes run one after the other; those who ask while one runs share the next.
+//! * A flush that failed leaves everything to the next one, and all who asked for it hear of it.
+
+use std::mem::take;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use block::{BlockError, Result};
+use flow::sabotage::{self, Rule};
+use flow::{Next, Request};
+use futures_util::{StreamExt, TryStreamExt, stream};
+use io::Lease;
+use io::sync::{Notify, oneshot};
+use qcow2::{FILE_CHILD, HeaderEdit, L2Slice};
+
+use super::books::{Locked, Pressure, Taken};
+use super::image::Image;
+use super::refcounts::TableWrite;
+use super::writer::{Turn, stopped};
+
+/// Writes of tables that are under way at a time.
+const WRITES_MAX: usize = 16;
+
+/// Who waits for a flush.
+#[derive(Default)]
+pub(super) struct Flushes {
+    queue: Mutex<Queue>,
+    /// One has ended.
+    ended: Notify,
+}
+
+#[derive(Default)]
+struct Queue {
+    running: bool,
+    /// Another one is wanted, perhaps by nobody who waits.
+    wanted: bool,
+    waiting: Vec<oneshot::Sender<Result<()>>>,
+    /// Whether the last one failed.
+    failed: bool,
+}
+
+impl Flushes {
+    fn queue(&self) -> MutexGuard<'_, Queue> {
+        // The queue is whole between any two statements that hold it.
+        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Asks for a flush; answers whether the caller has to see to it that they are run.
+    fn ask(&self, who: Option<oneshot::Sender<Result<()>>>) -> bool {
+        let mut queue = self.queue();
+        queue.wanted = true;
+        queue.waiting.extend(who);
+        !std::mem::replace(&mut queue.running, true)
+    }
+}
+
+/// The one who runs flushes. Dropped half-way (the thread ends), those who wait hear of it and others may go on.
+struct Runner<'a> {
+    flushes: &'a Flushes,
+    /// Nobody wants another one, and whoever does later runs it.
+    done: bool,
+}
+
+impl Runner<'_> {
+    /// Who waits for the next one; `None` when nobody wants any.
+    fn next(&mut self) -> Option<Vec<oneshot::Sender<Result<()>>>> {
+        let mut queue = self.flushes.queue();
+        if take(&mut queue.wanted) {
+            return Some(take(&mut queue.waiting));
+        }
+        queue.running = false;
+        self.done = true;
+        None
+    }
+
+    fn ended(&self, waiting: Vec<oneshot::Sender<Result<()>>>, result: &Result<()>) {
+        self.flushes.queue().failed = result.is_err();
+        for who in waiting {
+            // Nobody may be waiting any more.
+            let _ = who.send(result.as_ref().map_err(again).copied());
+        }
+        self.flushes.ended.notify_waiters();
+    }
+}
+
+impl Drop for Runner<'_> {
+    fn drop(&mut self) {
+        if !self.done {
+            let mut queue = self.flushes.queue();
+            queue.running = false;
+            queue.waiting.clear();
+            queue.failed = true;
+            drop(queue);
+            self.flushes.ended.notify_waiters();
+        }
+    }
+}
+
+/// A flush that has begun. Whatever does not end well, or not at all, is left to the next one.
+struct UnderWay<'a> {
+    books: &'a Locked,
+    taken: Taken,
+    well: bool,
+}
+
+impl Drop for UnderWay<'_> {
+    fn drop(&mut self) {
+        self.books.lock().end_flush(&self.taken, self.well);
+    }
+}
+
+/// The same error for another who waits.
+fn again(error: &BlockError) -> BlockError {
+    BlockError::new(error.kind(), error.to_string())
+}
+
+impl Image {
+    /// Makes all that was acknowledged before durable.
+    pub(super) async fn flush(self: &Arc<Self>, next: Next<'_>) -> Result<()> {
+        let (tell, told) = oneshot::channel();
+        self.ask_for_flush(Some(tell), next)?;
+        told.await.map_err(|_| stopped())?
+    }
+
+    /// Begins a flush that nobody waits for, unless one is under way.
+    pub(super) fn begin_flush(self: &Arc<Self>, next: Next<'_>) {
+        let busy = self.writer.as_ref().is_none_or(|writer| writer.flushes.queue().running);
+        if !busy {
+            // It cannot fail: there is a writer.
+            let _ = self.ask_for_flush(None, next);
+        }
+    }
+
+    /// Waits while too much is not durable.
+    pub(super) async fn wait_for_flush(self: &Arc<Self>, next: Next<'_>) -> Result<()> {
+        let writer = self.writer()?;
+        loop {
+            let ended = writer.flushes.ended.notified();
+            match writer.books.lock().pressure() {
+                Pressure::Low => return Ok(()),
+                Pressure::High => {
+                    self.begin_flush(next);
+                    return Ok(());
+                }
+                Pressure::Full => {}
+            }
+            let (running, failed) = {
+                let queue = writer.flushes.queue();
+                (queue.running, queue.failed)
+            };
+            if running && !failed {
+                ended.await;
+            } else {
+                self.flush(next).await?;
+            }
+        }
+    }
+
+    fn ask_for_flush(
+        self: &Arc<Self>,
+        who: Option<oneshot::Sender<Result<()>>>,
+        next: Next<'_>,
+    ) -> Result<()> {
+        if self.writer()?.flushes.ask(who) {
+            self.spawn(next, |image, next| Box::pin(async move { image.run_flushes(next).await }));
+        }
+        Ok(())
+    }
+
+    async fn run_flushes(self: &Arc<Self>, next: Next<'_>) {
+        let Some(writer) = &self.writer else { return };
+        let mut runner = Runner { flushes: &writer.flushes, done: false };
+        while let Some(waiting) = runner.next() {
+            let result = self.alone(async |turn| self.flush_once(turn, next).await).await;
+            runner.ended(waiting, &result);
+        }
+    }
+
+    /// One flush, from what there is now.
+    async fn flush_once(self: &Arc<Self>, turn: &Turn, next: Next<'_>) -> Result<()> {
+        let writer = self.writer()?;
+        self.settle(next).await;
+        let mut flush =
+            UnderWay { books: &writer.books, taken: writer.books.lock().begin_flush(), well: false };
+        self.write_tables(&flush.taken, turn, next).await?;
+        flush.well = true;
+        Ok(())
+    }
+
+    async fn write_tables(&self, taken: &Taken, turn: &Turn, next: Next<'_>) -> Result<()> {
+        let store = |slice: &Arc<L2Slice>| {
+            let mut bytes = Lease::new(self.geometry.slice_bytes());
+            slice.store(&mut bytes);
+            (slice.address().host.0, bytes)
+        };
+        let slices: Vec<_> = taken.slices.iter().map(store).collect();
+        let piece = |number: &usize| {
+            let (at, bytes) = self.l1.piece(*number);
+            (self.geometry.l1_offset().0 + at, Lease::copy_of(&bytes))
+        };
+        let l1: Vec<_> = taken.l1.iter().map(piece).collect();
+        let (mut after_data, mut after_slices) = (Rule::DataBarrier, Rule::TableBarrier);
+        if l1.is_empty() {
+            after_slices = Rule::LastBarrier;
+            if slices.is_empty() {
+                after_data = Rule::LastBarrier;
+            }
+        }
+        self.write_refcounts(after_data, turn, next).await?;
+        self.write_all(slices, after_slices, turn, next).await?;
+        self.write_all(l1, Rule::LastBarrier, turn, next).await
+    }
+
+    /// Writes refcounts, and makes them durable with all that was written before.
+    async fn write_refcounts(&self, rule: Rule, turn: &Turn, next: Next<'_>) -> Result<()> {
+        let books = &self.writer()?.books;
+        let (blocks, table) = books.lock().refcounts.begin_write();
+        let store = |block: &u64| {
+            let (at, bytes) = books.lock().refcounts.store(*block)?;
+            Some((at, Lease::copy_of(&bytes)))
+        };
+        let mut writes: Vec<_> = blocks.iter().filter_map(store).collect();
+        let (moved_to, table) = match table {
+            Some(TableWrite { offset, bytes, moved_to }) => {
+                (moved_to, Some((offset, Lease::copy_of(&bytes))))
+            }
+            None => (None, None),
+        };
+        let table = match moved_to {
+            // Nothing points to it yet.
+            Some(_) => {
+                writes.extend(table);
+                None
+            }
+            None => table,
+        };
+        self.write_each(writes, turn, next).await?;
+        self.barrier(rule, next).await?;
+        self.write_all(table.into_iter().collect(), Rule::RefcountBarrier, turn, next).await?;
+        let Some(place) = moved_to else { return Ok(()) };
+        let clusters = u32::try_from(place.count).unwrap_or(u32::MAX);
+        let edit = HeaderEdit::RefcountTable { offset: self.host(place.first), clusters };
+        self.write_header(&edit, Rule::RefcountBarrier, turn, next).await?;
+        let mut books = books.lock();
+        let before = books.refcounts.moved(place);
+        books.abandon(before);
+        Ok(())
+    }
+
+    /// Writes these bytes of the file, and makes them durable; without any there is nothing to be done.
+    async fn write_all(
+        &self,
+        writes: Vec<(u64, Lease)>,
+        rule: Rule,
+        turn: &Turn,
+        next: Next<'_>,
+    ) -> Result<()> {
+        if writes.is_empty() {
+            return Ok(());
+        }
+        self.write_each(writes, turn, next).await?;
+        self.barrier(rule, next).await
+    }
+
+    async fn write_each(&self, writes: Vec<(u64, Lease)>, turn: &Turn, next: Next<'_>) -> Result<()> {
+        let write = |(at, bytes)| self.write_table(at, bytes, turn, next);
+        stream::iter(writes.into_iter().map(write)).buffer_unordered(WRITES_MAX).try_collect::<()>().await
+    }
+
+    /// Writes a piece of a table. The turn lasts until it has landed, whatever becomes of us.
+    pub(super) async fn write_table(
+        &self,
+        at: u64,
+        mut bytes: Lease,
+        turn: &Turn,
+        next: Next<'_>,
+    ) -> Result<()> {
+        bytes.carry(turn.clone());
+        self.write_file(at, bytes, next).await
+    }
+
+    /// Makes durable what was written so far; `rule` is what breaks without.
+    pub(super) async fn barrier(&self, rule: Rule, next: Next<'_>) -> Result<()> {
+        if sabotage::broken(rule) {
+            return Ok(());
+        }
+        next.execute(FILE_CHILD, Request::flush(), Lease::empty()).await.0
+    }
+}

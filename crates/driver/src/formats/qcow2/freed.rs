@@ -1,0 +1,146 @@
+//! Clusters that were dropped from the tables and are not free yet.
+//!
+//! Invariant: a dropped cluster loses its reference only when nobody can see it mapped any more, here (guards: turns,
+//! waiting requests, abandoned I/O) or on disk (the table that dropped it is durable). One that was prepared and never
+//! mapped has only its own I/O to wait for, which is over when it comes here.
+
+use std::collections::VecDeque;
+
+use flow::sabotage::{self, Rule};
+use flow::{Reclaim, Tag};
+use qcow2::Entry;
+
+use super::refcounts::Run;
+
+/// What waits to be free.
+#[derive(Default)]
+pub(super) struct Freed {
+    dropped: VecDeque<Dropped>,
+    abandoned: Vec<Run>,
+    /// Number of the flush that began last, and of the last one that ended well.
+    begun: u64,
+    durable: u64,
+}
+
+struct Dropped {
+    tag: Tag,
+    /// The flush that makes it durable that this was dropped.
+    flush: u64,
+    run: Run,
+}
+
+impl Freed {
+    /// Dropped just now; generations are bumped. Runs lie in one refcount block each.
+    pub(super) fn retire(&mut self, runs: impl Iterator<Item = Run>, reclaim: &Reclaim) {
+        let mut runs = runs.peekable();
+        if runs.peek().is_none() {
+            return;
+        }
+        let (tag, flush) = (reclaim.tag(), self.begun + 1);
+        self.dropped.extend(runs.map(|run| Dropped { tag, flush, run }));
+    }
+
+    /// Never mapped, or not by anything that counts any more.
+    pub(super) fn abandon(&mut self, runs: impl Iterator<Item = Run>) {
+        self.abandoned.extend(runs);
+    }
+
+    /// The next run that may be free; `seen` says whether others than those of `reclaim` may see what was dropped.
+    pub(super) fn next(&self, reclaim: &Reclaim, seen: bool) -> Option<Run> {
+        if let Some(run) = self.abandoned.last() {
+            return Some(*run);
+        }
+        let first = self.dropped.front()?;
+        let durable = first.flush <= self.durable || sabotage::broken(Rule::DurableDrop);
+        (!seen && durable && reclaim.passed(first.tag)).then_some(first.run)
+    }
+
+    /// That run is dealt with.
+    pub(super) fn done(&mut self) {
+        if self.abandoned.pop().is_none() {
+            self.dropped.pop_front();
+        }
+    }
+
+    /// Whether something waits for a flush or for readers.
+    pub(super) fn is_waiting(&self) -> bool {
+        !self.dropped.is_empty()
+    }
+
+    /// A flush begins that covers all that was dropped so far; answers its number.
+    pub(super) fn begin_flush(&mut self) -> u64 {
+        self.begun += 1;
+        self.begun
+    }
+
+    /// That flush has ended well.
+    pub(super) fn end_flush(&mut self, number: u64) {
+        self.durable = number;
+    }
+}
+
+/// Appends the clusters that an entry refers to.
+pub(super) fn push_hosts(runs: &mut Vec<Run>, entry: &Entry) {
+    let hosts = match entry {
+        Entry::Data { host, .. } | Entry::Zero { host: Some(host) } => *host..host + 1,
+        Entry::Compressed { hosts } => hosts.clone(),
+        Entry::Unallocated | Entry::Zero { host: None } => return,
+    };
+    match runs.last_mut() {
+        Some(last) if last.first + last.count == hosts.start => last.count += hosts.end - hosts.start,
+        _ => runs.push(Run { first: hosts.start, count: hosts.end - hosts.start }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn run(first: u64) -> Run {
+        Run { first, count: 1 }
+    }
+
+    #[test]
+    fn what_was_dropped_waits_for_a_flush_that_began_later_and_for_readers() {
+        let (mut freed, reclaim) = (Freed::default(), Reclaim::default());
+        let under_way = freed.begin_flush();
+        freed.retire([run(5)].into_iter(), &reclaim);
+        freed.end_flush(under_way);
+        assert_eq!(freed.next(&reclaim, false), None, "the flush had begun before");
+        let later = freed.begin_flush();
+        freed.end_flush(later);
+        assert_eq!(freed.next(&reclaim, true), None, "somebody else may look");
+        assert_eq!(freed.next(&reclaim, false), Some(run(5)));
+        freed.done();
+        let reader = reclaim.waits().enter_owned();
+        freed.retire([run(6)].into_iter(), &reclaim);
+        let later = freed.begin_flush();
+        freed.end_flush(later);
+        assert_eq!(freed.next(&reclaim, false), None, "the reader was there before");
+        drop(reader);
+        assert_eq!(freed.next(&reclaim, false), Some(run(6)));
+    }
+
+    #[test]
+    fn what_was_never_mapped_is_free_at_once() {
+        let (mut freed, reclaim) = (Freed::default(), Reclaim::default());
+        freed.abandon([run(1), run(2)].into_iter());
+        assert_eq!(freed.next(&reclaim, true), Some(run(2)));
+        freed.done();
+        assert_eq!(freed.next(&reclaim, true), Some(run(1)));
+        freed.done();
+        assert_eq!(freed.next(&reclaim, false), None);
+    }
+
+    #[test]
+    fn neighbours_are_one_run_and_shared_compressed_clusters_are_not() {
+        let mut runs = Vec::new();
+        push_hosts(&mut runs, &Entry::Data { host: 4, exclusive: true });
+        push_hosts(&mut runs, &Entry::Zero { host: Some(5) });
+        push_hosts(&mut runs, &Entry::Zero { host: None });
+        push_hosts(&mut runs, &Entry::Compressed { hosts: 5..7 });
+        push_hosts(&mut runs, &Entry::Compressed { hosts: 6..7 });
+        let found: Vec<_> = runs.iter().map(|run| (run.first, run.count)).collect();
+        assert_eq!(found, [(4, 2), (5, 2), (6, 1)]);
+    }
+}

@@ -1,0 +1,142 @@
+//! Opening an image, for the first time or again.
+//!
+//! Invariants: an image that is opened for writing is one that is written here, or it is refused by what it has; of
+//! an image that is being written there is one set of tables in memory, also when its node is reopened.
+
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+
+use block::{BlockError, ByteRange, ErrorKind, Result};
+use flow::{Body, Node, NodeId, RangeLocks, Role, View, seam};
+use io::LocalFut;
+use qcow2::{Geometry, Header, L1Table, cache};
+
+use super::Qcow2;
+use super::image::Image;
+use super::inflated::Inflated;
+use super::options::Options;
+use super::slices::Slices;
+use super::wants;
+use super::writer::{self, Start, Writer};
+use crate::context::{OpenContext, Opened};
+
+/// Opens a `qcow2` node.
+pub fn open(mut context: OpenContext) -> LocalFut<'static, Result<Opened>> {
+    Box::pin(async move {
+        let options: Options = context.parse()?;
+        let file = context.child(Role::File)?.clone();
+        let image = name(&context, &file);
+        let opened = open_image(&context, &options, &file, &image).await;
+        opened.map_err(|error| error.within(format_args!("image '{image}'")))
+    })
+}
+
+async fn open_image(context: &OpenContext, options: &Options, file: &View, name: &str) -> Result<Opened> {
+    let kept = context.kept.clone().and_then(|kept| kept.downcast::<Image>().ok());
+    let header = read_header(file).await?;
+    let wants = wants::wants(context, &header)?;
+    let image = match kept {
+        Some(image) if image.writer.is_some() => again(image, context.read_only, file)?,
+        kept => fresh(context, options, file, name, &header, kept).await?,
+    };
+    let body = Qcow2 { image, changing: !context.read_only };
+    Ok(Opened { body: Body::Maps(Arc::new(body)), wants })
+}
+
+/// The tables of an image that is being written, for another body of its node.
+fn again(image: Arc<Image>, read_only: bool, file: &View) -> Result<Arc<Image>> {
+    if image.home != ends(file) {
+        let context = "its tables are in memory, so it stays on its file: name the file's node as it is";
+        return Err(BlockError::new(ErrorKind::Invalid, context));
+    }
+    if read_only {
+        image.writer()?.become_read_only()?;
+    }
+    Ok(image)
+}
+
+/// The protocol nodes that a chain ends in.
+fn ends(view: &View) -> Vec<NodeId> {
+    let is_end = |node: &&Arc<Node>| matches!(node.body(), Body::Executes(body) if body.size().is_some());
+    let mut ends: Vec<_> = view.nodes().filter(is_end).map(|node| node.id()).collect();
+    ends.sort_unstable();
+    ends
+}
+
+async fn fresh(
+    context: &OpenContext,
+    options: &Options,
+    file: &View,
+    name: &str,
+    header: &Header,
+    before: Option<Arc<Image>>,
+) -> Result<Arc<Image>> {
+    let (budget, file_len) = (options.l2_budget()?, file.size());
+    let geometry = options.geometry(header)?;
+    let l1 = seam::read(file, geometry.l1_range(file_len)?).await?;
+    let writer = match context.read_only {
+        true => None,
+        false => Some(open_writer(options, file, header, &geometry, before).await?),
+    };
+    let data_len = match (&header.data_file, &writer) {
+        (Some(_), _) => u64::MAX,
+        // Clusters that the end of the file cuts are filled when they are written.
+        (None, Some(_)) => file_len.next_multiple_of(geometry.cluster_size()),
+        (None, None) => file_len,
+    };
+    Ok(Arc::new(Image {
+        name: name.into(),
+        l1: L1Table::parse(&geometry, &l1)?,
+        slices: Slices::new(&geometry, budget),
+        loads: RangeLocks::default(),
+        inflated: Inflated::new(header.compression, context.world.clone()),
+        geometry,
+        file_len: AtomicU64::new(file_len),
+        data_len: AtomicU64::new(data_len),
+        writer,
+        home: ends(file),
+    }))
+}
+
+async fn open_writer(
+    options: &Options,
+    file: &View,
+    header: &Header,
+    geometry: &Geometry,
+    before: Option<Arc<Image>>,
+) -> Result<Writer> {
+    writer::refuse(header)?;
+    let place = header.refcount_table;
+    // At most 8 MiB, at an offset below 2^56.
+    let range = ByteRange::new(place.offset.0, u64::from(place.clusters) << header.cluster_bits);
+    if range.end() > file.size() {
+        let context = format!("its refcount table ({range}) leaves the file of {} bytes", file.size());
+        return Err(BlockError::new(ErrorKind::Corrupt, context));
+    }
+    let table = seam::read(file, range).await?;
+    Ok(Writer::new(Start {
+        header,
+        geometry,
+        table: &table,
+        refcount_budget: options.refcount_budget(),
+        l2_budget: options.l2_budget()?,
+        keep: if options.keep_identity { cache::AUTOCLEAR } else { 0 },
+        earlier: before.iter().map(Arc::downgrade).collect(),
+    }))
+}
+
+async fn read_header(file: &View) -> Result<Header> {
+    let file_len = file.size();
+    let prefix = seam::read(file, ByteRange::between(0, file_len.min(Header::PREFIX as u64))).await?;
+    let needed = Header::needed(&prefix)? as u64;
+    let first = seam::read(file, ByteRange::between(0, file_len.min(needed))).await?;
+    Header::parse(&first)
+}
+
+/// What messages call the image: its path, else the node that it lies on.
+fn name(context: &OpenContext, file: &View) -> String {
+    match &context.base {
+        Some(path) => path.display().to_string(),
+        None => file.root().name().to_string(),
+    }
+}

@@ -1,0 +1,385 @@
+//! The refcounts of a writable image, as far as they are in memory: which host clusters are free.
+//!
+//! No I/O: what has to be loaded first is an answer, what has to be written is handed out by the flush.
+//!
+//! Invariants:
+//! * A cluster is handed out once: it is counted before anybody hears of it. Free clusters behind the frontier are
+//!   those of `free`; before it only the counters know.
+//! * A counter that has changed stays in memory until a flush has written it.
+//! * No cluster of the header, the L1 table or the refcount table is ever handed out.
+
+use std::collections::{BTreeMap, HashMap};
+use std::ops::Range;
+
+use block::{BlockError, ErrorKind, Result};
+use qcow2::{Geometry, Header, RefcountBlock};
+
+/// Longest refcount table in bytes.
+const TABLE_BYTES_MAX: u64 = 8 << 20;
+/// What is stored whole or not at all.
+const SECTOR: usize = 512;
+/// Refcount blocks that are always kept.
+const BLOCKS_MIN: usize = 4;
+
+/// A run of clusters: its first, and how many.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct Run {
+    pub(super) first: u64,
+    pub(super) count: u64,
+}
+
+/// What asking for clusters answers.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Took {
+    /// These are counted now.
+    Run(Run),
+    /// This refcount block has to be loaded first.
+    Load(u64),
+    /// There is none before the end of the file, which does not grow.
+    Full,
+}
+
+/// Where a refcount table is: clusters.
+pub(super) type Place = Run;
+
+pub(super) struct Refcounts {
+    cluster_bits: u32,
+    bits: u32,
+    table: Vec<u64>,
+    /// Bytes of the table that are not durable.
+    table_dirty: Range<usize>,
+    /// Where the table is to be, and where the header says it is.
+    place: Place,
+    durable_place: Place,
+    blocks: HashMap<u64, Block>,
+    blocks_max: usize,
+    clock: u64,
+    free: BTreeMap<u64, u64>,
+    /// Clusters from here on have not been looked at.
+    frontier: u64,
+    l1: Run,
+}
+
+struct Block {
+    counts: RefcountBlock,
+    dirty: Range<usize>,
+    /// A flush has its bytes.
+    writing: bool,
+    used: u64,
+}
+
+impl Refcounts {
+    /// The refcounts of an image whose refcount table is `table`; `budget` bytes of blocks are kept.
+    pub(super) fn new(header: &Header, geometry: &Geometry, table: &[u8], budget: u64) -> Self {
+        let cluster_bits = geometry.cluster_bits();
+        let place = Run {
+            first: header.refcount_table.offset.0 >> cluster_bits,
+            count: header.refcount_table.clusters.into(),
+        };
+        let l1_bytes = u64::from(geometry.l1_entries()) * 8;
+        Self {
+            cluster_bits,
+            bits: header.refcount_table.bits,
+            table: table.as_chunks().0.iter().map(|entry| u64::from_be_bytes(*entry)).collect(),
+            table_dirty: 0..0,
+            place,
+            durable_place: place,
+            blocks: HashMap::new(),
+            blocks_max: BLOCKS_MIN.max((budget >> cluster_bits) as usize),
+            clock: 0,
+            free: BTreeMap::new(),
+            frontier: 0,
+            l1: Run {
+                first: geometry.l1_offset().0 >> cluster_bits,
+                count: l1_bytes.div_ceil(geometry.cluster_size()),
+            },
+        }
+    }
+
+    /// Clusters that one block counts.
+    pub(super) fn per_block(&self) -> u64 {
+        (8 << self.cluster_bits) / u64::from(self.bits)
+    }
+
+    /// Takes up to `count` clusters in one run, none at or beyond `end`.
+    pub(super) fn take(&mut self, count: u64, end: u64) -> Result<Took> {
+        let Some((first, longest)) = self.known(count) else { return self.take_fresh(count, end) };
+        let block = first / self.per_block();
+        if !self.blocks.contains_key(&block) {
+            return Ok(Took::Load(block));
+        }
+        let run = Run { first, count: count.min(longest).min((block + 1) * self.per_block() - first) };
+        self.free.remove(&first);
+        if longest > run.count {
+            self.free.insert(first + run.count, longest - run.count);
+        }
+        self.count_up(run);
+        Ok(Took::Run(run))
+    }
+
+    /// A free run behind the frontier that is long enough to be worth it.
+    fn known(&self, count: u64) -> Option<(u64, u64)> {
+        let enough = self.free.iter().find(|(_, n)| **n >= count);
+        let longest = || self.free.iter().max_by_key(|(_, n)| **n).filter(|(_, n)| **n * 2 >= count);
+        enough.or_else(longest).map(|(first, n)| (*first, *n))
+    }
+
+    fn take_fresh(&mut self, count: u64, end: u64) -> Result<Took> {
+        loop {
+            let (per_block, block) = (self.per_block(), self.frontier / self.per_block());
+            if self.frontier >= end {
+                return Ok(Took::Full);
+            }
+            match self.table.get(block as usize) {
+                None => self.grow(end)?,
+                Some(0) => self.create_block(block)?,
+                Some(_) => {
+                    let Some(found) = self.blocks.get(&block) else { return Ok(Took::Load(block)) };
+                    let Some(free) = found.counts.free_run(self.frontier % per_block, count) else {
+                        self.frontier = (block + 1) * per_block;
+                        continue;
+                    };
+                    let first = block * per_block + free.start;
+                    let run = Run { first, count: (free.end - free.start).min(end.saturating_sub(first)) };
+                    if run.count == 0 {
+                        return Ok(Took::Full);
+                    }
+                    self.check_unreserved(run)?;
+                    self.count_up(run);
+                    self.frontier = first + run.count;
+                    return Ok(Took::Run(run));
+                }
+            }
+        }
+    }
+
+    /// Makes the block that counts the clusters from the frontier on. It lies in the first of them.
+    fn create_block(&mut self, block: u64) -> Result<()> {
+        let own = Run { first: block * self.per_block(), count: 1 };
+        self.check_unreserved(own)?;
+        let counts = RefcountBlock::parse(&vec![0; 1 << self.cluster_bits], self.bits)?;
+        self.table[block as usize] = own.first << self.cluster_bits;
+        let at = block as usize * 8;
+        self.table_dirty = hull(&self.table_dirty, &(at..at + 8));
+        self.insert(block, counts);
+        self.count_up(own);
+        // All of it has to be written: nobody knows what is there.
+        self.touch(block, 0..1 << self.cluster_bits);
+        self.frontier = self.frontier.max(own.first + 1);
+        Ok(())
+    }
+
+    /// Makes the table twice as long, in new clusters behind all that it accounts for.
+    fn grow(&mut self, end: u64) -> Result<()> {
+        let cluster = 1u64 << self.cluster_bits;
+        let block = self.table.len() as u64;
+        let own = block * self.per_block();
+        let clusters = (self.table.len() as u64 * 16).min(TABLE_BYTES_MAX).div_ceil(cluster);
+        let entries = clusters * cluster / 8;
+        if entries <= block || clusters + 1 > self.per_block() || own + 1 + clusters > end {
+            return Err(BlockError::new(
+                ErrorKind::NoSpace,
+                "its refcount table is full and cannot grow: convert the image to one with larger clusters",
+            ));
+        }
+        self.table.resize(entries as usize, 0);
+        self.create_block(block)?;
+        self.place = Run { first: own + 1, count: clusters };
+        self.count_up(self.place);
+        self.frontier = own + 1 + clusters;
+        Ok(())
+    }
+
+    /// An error where counters say that clusters are free which cannot be.
+    fn check_unreserved(&self, run: Run) -> Result<()> {
+        let overlaps =
+            |other: Run| run.first < other.first + other.count && other.first < run.first + run.count;
+        let reserved = [Run { first: 0, count: 1 }, self.l1, self.place, self.durable_place];
+        if reserved.into_iter().any(overlaps) {
+            let context = format!(
+                "its refcounts are wrong: a cluster of its own tables counts as free (cluster {}): repair it with 'qemu-img check -r all'",
+                run.first
+            );
+            return Err(BlockError::new(ErrorKind::Corrupt, context));
+        }
+        Ok(())
+    }
+
+    fn count_up(&mut self, run: Run) {
+        for cluster in run.first..run.first + run.count {
+            self.set(cluster, 1);
+        }
+    }
+
+    /// Sets a counter whose block is here.
+    fn set(&mut self, cluster: u64, count: u64) {
+        let block = cluster / self.per_block();
+        let index = cluster % self.per_block();
+        if let Some(found) = self.blocks.get_mut(&block) {
+            let changed = found.counts.set(index, count);
+            self.touch(block, changed);
+        }
+    }
+
+    fn touch(&mut self, block: u64, bytes: Range<usize>) {
+        self.clock += 1;
+        if let Some(found) = self.blocks.get_mut(&block) {
+            found.dirty = hull(&found.dirty, &bytes);
+            found.used = self.clock;
+        }
+    }
+
+    /// Takes one reference from each cluster of a run, which lies in one block; who has none left is free. Answers the
+    /// block that has to be loaded first.
+    pub(super) fn release(&mut self, run: Run) -> std::result::Result<(), u64> {
+        let block = run.first / self.per_block();
+        let Some(found) = self.blocks.get(&block) else { return Err(block) };
+        let index = |cluster: u64| cluster % self.per_block();
+        let counts: Vec<_> =
+            (run.first..run.first + run.count).map(|c| (c, found.counts.get(index(c)))).collect();
+        for (cluster, count) in counts {
+            // One that has none is a lie of the image: it is left alone.
+            if count > 0 {
+                self.set(cluster, count - 1);
+            }
+            if count == 1 && cluster < self.frontier {
+                self.give(cluster);
+            }
+        }
+        Ok(())
+    }
+
+    fn give(&mut self, cluster: u64) {
+        let (mut first, mut count) = (cluster, 1);
+        if let Some((before, n)) = self.free.range(..cluster).next_back().map(|(f, n)| (*f, *n))
+            && before + n == cluster
+        {
+            self.free.remove(&before);
+            (first, count) = (before, n + 1);
+        }
+        if let Some(n) = self.free.remove(&(cluster + 1)) {
+            count += n;
+        }
+        self.free.insert(first, count);
+    }
+
+    /// Cuts a run where it leaves a block.
+    pub(super) fn by_block(&self, run: Run) -> impl Iterator<Item = Run> + use<> {
+        let (per_block, mut rest) = (self.per_block(), run);
+        std::iter::from_fn(move || {
+            let count = rest.count.min(per_block - rest.first % per_block);
+            let part = Run { first: rest.first, count };
+            rest = Run { first: rest.first + count, count: rest.count - count };
+            (count > 0).then_some(part)
+        })
+    }
+
+    /// Where a block is in a file of `file_len` bytes; `None` when it is here already. `Corrupt` where the table lies,
+    /// also where it has none.
+    pub(super) fn to_load(&self, block: u64, file_len: u64) -> Result<Option<u64>> {
+        if self.blocks.contains_key(&block) {
+            return Ok(None);
+        }
+        let entry = self.table.get(block as usize).copied().unwrap_or(0);
+        let cluster = 1u64 << self.cluster_bits;
+        if entry == 0 || entry % cluster != 0 || entry >= 1 << 56 || entry + cluster > file_len {
+            let context = format!("entry {block} of its refcount table ({entry:#x}) is no block of the file");
+            return Err(BlockError::new(ErrorKind::Corrupt, context));
+        }
+        Ok(Some(entry))
+    }
+
+    /// Keeps a block that was loaded.
+    pub(super) fn keep(&mut self, block: u64, bytes: &[u8]) -> Result<()> {
+        let counts = RefcountBlock::parse(bytes, self.bits)?;
+        self.insert(block, counts);
+        Ok(())
+    }
+
+    fn insert(&mut self, block: u64, counts: RefcountBlock) {
+        self.clock += 1;
+        let clean = |block: &Block| block.dirty.is_empty() && !block.writing;
+        if self.blocks.len() >= self.blocks_max
+            && let Some(oldest) =
+                self.blocks.iter().filter(|(_, b)| clean(b)).min_by_key(|(_, b)| b.used).map(|(at, _)| *at)
+        {
+            self.blocks.remove(&oldest);
+        }
+        self.blocks.insert(block, Block { counts, dirty: 0..0, writing: false, used: self.clock });
+    }
+
+    /// The blocks that are to be written, and the bytes of the table that rely on no others: its offset and them.
+    pub(super) fn begin_write(&mut self) -> (Vec<u64>, Option<TableWrite>) {
+        let dirty = self.blocks.iter_mut().filter(|(_, block)| !block.dirty.is_empty());
+        let blocks = dirty.map(|(at, block)| {
+            block.writing = true;
+            *at
+        });
+        (blocks.collect(), self.table_write())
+    }
+
+    fn table_write(&mut self) -> Option<TableWrite> {
+        let moved = self.place != self.durable_place;
+        let dirty = std::mem::replace(&mut self.table_dirty, 0..0);
+        if dirty.is_empty() && !moved {
+            return None;
+        }
+        let range = if moved { 0..self.table.len() * 8 } else { in_sectors(&dirty, self.table.len() * 8) };
+        let entries = &self.table[range.start / 8..range.end / 8];
+        Some(TableWrite {
+            offset: (self.place.first << self.cluster_bits) + range.start as u64,
+            bytes: entries.iter().flat_map(|entry| entry.to_be_bytes()).collect(),
+            moved_to: moved.then_some(self.place),
+        })
+    }
+
+    /// What of a block is to be written where, as it is now.
+    pub(super) fn store(&mut self, block: u64) -> Option<(u64, Vec<u8>)> {
+        let found = self.blocks.get_mut(&block)?;
+        let dirty = std::mem::replace(&mut found.dirty, 0..0);
+        let range = in_sectors(&dirty, 1 << self.cluster_bits);
+        Some((self.table[block as usize] + range.start as u64, found.counts.bytes()[range].to_vec()))
+    }
+
+    /// The writing of blocks and table has ended, if any had begun; if not well, all of it is to be written again.
+    pub(super) fn end_write(&mut self, well: bool) {
+        for block in self.blocks.values_mut().filter(|block| block.writing) {
+            block.writing = false;
+            if !well {
+                block.dirty = 0..1 << self.cluster_bits;
+            }
+        }
+        if !well {
+            self.table_dirty = 0..self.table.len() * 8;
+        }
+    }
+
+    /// The header says now that the table is at `place`; answers the clusters in which it was before.
+    pub(super) fn moved(&mut self, place: Place) -> Run {
+        std::mem::replace(&mut self.durable_place, place)
+    }
+}
+
+/// What of the refcount table is to be written.
+pub(super) struct TableWrite {
+    pub(super) offset: u64,
+    pub(super) bytes: Vec<u8>,
+    /// It is a new table: the header has to say so, once it is durable.
+    pub(super) moved_to: Option<Place>,
+}
+
+/// The shortest range around both.
+fn hull(a: &Range<usize>, b: &Range<usize>) -> Range<usize> {
+    match (a.is_empty(), b.is_empty()) {
+        (true, _) => b.clone(),
+        (_, true) => a.clone(),
+        _ => a.start.min(b.start)..a.end.max(b.end),
+    }
+}
+
+fn in_sectors(range: &Range<usize>, len: usize) -> Range<usize> {
+    range.start / SECTOR * SECTOR..range.end.next_multiple_of(SECTOR).min(len)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,152 @@
+//! Against a plain list of counters.
+
+use super::*;
+use qcow2::NewImage;
+
+/// The refcounts of a fresh image with clusters of 512 bytes (256 a block, 64 blocks a cluster of the table).
+fn fresh(size: u64) -> (Refcounts, Vec<u8>) {
+    let fresh = NewImage::new(size, 9).bytes().unwrap();
+    let mut file = vec![0; fresh.len as usize];
+    for (at, bytes) in fresh.pieces {
+        file[at.0 as usize..][..bytes.len()].copy_from_slice(&bytes);
+    }
+    let header = Header::parse(&file[..512]).unwrap();
+    let at = header.refcount_table.offset.0 as usize;
+    let table = &file[at..at + header.refcount_table.clusters as usize * 512];
+    (Refcounts::new(&header, &Geometry::new(&header), table, 0), file)
+}
+
+/// Takes from them, loading what has to be.
+fn take(counts: &mut Refcounts, file: &[u8], count: u64, end: u64) -> Option<Run> {
+    loop {
+        match counts.take(count, end).unwrap() {
+            Took::Run(run) => return Some(run),
+            Took::Full => return None,
+            Took::Load(block) => {
+                let at = counts.to_load(block, file.len() as u64).unwrap().unwrap() as usize;
+                counts.keep(block, &file[at..at + 512]).unwrap();
+            }
+        }
+    }
+}
+
+/// Writes all that is dirty into the file.
+fn flush(counts: &mut Refcounts, file: &mut Vec<u8>) {
+    let mut put = |at: u64, bytes: &[u8]| {
+        file.resize(file.len().max(at as usize + bytes.len()), 0);
+        file[at as usize..][..bytes.len()].copy_from_slice(bytes);
+    };
+    let (blocks, table) = counts.begin_write();
+    for block in &blocks {
+        let (at, bytes) = counts.store(*block).unwrap();
+        put(at, &bytes);
+    }
+    if let Some(table) = table {
+        put(table.offset, &table.bytes);
+        if let Some(place) = table.moved_to {
+            put(48, &(place.first * 512).to_be_bytes());
+            put(56, &(place.count as u32).to_be_bytes());
+            counts.moved(place);
+        }
+    }
+    counts.end_write(true);
+}
+
+/// The counters that the file holds.
+fn stored(file: &[u8]) -> Vec<u64> {
+    let header = Header::parse(&file[..512]).unwrap();
+    let at = header.refcount_table.offset.0 as usize;
+    let table = file[at..at + header.refcount_table.clusters as usize * 512].as_chunks().0;
+    let mut counters = Vec::new();
+    for entry in table.iter().map(|entry| u64::from_be_bytes(*entry) as usize) {
+        let block = if entry == 0 { vec![0; 512] } else { file[entry..entry + 512].to_vec() };
+        let block = RefcountBlock::parse(&block, 16).unwrap();
+        counters.extend((0..256).map(|index| block.get(index)));
+    }
+    counters
+}
+
+#[test]
+fn clusters_are_handed_out_once_and_come_back() {
+    let (mut counts, mut file) = fresh(4 << 20);
+    let mut model = stored(&file);
+    let mut held: Vec<Run> = Vec::new();
+    let mut x = 7u64;
+    let mut below = |bound: u64| {
+        x = x.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
+        (x >> 33) % bound
+    };
+    for step in 0..4000 {
+        if below(3) > 0 || held.is_empty() {
+            let run = take(&mut counts, &file, 1 + below(20), u64::MAX).unwrap();
+            held.push(run);
+        } else {
+            let run = held.swap_remove(below(held.len() as u64) as usize);
+            for part in counts.by_block(run) {
+                while let Err(block) = counts.release(part) {
+                    let at = counts.to_load(block, file.len() as u64).unwrap().unwrap() as usize;
+                    counts.keep(block, &file[at..at + 512]).unwrap();
+                }
+            }
+        }
+        if step % 50 == 0 {
+            flush(&mut counts, &mut file);
+        }
+    }
+    flush(&mut counts, &mut file);
+    let found = stored(&file);
+    // What is held is counted once, and nothing twice.
+    for run in &held {
+        assert!((run.first..run.first + run.count).all(|c| found[c as usize] == 1), "{run:?}");
+    }
+    let mut owners = vec![0; found.len()];
+    held.iter().for_each(|run| (run.first..run.first + run.count).for_each(|c| owners[c as usize] += 1));
+    assert!(owners.iter().all(|owners| *owners <= 1));
+    // The rest that is counted are the header, the table, the blocks and the L1 table.
+    model.resize(found.len(), 0);
+    let blocks = found.iter().zip(&owners).zip(&model).filter(|((f, o), m)| **f == 1 && **o == 0 && **m == 0);
+    let extra = blocks.count();
+    assert!(extra < found.len() / 256 + 400, "{extra} clusters leaked");
+}
+
+#[test]
+fn a_table_that_is_full_grows_and_moves() {
+    let (mut counts, mut file) = fresh(64 << 10);
+    let before = counts.durable_place;
+    assert_eq!(before.count, 1);
+    let mut last = 0;
+    while counts.place == before {
+        last = take(&mut counts, &file, 256, u64::MAX).unwrap().first;
+    }
+    assert!(last > 64 * 255);
+    flush(&mut counts, &mut file);
+    let header = Header::parse(&file[..512]).unwrap();
+    assert_eq!(header.refcount_table.clusters, 2);
+    let found = stored(&file);
+    assert_eq!((found.len(), found[last as usize]), (2 * 64 * 256, 1));
+    assert_eq!(counts.durable_place, counts.place);
+    assert!((counts.place.first..counts.place.first + 2).all(|c| found[c as usize] == 1));
+}
+
+#[test]
+fn a_file_that_does_not_grow_is_full_in_the_end() {
+    let (mut counts, file) = fresh(64 << 10);
+    let mut taken = 0;
+    while let Some(run) = take(&mut counts, &file, 7, 100) {
+        assert!(run.first + run.count <= 100);
+        taken += run.count;
+    }
+    assert_eq!(taken, 100 - stored(&file).iter().filter(|count| **count > 0).count() as u64);
+}
+
+#[test]
+fn tables_never_count_as_free() {
+    let (mut counts, mut file) = fresh(64 << 10);
+    // The counters say that nothing is in use.
+    let at = counts.to_load(0, file.len() as u64).unwrap().unwrap() as usize;
+    file[at..at + 512].fill(0);
+    counts.keep(0, &file[at..at + 512]).unwrap();
+    assert_eq!(counts.take(1, u64::MAX).unwrap_err().kind(), ErrorKind::Corrupt);
+    assert!(counts.to_load(63, file.len() as u64).is_err());
+    assert!(counts.to_load(64, file.len() as u64).is_err());
+}

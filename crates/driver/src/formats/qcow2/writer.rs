@@ -1,0 +1,174 @@
+//! What an image that is open for writing has besides: books, generations, and who does what in the background.
+//!
+//! Invariants:
+//! * Tables on disk change by one hand at a time ([`Writer::turn`]), in tasks that nobody can drop half-way.
+//! * Before the first change of anything the autoclear bits that we do not keep are durably cleared. Until then no
+//!   cluster is said to be writable in place.
+
+use std::any::Any;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Weak};
+
+use block::{BlockError, ErrorKind, Mapping, Place, Result};
+use flow::{Next, RangeLocks};
+use io::LocalFut;
+use io::sync::{Semaphore, oneshot};
+use qcow2::{Geometry, Header, Version};
+
+use super::books::Locked;
+use super::flush::Flushes;
+use super::generations::Generations;
+use super::image::Image;
+use super::refcounts::Refcounts;
+
+/// Fewest slices that may wait to be written.
+const DIRTY_MIN: u64 = 8;
+
+/// The right to write tables and header; travels with the buffers that are written.
+pub(super) type Turn = Arc<dyn Any + Send + Sync>;
+
+pub(super) struct Writer {
+    pub(super) books: Arc<Locked>,
+    pub(super) generations: Generations,
+    /// Held while an L2 table is made, by number of its L1 entry.
+    pub(super) tables: RangeLocks,
+    /// Held while a refcount block is read, by its number.
+    pub(super) block_loads: RangeLocks,
+    pub(super) flushes: Flushes,
+    /// Whoever writes tables or the header.
+    pub(super) turn: Arc<Semaphore>,
+    /// Whether something may have been changed: autoclear bits are cleared.
+    changing: AtomicBool,
+    /// Those that are cleared before.
+    pub(super) to_clear: u64,
+    /// Whether the header names a backing image: what is dropped has to be zeroed, or that one would show.
+    pub(super) names_backing: AtomicBool,
+    /// Earlier bodies of the node whose readers have no guards: alive while such a reader may be.
+    earlier: Vec<Weak<Image>>,
+    /// The node was reopened read-only: its readers have no guards from then on.
+    read_only_since: AtomicBool,
+}
+
+/// What a writer needs of the header, and how much memory it may take.
+pub(super) struct Start<'a> {
+    pub(super) header: &'a Header,
+    pub(super) geometry: &'a Geometry,
+    /// The bytes of the refcount table.
+    pub(super) table: &'a [u8],
+    pub(super) refcount_budget: u64,
+    pub(super) l2_budget: u64,
+    /// Autoclear bits that stay.
+    pub(super) keep: u64,
+    pub(super) earlier: Vec<Weak<Image>>,
+}
+
+impl Writer {
+    pub(super) fn new(start: Start<'_>) -> Self {
+        let Start { header, geometry, table, refcount_budget, l2_budget, keep, earlier } = start;
+        let dirty_max = (l2_budget / 2 / geometry.slice_bytes() as u64).max(DIRTY_MIN);
+        let refcounts = Refcounts::new(header, geometry, table, refcount_budget);
+        Self {
+            books: Locked::new(refcounts, dirty_max as usize),
+            generations: Generations::new(geometry.virtual_size()),
+            tables: RangeLocks::default(),
+            block_loads: RangeLocks::default(),
+            flushes: Flushes::default(),
+            turn: Arc::new(Semaphore::new(1)),
+            changing: AtomicBool::new(false),
+            to_clear: header.features.autoclear & !keep,
+            names_backing: AtomicBool::new(header.backing.is_some()),
+            earlier,
+            read_only_since: AtomicBool::new(false),
+        }
+    }
+
+    /// Whether somebody may see what was dropped without a guard.
+    pub(super) fn is_seen_unguarded(&self) -> bool {
+        self.read_only_since.load(Ordering::SeqCst)
+            || self.earlier.iter().any(|image| image.strong_count() > 0)
+    }
+
+    /// Before the first change nothing can be written in place.
+    #[inline]
+    pub(super) fn hold_back(&self, mut mapping: Mapping) -> Mapping {
+        if let Place::Data { exclusive, .. } = &mut mapping.place {
+            *exclusive &= self.changing.load(Ordering::Acquire);
+        }
+        mapping
+    }
+
+    pub(super) fn is_changing(&self) -> bool {
+        self.changing.load(Ordering::Acquire)
+    }
+
+    pub(super) fn set_changing(&self) {
+        self.changing.store(true, Ordering::Release);
+    }
+
+    /// Lets readers without guards in, if all changes are in the file.
+    pub(super) fn become_read_only(&self) -> Result<()> {
+        if !self.books.lock().is_clean() {
+            let context = "it has changes that are not in its file yet: flush it first";
+            return Err(BlockError::new(ErrorKind::Busy, context));
+        }
+        self.read_only_since.store(true, Ordering::SeqCst);
+        Ok(())
+    }
+}
+
+impl Image {
+    /// Runs `work` in a task of its own, which nobody can drop half-way, and waits for it.
+    pub(super) async fn in_background<W>(self: &Arc<Self>, next: Next<'_>, work: W) -> Result<()>
+    where
+        W: for<'w> FnOnce(&'w Arc<Self>, Next<'w>) -> LocalFut<'w, Result<()>> + 'static,
+    {
+        let (tell, told) = oneshot::channel();
+        self.spawn(next, move |image, next| {
+            Box::pin(async move {
+                // Nobody may be waiting any more.
+                let _ = tell.send(work(image, next).await);
+            })
+        });
+        told.await.map_err(|_| stopped())?
+    }
+
+    /// Runs `work` in a task that holds the image and the view.
+    pub(super) fn spawn<W>(self: &Arc<Self>, next: Next<'_>, work: W)
+    where
+        W: for<'w> FnOnce(&'w Arc<Self>, Next<'w>) -> LocalFut<'w, ()> + 'static,
+    {
+        let (image, hold) = (self.clone(), next.hold());
+        io::spawn(async move { work(&image, hold.next()).await });
+    }
+
+    /// Carries out what nobody else may do at the same time: until all that the turn was lent to has let go of it.
+    pub(super) async fn alone<T>(&self, work: impl AsyncFnOnce(&Turn) -> Result<T>) -> Result<T> {
+        let turn = self.writer()?.turn.clone().acquire_owned().await.map_err(|_| stopped())?;
+        let turn: Turn = Arc::new(turn);
+        work(&turn).await
+    }
+}
+
+#[cold]
+pub(super) fn stopped() -> BlockError {
+    BlockError::new(ErrorKind::Cancelled, "the image is being closed")
+}
+
+/// Refuses images that are not written here, by what they have.
+pub(super) fn refuse(header: &Header) -> Result<()> {
+    header.writable()?;
+    let why = if header.version == Version::V2 {
+        "images of version 2 (compat=0.10) are opened read-only: 'qemu-img amend -o compat=1.1' makes it version 3"
+    } else if header.data_file.is_some() {
+        "images with an external data file are opened read-only for now"
+    } else if header.features.extended_l2() {
+        "images with extended L2 entries (subclusters) are opened read-only for now"
+    } else if header.snapshots.count > 0 {
+        "images with internal snapshots are opened read-only for now: delete them with 'qemu-img snapshot -d'"
+    } else if header.bitmaps.is_some() {
+        "images with persistent bitmaps are opened read-only for now: remove them with 'qemu-img bitmap --remove'"
+    } else {
+        return Ok(());
+    };
+    Err(BlockError::new(ErrorKind::Unsupported, why))
+}

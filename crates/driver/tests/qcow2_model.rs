@@ -1,0 +1,127 @@
+//! Many clients at once on qcow2 images that allocate, zero, discard and reuse: no wrong byte, and tables that agree
+//! with one another afterwards.
+//!
+//! `MILLPOND_TEST_FULL=1` runs more seeds.
+
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
+
+mod lab;
+
+use flow::Role;
+use lab::oracle::{self, Oracle};
+use lab::work::{self, Plan};
+use lab::{Lab, Tree, qcow2 as images, simulation};
+use qcow2::NewImage;
+use serde_json::{Value, json};
+use sim::{Options, SimWorld};
+
+const SIZE: u64 = 300_001;
+
+fn seeds(quick: u64) -> std::ops::Range<u64> {
+    let full = std::env::var_os("MILLPOND_TEST_FULL").is_some();
+    0..if full { quick * 25 } else { quick }
+}
+
+/// Random work on what `build` makes, from each of the seeds; then a flush, and a check of the files `images`.
+fn simulate(base: u64, seeds: std::ops::Range<u64>, files: &[&str], build: impl AsyncFn(&Lab) -> Tree) {
+    for seed in seeds {
+        let world = SimWorld::new(seed, Options::default());
+        world.disk().put("base", &oracle::initial(base));
+        let work = async {
+            let lab = Lab::new(&world);
+            let tree = build(&lab).await;
+            let (root, oracle) = (lab.root(&tree), Oracle::new(base));
+            work::run(&world, &root, &oracle, Plan::new(seed)).await?;
+            simulation::finish(&tree, &root, &oracle).await?;
+            // What was given up comes to its end, and is freed by the second.
+            for _ in 0..3 {
+                while world.disk().in_flight() > 0 {
+                    io::sleep(std::time::Duration::from_millis(1)).await;
+                }
+                flush(&tree).await.map_err(|e| e.to_string())?;
+            }
+            Ok::<(), String>(())
+        };
+        world.run(work).unwrap_or_else(|wrong| panic!("seed {seed}: {wrong}"));
+        for file in files {
+            let report = images::check(&world.disk().bytes(file).unwrap());
+            let report = report.unwrap_or_else(|wrong| panic!("seed {seed}, {file}: {wrong}"));
+            assert!(report.data > 0 && report.leaks == 0, "seed {seed}, {file}: {report:?}");
+        }
+    }
+}
+
+async fn flush(tree: &Tree) -> block::Result<()> {
+    flow::seam::execute(&tree.view(), flow::Request::flush(), io::Lease::empty()).await.0
+}
+
+fn image(cluster_bits: u32) -> NewImage {
+    NewImage::new(SIZE, cluster_bits)
+}
+
+fn plain() -> Value {
+    json!({})
+}
+
+#[test]
+fn one_image() {
+    simulate(0, seeds(8), &["disk"], async |lab| lab.qcow2("disk", &image(16), plain(), None).await);
+}
+
+#[test]
+fn tiny_clusters_and_tables_that_have_to_be_loaded() {
+    simulate(0, seeds(8), &["disk"], async |lab| lab.qcow2("disk", &image(9), images::tiny(), None).await);
+}
+
+#[test]
+fn an_image_on_blocks_of_512_bytes() {
+    simulate(0, seeds(8), &["disk"], async |lab| {
+        images::put(&lab.world.disk(), "disk", &image(12));
+        let (file, _) = lab.file_with("disk", true).await;
+        lab.open("qcow2", images::tiny(), &[(Role::File, &file)]).await
+    });
+}
+
+#[test]
+fn a_chain_of_images() {
+    simulate(SIZE - 5000, seeds(8), &["top"], async |lab| {
+        let (base, _) = lab.file("base").await;
+        let raw = lab.open("raw", plain(), &[(Role::File, &base)]).await;
+        let middle = lab.qcow2("middle", &image(12).over("base", "raw"), images::tiny(), Some(&raw)).await;
+        lab.qcow2("top", &image(14).over("middle", "qcow2"), plain(), Some(&middle)).await
+    });
+}
+
+#[test]
+fn a_long_chain_whose_mappings_are_remembered() {
+    simulate(0, seeds(4), &["layer8"], async |lab| {
+        let mut tree = lab.qcow2("bottom", &image(16), plain(), None).await;
+        for layer in 0..9 {
+            let over = image(16).over("below", "qcow2");
+            tree = lab.qcow2(&format!("layer{layer}"), &over, plain(), Some(&tree)).await;
+        }
+        tree
+    });
+}
+
+#[test]
+fn a_cache_behind_copy_on_read() {
+    simulate(SIZE, seeds(8), &["cache"], async |lab| {
+        let (base, _) = lab.file("base").await;
+        let cache = lab.qcow2("cache", &image(12).over("base", "raw"), images::tiny(), Some(&base)).await;
+        lab.open("copy-on-read", plain(), &[(Role::Filtered, &cache)]).await
+    });
+}
+
+#[test]
+fn an_image_in_an_image() {
+    simulate(SIZE, seeds(8), &["outer"], async |lab| {
+        let (base, _) = lab.file("base").await;
+        let outer = NewImage::new(2 << 20, 10);
+        let outer = lab.qcow2("outer", &outer, plain(), None).await;
+        for (at, bytes) in image(12).over("base", "raw").bytes().unwrap().pieces {
+            flow::seam::write(&outer.view(), at.0, &bytes).await.unwrap();
+        }
+        lab.open("qcow2", plain(), &[(Role::File, &outer), (Role::Backing, &base)]).await
+    });
+}
