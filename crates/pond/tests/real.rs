@@ -58,7 +58,7 @@ fn a_cache_is_an_ordinary_image_and_is_found_again() {
     let folder = place.path();
     let mut bytes = vec![0; 3 << 20];
     for (at, byte) in bytes.iter_mut().enumerate() {
-        *byte = if at >> 16 & 3 == 1 { 0 } else { (at * 7 >> 5) as u8 };
+        *byte = if at >> 16 & 3 == 1 { 0 } else { ((at * 7) >> 5) as u8 };
     }
     std::fs::write(folder.join("disk.raw"), &bytes).unwrap();
     let world = RealWorld::new();
