@@ -19,14 +19,12 @@ pub enum Rule {
     DataBarrier = 16,
     /// A refcount block is durable before a table on disk relies on it.
     RefcountBarrier = 32,
-    /// A table is durable before another one on disk points to it.
-    TableBarrier = 64,
     /// A flush is answered when all that it covers is durable.
-    LastBarrier = 128,
+    LastBarrier = 64,
     /// A freed cluster is reused only when the table that dropped it is durable.
-    DurableDrop = 256,
+    DurableDrop = 128,
     /// What a header says of an image's content is durably cleared before the content changes.
-    HeaderBarrier = 512,
+    HeaderBarrier = 256,
 }
 
 #[cfg(feature = "sabotage")]

@@ -4,8 +4,9 @@
 //!
 //! 1. refcount blocks, barrier: it covers the data and the new L2 tables as well,
 //! 2. entries of the refcount table, where blocks are new, barrier (a table that has moved: header, barrier),
-//! 3. slices of L2 tables, barrier,
-//! 4. entries of the L1 table, barrier.
+//! 3. slices of L2 tables and entries of the L1 table, barrier.
+//!
+//! An L1 entry needs no barrier of its own: new L2 tables are empty on disk, and durably so since the first one.
 //!
 //! Invariants:
 //! * What a copied entry points to was written, and counted, before it was copied. So nothing on disk ever points to
@@ -204,22 +205,16 @@ impl Image {
             slice.store(&mut bytes);
             (slice.address().host.0, bytes)
         };
-        let slices: Vec<_> = taken.slices.iter().map(store).collect();
+        let slices = taken.slices.iter().map(store);
         let piece = |number: &usize| {
             let (at, bytes) = self.l1.piece(*number);
             (self.geometry.l1_offset().0 + at, Lease::copy_of(&bytes))
         };
-        let l1: Vec<_> = taken.l1.iter().map(piece).collect();
-        let (mut after_data, mut after_slices) = (Rule::DataBarrier, Rule::TableBarrier);
-        if l1.is_empty() {
-            after_slices = Rule::LastBarrier;
-            if slices.is_empty() {
-                after_data = Rule::LastBarrier;
-            }
-        }
-        self.write_refcounts(after_data, turn, next).await?;
-        self.write_all(slices, after_slices, turn, next).await?;
-        self.write_all(l1, Rule::LastBarrier, turn, next).await
+        let l1 = taken.l1.iter().map(piece);
+        let tables: Vec<_> = slices.chain(l1).collect();
+        let rule = if tables.is_empty() { Rule::LastBarrier } else { Rule::DataBarrier };
+        self.write_refcounts(rule, turn, next).await?;
+        self.write_all(tables, Rule::LastBarrier, turn, next).await
     }
 
     /// Writes refcounts, and makes them durable with all that was written before.
