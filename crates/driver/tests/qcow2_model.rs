@@ -125,3 +125,37 @@ fn an_image_in_an_image() {
         lab.open("qcow2", plain(), &[(Role::File, &outer), (Role::Backing, &base)]).await
     });
 }
+
+#[test]
+fn on_real_threads() {
+    for seed in seeds(2) {
+        let world = io::real::RealWorld::new();
+        world.block_on(async {
+            let lab = Lab::new(&world);
+            let base = lab.ram(SIZE);
+            let middle = over_ram(&lab, &image(12).over("base", "raw"), images::tiny(), &base).await;
+            let tree = over_ram(&lab, &image(9).over("middle", "qcow2"), plain(), &middle).await;
+            let (root, oracle) = (lab.root(&tree), Oracle::new(0));
+            let plan = Plan { threads: 4, tasks: 8, requests: 600, longest: 60_000, ..Plan::new(seed) };
+            work::run(&world, &root, &oracle, plan).await.unwrap_or_else(|w| panic!("seed {seed}: {w}"));
+            simulation::finish(&tree, &root, &oracle).await.unwrap();
+            for _ in 0..3 {
+                flush(&tree).await.unwrap();
+            }
+            let file = tree.subtrees().into_iter().find(|tree| tree.node().driver() == "ram").unwrap();
+            let size = file.view().size();
+            let bytes = flow::seam::read(&file.view(), block::ByteRange::new(0, size)).await.unwrap();
+            let report = images::check(&bytes).unwrap_or_else(|wrong| panic!("seed {seed}: {wrong}"));
+            assert!(report.data > 0 && report.leaks == 0, "seed {seed}: {report:?}");
+        });
+    }
+}
+
+/// An image in memory.
+async fn over_ram(lab: &Lab<io::real::RealWorld>, image: &NewImage, options: Value, backing: &Tree) -> Tree {
+    let file = lab.ram(4 << 20);
+    for (at, bytes) in image.bytes().unwrap().pieces {
+        flow::seam::write(&file.view(), at.0, &bytes).await.unwrap();
+    }
+    lab.open("qcow2", options, &[(Role::File, &file), (Role::Backing, backing)]).await
+}

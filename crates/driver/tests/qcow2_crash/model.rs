@@ -1,0 +1,140 @@
+//! What each sector of a disk may hold after a power loss: what was flushed, or anything newer.
+
+use std::ops::Range;
+
+/// Bytes of a sector: what is stored whole or not at all.
+pub const SECTOR: usize = 512;
+
+/// What a sector holds.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Content {
+    /// What it held before anything was written.
+    First,
+    Zeros,
+    /// The bytes of the write of that number.
+    Write(u64),
+}
+
+/// What becomes of sectors.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Kind {
+    Write(u64),
+    Zeros,
+    Discard,
+}
+
+#[derive(Clone)]
+struct Sector {
+    /// All states in order, each with what it may look like (a discard may have done nothing).
+    states: Vec<Vec<Content>>,
+    /// The last state whose change was answered, and the last that a flush covers.
+    ended: usize,
+    flushed: usize,
+}
+
+/// A disk. Changes of one sector come one after the other.
+pub struct Model {
+    first: Vec<u8>,
+    sectors: Vec<Sector>,
+    writes: u64,
+}
+
+/// What a flush that begins now covers.
+pub struct Covered(Vec<usize>);
+
+impl Model {
+    /// A disk that holds `first`, whole sectors.
+    pub fn new(first: Vec<u8>) -> Self {
+        let sector = Sector { states: vec![vec![Content::First]], ended: 0, flushed: 0 };
+        Self { sectors: vec![sector; first.len() / SECTOR], first, writes: 0 }
+    }
+
+    pub fn len(&self) -> u64 {
+        self.sectors.len() as u64
+    }
+
+    /// Number of a new write.
+    pub fn next_write(&mut self) -> u64 {
+        self.writes += 1;
+        self.writes
+    }
+
+    pub fn begin(&mut self, sectors: Range<u64>, kind: Kind) {
+        for sector in &mut self.sectors[sectors.start as usize..sectors.end as usize] {
+            let before = sector.states.last().cloned().unwrap_or_default();
+            sector.states.push(match kind {
+                Kind::Write(number) => vec![Content::Write(number)],
+                Kind::Zeros => vec![Content::Zeros],
+                Kind::Discard => before.into_iter().chain([Content::Zeros]).collect(),
+            });
+        }
+    }
+
+    pub fn end(&mut self, sectors: Range<u64>) {
+        for sector in &mut self.sectors[sectors.start as usize..sectors.end as usize] {
+            sector.ended = sector.states.len() - 1;
+        }
+    }
+
+    pub fn begin_flush(&self) -> Covered {
+        Covered(self.sectors.iter().map(|sector| sector.ended).collect())
+    }
+
+    pub fn end_flush(&mut self, covered: &Covered) {
+        for (sector, state) in self.sectors.iter_mut().zip(&covered.0) {
+            sector.flushed = sector.flushed.max(*state);
+        }
+    }
+
+    /// What is wrong with `bytes`, read while nothing of `sectors` was being changed.
+    pub fn check_now(&self, sectors: Range<u64>, bytes: &[u8]) -> Result<(), String> {
+        self.check(sectors, bytes, |sector| sector.ended)
+    }
+
+    /// What is wrong with the whole disk after a power loss.
+    pub fn check_after_crash(&self, bytes: &[u8]) -> Result<(), String> {
+        self.check(0..self.len(), bytes, |sector| sector.flushed)
+    }
+
+    /// Whether any sector holds something else than at first.
+    pub fn has_changed(&self, bytes: &[u8]) -> bool {
+        bytes != self.first
+    }
+
+    fn check(
+        &self,
+        sectors: Range<u64>,
+        bytes: &[u8],
+        from: impl Fn(&Sector) -> usize,
+    ) -> Result<(), String> {
+        for (at, found) in sectors.zip(bytes.chunks(SECTOR)) {
+            let sector = &self.sectors[at as usize];
+            let allowed = &sector.states[from(sector)..];
+            if !allowed.iter().flatten().any(|content| self.matches(at, *content, found)) {
+                let found = &found[..16.min(found.len())];
+                return Err(format!("sector {at} begins with {found:02x?}, which is none of {allowed:?}"));
+            }
+        }
+        Ok(())
+    }
+
+    fn matches(&self, sector: u64, content: Content, found: &[u8]) -> bool {
+        match content {
+            Content::First => found == &self.first[sector as usize * SECTOR..][..SECTOR],
+            Content::Zeros => found.iter().all(|byte| *byte == 0),
+            Content::Write(number) => {
+                let word = word(number, sector);
+                found.as_chunks().0.iter().all(|bytes| *bytes == word)
+            }
+        }
+    }
+}
+
+/// The bytes of a write.
+pub fn bytes_of(number: u64, sectors: Range<u64>) -> Vec<u8> {
+    sectors.flat_map(|sector| word(number, sector).repeat(SECTOR / 8)).collect()
+}
+
+fn word(number: u64, sector: u64) -> [u8; 8] {
+    (number << 40 | 0xa5 << 32 | sector).to_be_bytes()
+}

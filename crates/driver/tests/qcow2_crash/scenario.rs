@@ -1,0 +1,284 @@
+//! What is done to an image until the power goes, and what must be true then.
+
+use std::cell::RefCell;
+use std::ops::Range;
+
+use block::ByteRange;
+use flow::{Flags, Op, Request, Role, View, seam};
+use futures_util::future::join_all;
+use io::Lease;
+use qcow2::{Header, NewImage};
+use serde_json::{Value, json};
+use sim::{CrashPoint, Options, Rng, SimDisk, SimWorld};
+
+use crate::lab::{Lab, Tree, qcow2 as images};
+use crate::model::{Kind, Model, SECTOR, bytes_of};
+use crate::reader;
+
+/// Bytes of the disks.
+pub const SIZE: u64 = 192 << 10;
+const SECTORS: u64 = SIZE / SECTOR as u64;
+
+/// A kind of image and of work.
+pub struct Scenario {
+    pub name: &'static str,
+    pub work: Work,
+    /// The file of the image, and options of its node.
+    pub image: Vec<u8>,
+    pub options: Value,
+    /// The bytes of its backing image; empty: it has none.
+    pub base: Vec<u8>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Work {
+    /// Writes, zeroing, discards and flushes of several clients.
+    Scribble,
+    /// Reads and fetches through copy-on-read until all is there; then the source is forgotten.
+    Fill,
+}
+
+/// An autoclear bit that nobody knows.
+pub const UNKNOWN_AUTOCLEAR: u64 = 1 << 40;
+
+/// All scenarios.
+pub fn all() -> Vec<Scenario> {
+    let fresh = |bits: u32| NewImage::new(SIZE, bits);
+    let scribble = |name, image: &NewImage, options, base: Vec<u8>| Scenario {
+        name,
+        work: Work::Scribble,
+        image: images::file_of(image),
+        options,
+        base,
+    };
+    let base = crate::lab::oracle::initial(SIZE);
+    let over = |bits| fresh(bits).over("base", "raw");
+    vec![
+        scribble("tiny clusters", &fresh(9), json!({}), vec![]),
+        scribble("tiny clusters and caches", &fresh(9), images::tiny(), vec![]),
+        scribble("an overlay", &over(12), json!({}), base.clone()),
+        scribble(
+            "an overlay of a short image",
+            &over(11),
+            images::tiny(),
+            base[..SIZE as usize / 3].to_vec(),
+        ),
+        scribble("large clusters", &over(16), json!({}), base.clone()),
+        Scenario {
+            name: "an old image with an autoclear bit",
+            work: Work::Scribble,
+            image: filled(&fresh(12)),
+            options: json!({}),
+            base: vec![],
+        },
+        Scenario {
+            name: "a refcount table that is full",
+            work: Work::Scribble,
+            image: images::crowded(&fresh(9)),
+            options: json!({}),
+            base: vec![],
+        },
+        Scenario {
+            name: "a cache",
+            work: Work::Fill,
+            image: images::file_of(&over(12)),
+            options: json!({}),
+            base,
+        },
+    ]
+}
+
+/// An image that holds data, written by us, with an autoclear bit that nobody knows.
+fn filled(image: &NewImage) -> Vec<u8> {
+    let world = SimWorld::new(7, Options::calm());
+    world.run(async {
+        let view = Lab::new(&world).qcow2("disk", image, json!({}), None).await.view();
+        seam::write(&view, 0, &crate::lab::oracle::initial(SIZE / 2)).await.unwrap();
+        flush(&view).await;
+    });
+    let mut bytes = world.disk().bytes("disk").unwrap();
+    bytes[88..96].copy_from_slice(&UNKNOWN_AUTOCLEAR.to_be_bytes());
+    bytes
+}
+
+impl Scenario {
+    /// A disk with the image on it.
+    pub fn disk(&self) -> SimDisk {
+        let disk = SimDisk::new();
+        disk.put("disk", &self.image);
+        disk.put("base", &self.base);
+        disk
+    }
+
+    /// What the image reads as at first.
+    pub fn first(&self) -> Vec<u8> {
+        reader::read(&self.image, &self.base).unwrap()
+    }
+
+    /// Works until the power goes at `point`, or to the end.
+    pub fn run(&self, seed: u64, point: Option<CrashPoint>) -> (SimWorld, Model) {
+        let world = SimWorld::with_disk(seed, Options::default(), self.disk());
+        let model = RefCell::new(Model::new(self.first()));
+        let work = async {
+            let lab = Lab::new(&world);
+            let tree = self.open(&lab).await;
+            match self.work {
+                Work::Scribble => scribble(&tree.view(), &model, seed).await,
+                Work::Fill => fill(&lab, &tree, &model, seed).await,
+            }
+        };
+        match point {
+            None => world.run(work),
+            Some(point) => assert!(world.run_until_crash(point, work).is_none(), "{point:?} was not reached"),
+        }
+        (world, model.into_inner())
+    }
+
+    pub async fn open(&self, lab: &Lab) -> Tree {
+        let (base, _) = lab.file("base").await;
+        let backing = (!self.base.is_empty()).then_some(&base);
+        lab.open_qcow2("disk", self.options.clone(), backing).await
+    }
+
+    /// What is wrong with the image that a power loss has left.
+    pub fn check(&self, model: &Model, file: &[u8]) -> Result<(), String> {
+        images::check(file)?;
+        let bytes = reader::read(file, &self.base)?;
+        model.check_after_crash(&bytes)?;
+        let header = Header::parse(&file[..Header::needed(file).unwrap()]).unwrap();
+        if header.features.autoclear != 0 && model.has_changed(&bytes) {
+            return Err(format!("the autoclear bits {:#x} are set", header.features.autoclear));
+        }
+        Ok(())
+    }
+
+    /// Goes on with what a power loss has left: writes all over it, and checks it again.
+    pub fn go_on(&self, seed: u64, disk: SimDisk) -> Result<Vec<u8>, String> {
+        let world = SimWorld::with_disk(seed, Options::default(), disk);
+        let bytes = bytes_of(1 << 20, 0..SECTORS);
+        world.run(async {
+            let view = self.open(&Lab::new(&world)).await.view();
+            seam::read(&view, ByteRange::new(0, SIZE)).await.unwrap();
+            seam::write(&view, 0, &bytes).await.unwrap();
+            flush(&view).await;
+        });
+        let left = world.disk().crash(&mut Rng::new(seed)).bytes("disk").unwrap();
+        images::check(&left)?;
+        match reader::read(&left, &self.base)? == bytes {
+            true => Ok(left),
+            false => Err("what was written after the crash is not there".to_owned()),
+        }
+    }
+}
+
+async fn flush(view: &View) {
+    seam::execute(view, Request::flush(), Lease::empty()).await.0.unwrap();
+}
+
+/// Several clients: one has the first half for itself, the others take turns of eight sectors in the second half.
+async fn scribble(view: &View, model: &RefCell<Model>, seed: u64) {
+    let mut rng = Rng::new(seed);
+    let clients = (0..4).map(|number| Client { view, model, rng: rng.fork(), number });
+    join_all(clients.map(Client::work)).await;
+}
+
+struct Client<'a> {
+    view: &'a View,
+    model: &'a RefCell<Model>,
+    rng: Rng,
+    number: u64,
+}
+
+impl Client<'_> {
+    async fn work(mut self) {
+        for _ in 0..12 {
+            let sectors = self.sectors();
+            match self.rng.below(20) {
+                0..9 => self.write(sectors).await,
+                9..12 => self.change(Op::WriteZeroes, Kind::Zeros, sectors).await,
+                12..15 => self.change(Op::Discard, Kind::Discard, sectors).await,
+                15..17 => self.read(sectors).await,
+                _ => self.flush().await,
+            }
+        }
+    }
+
+    fn sectors(&mut self) -> Range<u64> {
+        let half = SECTORS / 2;
+        let (from, len) = match self.number {
+            0 => (0, half),
+            number => {
+                let turns = half / 24;
+                (half + self.rng.below(turns) * 24 + (number - 1) * 8, 8)
+            }
+        };
+        let start = self.rng.below(len);
+        let longest = if self.rng.chance(0.2) { len } else { 12 };
+        let count = 1 + self.rng.below(longest.min(len - start));
+        from + start..from + start + count
+    }
+
+    async fn write(&mut self, sectors: Range<u64>) {
+        let number = self.model.borrow_mut().next_write();
+        self.model.borrow_mut().begin(sectors.clone(), Kind::Write(number));
+        let bytes = bytes_of(number, sectors.clone());
+        seam::write(self.view, sectors.start * SECTOR as u64, &bytes).await.unwrap();
+        self.model.borrow_mut().end(sectors);
+    }
+
+    async fn change(&mut self, op: Op, kind: Kind, sectors: Range<u64>) {
+        self.model.borrow_mut().begin(sectors.clone(), kind);
+        let flags = if self.rng.chance(0.5) { Flags::MAY_UNMAP } else { Flags::NONE };
+        let rq = Request::new(op, bytes(&sectors)).with_flags(flags);
+        seam::execute(self.view, rq, Lease::empty()).await.0.unwrap();
+        self.model.borrow_mut().end(sectors);
+    }
+
+    async fn read(&mut self, sectors: Range<u64>) {
+        let found = seam::read(self.view, bytes(&sectors)).await.unwrap();
+        self.model.borrow().check_now(sectors, &found).unwrap();
+    }
+
+    async fn flush(&mut self) {
+        let covered = self.model.borrow().begin_flush();
+        flush(self.view).await;
+        self.model.borrow_mut().end_flush(&covered);
+    }
+}
+
+fn bytes(sectors: &Range<u64>) -> ByteRange {
+    ByteRange::between(sectors.start * SECTOR as u64, sectors.end * SECTOR as u64)
+}
+
+/// Fetches all through copy-on-read, flushing now and then; then the image forgets its source.
+async fn fill(lab: &Lab, cache: &Tree, model: &RefCell<Model>, seed: u64) {
+    let filter = lab.open("copy-on-read", json!({}), &[(Role::Filtered, cache)]).await;
+    let view = filter.view();
+    let mut rng = Rng::new(seed);
+    let clients = (0..3).map(|_| {
+        let (view, mut rng) = (&view, rng.fork());
+        async move {
+            for _ in 0..8 {
+                let start = rng.below(SECTORS);
+                let sectors = start..(start + 1 + rng.below(60)).min(SECTORS);
+                match rng.below(8) {
+                    0 => flush(view).await,
+                    1..4 => {
+                        let rq = Request::new(Op::Cache, bytes(&sectors));
+                        seam::execute(view, rq, Lease::empty()).await.0.unwrap();
+                    }
+                    _ => {
+                        let found = seam::read(view, bytes(&sectors)).await.unwrap();
+                        model.borrow().check_now(sectors, &found).unwrap();
+                    }
+                }
+            }
+        }
+    });
+    join_all(clients).await;
+    let whole = Request::new(Op::Cache, ByteRange::new(0, SIZE));
+    seam::execute(&view, whole, Lease::empty()).await.0.unwrap();
+    flush(&view).await;
+    let below = cache.view();
+    below.root().powers().backing.unwrap().set_backing(None, below.next()).await.unwrap();
+}

@@ -1,0 +1,249 @@
+//! What a writable image promises beyond its bytes: bounds, faults, its header, being reopened.
+
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
+
+mod lab;
+
+use std::sync::Arc;
+
+use block::{ByteRange, ErrorKind};
+use flow::{Body, Flags, Op, Request, Role, View, seam};
+use io::Lease;
+use lab::{Lab, Tree, qcow2 as images, same};
+use qcow2::{Header, NewImage, cache};
+use serde_json::{Value, json};
+use sim::{OpKind, Options, Rng, SimWorld, Verdict};
+
+const CLUSTER: u64 = 64 << 10;
+
+fn world() -> SimWorld {
+    SimWorld::new(1, Options::calm())
+}
+
+async fn flush(view: &View) -> block::Result<()> {
+    seam::execute(view, Request::flush(), Lease::empty()).await.0
+}
+
+fn header(world: &SimWorld) -> Header {
+    Header::parse(&world.disk().peek("disk", ByteRange::new(0, CLUSTER)).unwrap()).unwrap()
+}
+
+/// A cache over `base` with an identity, and a bit that nobody knows.
+fn cache_image(size: u64) -> NewImage {
+    NewImage {
+        extensions: vec![cache::extension(r#"{"source":"x"}"#).unwrap()],
+        autoclear: cache::AUTOCLEAR | 1 << 33,
+        ..NewImage::new(size, 16).over("base", "raw")
+    }
+}
+
+#[test]
+fn autoclear_bits_go_with_the_first_change_and_not_before() {
+    for (keep, left) in [(false, 0), (true, cache::AUTOCLEAR)] {
+        for change in [Op::Write, Op::WriteZeroes, Op::Discard] {
+            let world = world();
+            world.run(async {
+                let lab = Lab::new(&world);
+                world.disk().put("base", &[7; 1 << 20]);
+                let (base, _) = lab.file("base").await;
+                let options = json!({"keep-identity": keep});
+                let view = lab.qcow2("disk", &cache_image(1 << 20), options, Some(&base)).await.view();
+                seam::read(&view, ByteRange::new(0, 1000)).await.unwrap();
+                flush(&view).await.unwrap();
+                assert_eq!(world.disk().counts().writes, 0, "reading changes nothing");
+                let rq = Request::new(change, ByteRange::new(5, 100));
+                let bytes = if change == Op::Write { Lease::zeroed(100) } else { Lease::empty() };
+                seam::execute(&view, rq, bytes).await.0.unwrap();
+            });
+            let header = header(&world);
+            assert_eq!(header.features.autoclear, left, "{change:?}");
+            assert_eq!(cache::read(&header).unwrap().is_some(), keep);
+            let durable = world.disk().durable_bytes("disk").unwrap();
+            assert_eq!(Header::parse(&durable[..CLUSTER as usize]).unwrap().features.autoclear, left);
+        }
+    }
+}
+
+#[test]
+fn the_backing_name_is_cut_and_replaced() {
+    let world = world();
+    world.run(async {
+        let lab = Lab::new(&world);
+        world.disk().put("base", &[7; 1 << 20]);
+        let (base, _) = lab.file("base").await;
+        let view = lab.qcow2("disk", &cache_image(1 << 20), json!({}), Some(&base)).await.view();
+        seam::write(&view, 0, &[1; 100]).await.unwrap();
+        let power = view.root().powers().backing.unwrap();
+        let other = flow::BackingName { name: "other.qcow2".to_owned(), format: "qcow2".to_owned() };
+        power.set_backing(Some(other), view.next()).await.unwrap();
+        let named = header(&world).backing.unwrap();
+        assert_eq!((&*named.name, named.format.as_deref()), ("other.qcow2", Some("qcow2")));
+        power.set_backing(None, view.next()).await.unwrap();
+        assert_eq!(header(&world).backing, None);
+        let too_long = flow::BackingName { name: "n".repeat(2000), format: "raw".to_owned() };
+        assert_eq!(
+            power.set_backing(Some(too_long), view.next()).await.unwrap_err().kind(),
+            ErrorKind::Invalid
+        );
+        assert_eq!(header(&world).backing, None);
+        // What was acknowledged before came first.
+        let bytes = world.disk().durable_bytes("disk").unwrap();
+        assert_eq!(images::check(&bytes).unwrap().data, 1);
+    });
+}
+
+#[test]
+fn what_is_not_durable_is_bounded() {
+    const SIZE: u64 = 160 << 20;
+    let world = world();
+    world.run(async {
+        let lab = Lab::new(&world);
+        let view = lab.qcow2("disk", &NewImage::new(SIZE, 16), json!({}), None).await.view();
+        let bytes = vec![3; 1 << 20];
+        for at in 0..SIZE >> 20 {
+            seam::write(&view, at << 20, &bytes).await.unwrap();
+        }
+    });
+    let left = world.disk().crash(&mut Rng::new(1)).bytes("disk").unwrap();
+    let data = images::check(&left).unwrap().data * CLUSTER;
+    assert!(data >= SIZE - (64 << 20), "{} MiB are there", data >> 20);
+    assert!(world.disk().counts().flushes >= 4);
+}
+
+#[test]
+fn dirty_tables_are_bounded() {
+    const SIZE: u64 = 4 << 20;
+    let world = world();
+    world.run(async {
+        let lab = Lab::new(&world);
+        // Slices of 512 bytes that map 64 clusters of 512 bytes: a write into each is too much for the cache.
+        let view = lab.qcow2("disk", &NewImage::new(SIZE, 9), images::tiny(), None).await.view();
+        for at in (0..SIZE).step_by(32 << 10) {
+            seam::write(&view, at, &[5; 512]).await.unwrap();
+        }
+        assert!(world.disk().counts().flushes > 10);
+        flush(&view).await.unwrap();
+    });
+    assert_eq!(images::check(&world.disk().bytes("disk").unwrap()).unwrap().data, SIZE / (32 << 10));
+}
+
+#[test]
+fn a_flush_that_failed_is_made_up_for() {
+    for failing in [OpKind::Write, OpKind::Flush] {
+        for number in 0..5 {
+            let world = world();
+            world.run(async {
+                let lab = Lab::new(&world);
+                let view = lab.qcow2("disk", &NewImage::new(1 << 20, 12), json!({}), None).await.view();
+                seam::write(&view, 0, &[9; 300_000]).await.unwrap();
+                let mut left = number;
+                world.disk().set_policy(move |op| {
+                    let is_due = op.kind == failing && left == 0;
+                    left -= i32::from(op.kind == failing);
+                    if is_due { Verdict::Fail(block::Errno::IO) } else { Verdict::Go }
+                });
+                let first = flush(&view).await;
+                world.disk().clear_policy();
+                assert_eq!(
+                    first.is_err(),
+                    number < if failing == OpKind::Flush { 2 } else { 3 },
+                    "{failing:?} {number}"
+                );
+                if let Err(error) = first {
+                    assert!(error.to_string().contains("image"), "{error}");
+                }
+                seam::write(&view, 400_000, &[8; 1000]).await.unwrap();
+                flush(&view).await.unwrap();
+                same(&seam::read(&view, ByteRange::new(0, 300_000)).await.unwrap(), &[9; 300_000]);
+            });
+            let report = images::check(&world.disk().durable_bytes("disk").unwrap()).unwrap();
+            assert_eq!((report.data, report.leaks), (75, 0), "{failing:?} {number}");
+        }
+    }
+}
+
+#[test]
+fn a_full_disk_costs_the_write_that_met_it() {
+    let world = world();
+    world.run(async {
+        let lab = Lab::new(&world);
+        let view = lab.qcow2("disk", &NewImage::new(8 << 20, 16), json!({}), None).await.view();
+        world.disk().adjust(|options| options.quota = 1 << 20);
+        let mut done = 0;
+        let error = loop {
+            match seam::write(&view, done, &vec![6; CLUSTER as usize]).await {
+                Ok(()) => done += CLUSTER,
+                Err(error) => break error,
+            }
+        };
+        assert_eq!(error.kind(), ErrorKind::NoSpace, "{error}");
+        assert!(done > 512 << 10);
+        world.disk().adjust(|options| options.quota = u64::MAX);
+        seam::write(&view, done, &vec![6; CLUSTER as usize]).await.unwrap();
+        for _ in 0..3 {
+            flush(&view).await.unwrap();
+        }
+        let report = images::check(&world.disk().bytes("disk").unwrap()).unwrap();
+        assert_eq!((report.data, report.leaks), (done / CLUSTER + 1, 0));
+    });
+}
+
+#[test]
+fn what_is_discarded_is_used_again() {
+    let world = world();
+    world.run(async {
+        let lab = Lab::new(&world);
+        let view = lab.qcow2("disk", &NewImage::new(8 << 20, 16), json!({}), None).await.view();
+        let whole = ByteRange::new(0, 8 << 20);
+        for round in 0..10 {
+            seam::write(&view, 0, &vec![round; 8 << 20]).await.unwrap();
+            let rq = Request::new(Op::Discard, whole).with_flags(Flags::NONE);
+            seam::execute(&view, rq, Lease::empty()).await.0.unwrap();
+            flush(&view).await.unwrap();
+        }
+        same(&seam::read(&view, whole).await.unwrap(), &vec![0; 8 << 20]);
+        assert!(
+            world.disk().bytes("disk").unwrap().len() < 20 << 20,
+            "it has room for twice the disk at most"
+        );
+    });
+}
+
+/// A body for `node` opened anew.
+async fn reopened(lab: &Lab, old: &Tree, file: &Tree, read_only: bool) -> block::Result<Tree> {
+    let kept = old.node().keep();
+    lab.open_with("qcow2", json!({}), &[(Role::File, file)], |context| {
+        context.read_only = read_only;
+        context.kept = kept;
+    })
+    .await
+}
+
+#[test]
+fn a_reopened_node_goes_on_with_its_tables() {
+    let world = world();
+    world.run(async {
+        let lab = Lab::new(&world);
+        images::put(&world.disk(), "disk", &NewImage::new(1 << 20, 12));
+        let (file, _) = lab.file("disk").await;
+        let first = lab.open("qcow2", Value::Object(Default::default()), &[(Role::File, &file)]).await;
+        seam::write(&first.view(), 0, &[1; 5000]).await.unwrap();
+        let Err(error) = reopened(&lab, &first, &file, true).await else { panic!("it has changes") };
+        assert_eq!(error.kind(), ErrorKind::Busy, "{error}");
+        let (elsewhere, _) = lab.file("disk").await;
+        assert!(reopened(&lab, &first, &elsewhere, false).await.is_err(), "its file stays");
+        // What is not in the file yet is there for the other body.
+        let second = reopened(&lab, &first, &file, false).await.unwrap();
+        same(&seam::read(&second.view(), ByteRange::new(0, 5000)).await.unwrap(), &[1; 5000]);
+        seam::write(&second.view(), 5000, &[2; 5000]).await.unwrap();
+        same(&seam::read(&first.view(), ByteRange::new(5000, 5000)).await.unwrap(), &[2; 5000]);
+        flush(&second.view()).await.unwrap();
+        let third = reopened(&lab, &second, &file, true).await.unwrap();
+        let Body::Maps(format) = third.node().body() else { panic!() };
+        assert!(format.changes().is_none() && third.node().powers().backing.is_none());
+        same(&seam::read(&third.view(), ByteRange::new(5000, 5000)).await.unwrap(), &[2; 5000]);
+        let report = images::check(&world.disk().durable_bytes("disk").unwrap()).unwrap();
+        assert_eq!((report.data, report.leaks), (3, 0));
+        drop(Arc::new(first));
+    });
+}
