@@ -88,6 +88,12 @@ impl NodeEvents {
         self.events.tell(Event::NodeOpened { node: self.node.to_string(), how: how.to_string() });
     }
 
+    /// Something of it failed that nobody asked for.
+    pub fn failed(&self, error: impl Display) {
+        let error = format!("node '{}': {error}", self.node);
+        self.events.tell(Event::RequestFailed { error });
+    }
+
     /// What it lives on is lost.
     pub fn lost(&self, error: impl Display) {
         self.events.tell(Event::SourceLost { node: self.node.to_string(), error: error.to_string() });

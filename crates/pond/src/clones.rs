@@ -158,8 +158,16 @@ impl Pond {
             multi_conn: true,
             writethrough: false,
         };
-        let request = ExportRequest { id: EXPORT.to_owned(), node: image.top().to_owned(), options };
-        server.add(request)?;
+        let request = |node: &str| ExportRequest {
+            id: EXPORT.to_owned(),
+            node: node.to_owned(),
+            options: options.clone(),
+        };
+        let [top, cache] = image.readable();
+        match server.add(request(top)) {
+            Err(error) if error.kind() == ErrorKind::NotFound => server.add(request(cache))?,
+            added => added?,
+        };
         let (stop, ended, up) = (Arc::new(Notify::new()), Arc::new(Notify::new()), Arc::new(Notify::new()));
         let outcome = Arc::new(Mutex::new(None));
         let listening = {

@@ -208,9 +208,9 @@ impl Image {
         named(options, &self.nodes.cache, complete)
     }
 
-    /// The node that clones read.
-    pub(crate) fn top(&self) -> &str {
-        if self.is_complete() { &self.nodes.cache } else { &self.nodes.top }
+    /// The nodes that clones may read, the first that is there: while the link is being cut there is no telling which.
+    pub(crate) fn readable(&self) -> [&str; 2] {
+        [&self.nodes.top, &self.nodes.cache]
     }
 
     pub(crate) fn is_complete(&self) -> bool {
@@ -312,8 +312,15 @@ impl Image {
     async fn complete(&self, path: &Path) -> Result<()> {
         self.engine.cut(&self.nodes.top).await?;
         self.complete.store(true, Ordering::SeqCst);
-        // From here on nothing needs the source; what fails is met again when the daemon starts.
-        let _ = self.engine.delete_node(&self.nodes.source).await;
+        // From here on nothing needs the source. What fails is put right when the daemon starts again.
+        if let Err(error) = self.become_read_only(path).await {
+            self.engine.events().of(&self.nodes.cache).failed(&error);
+        }
+        Ok(())
+    }
+
+    async fn become_read_only(&self, path: &Path) -> Result<()> {
+        self.engine.delete_node(&self.nodes.source).await?;
         let cache = json!({ "driver": "qcow2", "file": self.nodes.file, "backing": null });
         self.engine.reopen_node(named(cache, &self.nodes.cache, true)).await?;
         let file = json!({ "driver": "file", "filename": path });
