@@ -58,13 +58,14 @@ impl Engine {
     }
 
     /// Gives up a node that nobody uses (`blockdev-del`). Ready when it is closed; what was written to it is made durable
-    /// before.
+    /// before, if that is possible: flush it yourself to know.
     pub async fn delete_node(&self, name: &str) -> Result<()> {
         let view = {
             let graph = self.graph();
             graph.view(graph.find(name)?)?
         };
-        flush_tables(&view).await?;
+        // It can be given up with a file that fails.
+        let _ = flush_tables(&view).await;
         drop(view);
         let drained = {
             let mut graph = self.graph();

@@ -11,6 +11,8 @@ pub enum Content {
     /// What it held before anything was written.
     First,
     Zeros,
+    /// Anything: what was to change it failed.
+    Anything,
     /// The bytes of the write of that number.
     Write(u64),
 }
@@ -70,6 +72,13 @@ impl Model {
         }
     }
 
+    /// What was to change them failed: anything may be there.
+    pub fn fail(&mut self, sectors: Range<u64>) {
+        for sector in &mut self.sectors[sectors.start as usize..sectors.end as usize] {
+            sector.states.push(vec![Content::Anything]);
+        }
+    }
+
     pub fn end(&mut self, sectors: Range<u64>) {
         for sector in &mut self.sectors[sectors.start as usize..sectors.end as usize] {
             sector.ended = sector.states.len() - 1;
@@ -120,6 +129,7 @@ impl Model {
 
     fn matches(&self, sector: u64, content: Content, found: &[u8]) -> bool {
         match content {
+            Content::Anything => true,
             Content::First => found == &self.first[sector as usize * SECTOR..][..SECTOR],
             Content::Zeros => found.iter().all(|byte| *byte == 0),
             Content::Write(number) => {

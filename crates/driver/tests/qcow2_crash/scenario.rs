@@ -28,6 +28,8 @@ pub struct Scenario {
     pub options: Value,
     /// The bytes of its backing image; empty: it has none.
     pub base: Vec<u8>,
+    /// How often the disk fails.
+    pub errors: f64,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -50,6 +52,7 @@ pub fn all() -> Vec<Scenario> {
         image: images::file_of(image),
         options,
         base,
+        errors: 0.0,
     };
     let base = crate::lab::oracle::initial(SIZE);
     let over = |bits| fresh(bits).over("base", "raw");
@@ -70,6 +73,7 @@ pub fn all() -> Vec<Scenario> {
             image: filled(&fresh(12)),
             options: json!({}),
             base: vec![],
+            errors: 0.0,
         },
         Scenario {
             name: "a refcount table that is full",
@@ -77,14 +81,17 @@ pub fn all() -> Vec<Scenario> {
             image: images::crowded(&fresh(9)),
             options: json!({}),
             base: vec![],
+            errors: 0.0,
         },
         Scenario {
             name: "a cache",
             work: Work::Fill,
             image: images::file_of(&over(12)),
             options: json!({}),
-            base,
+            base: base.clone(),
+            errors: 0.0,
         },
+        Scenario { errors: 0.02, ..scribble("a disk that fails", &over(11), json!({}), base) },
     ]
 }
 
@@ -117,13 +124,15 @@ impl Scenario {
 
     /// Works until the power goes at `point`, or to the end.
     pub fn run(&self, seed: u64, point: Option<CrashPoint>) -> (SimWorld, Model) {
-        let world = SimWorld::with_disk(seed, Options::default(), self.disk());
+        let mut options = Options::default();
+        (options.disk.write_errors, options.disk.flush_errors) = (self.errors, self.errors);
+        let world = SimWorld::with_disk(seed, options, self.disk());
         let model = RefCell::new(Model::new(self.first()));
         let work = async {
             let lab = Lab::new(&world);
             let tree = self.open(&lab).await;
             match self.work {
-                Work::Scribble => scribble(&tree.view(), &model, seed).await,
+                Work::Scribble => scribble(&tree.view(), &model, seed, self.errors > 0.0).await,
                 Work::Fill => fill(&lab, &tree, &model, seed).await,
             }
         };
@@ -172,13 +181,17 @@ impl Scenario {
 }
 
 async fn flush(view: &View) {
-    seam::execute(view, Request::flush(), Lease::empty()).await.0.unwrap();
+    try_flush(view).await.unwrap();
+}
+
+async fn try_flush(view: &View) -> block::Result<()> {
+    seam::execute(view, Request::flush(), Lease::empty()).await.0
 }
 
 /// Several clients: one has the first half for itself, the others take turns of eight sectors in the second half.
-async fn scribble(view: &View, model: &RefCell<Model>, seed: u64) {
+async fn scribble(view: &View, model: &RefCell<Model>, seed: u64, fails: bool) {
     let mut rng = Rng::new(seed);
-    let clients = (0..4).map(|number| Client { view, model, rng: rng.fork(), number });
+    let clients = (0..4).map(|number| Client { view, model, rng: rng.fork(), number, fails });
     join_all(clients.map(Client::work)).await;
 }
 
@@ -187,6 +200,8 @@ struct Client<'a> {
     model: &'a RefCell<Model>,
     rng: Rng,
     number: u64,
+    /// Whether the disk may fail.
+    fails: bool,
 }
 
 impl Client<'_> {
@@ -222,16 +237,24 @@ impl Client<'_> {
         let number = self.model.borrow_mut().next_write();
         self.model.borrow_mut().begin(sectors.clone(), Kind::Write(number));
         let bytes = bytes_of(number, sectors.clone());
-        seam::write(self.view, sectors.start * SECTOR as u64, &bytes).await.unwrap();
-        self.model.borrow_mut().end(sectors);
+        let written = seam::write(self.view, sectors.start * SECTOR as u64, &bytes).await;
+        self.ended(sectors, written);
+    }
+
+    fn ended(&self, sectors: Range<u64>, outcome: block::Result<()>) {
+        match outcome {
+            Ok(()) => self.model.borrow_mut().end(sectors),
+            Err(_) if self.fails => self.model.borrow_mut().fail(sectors),
+            Err(error) => panic!("{error}"),
+        }
     }
 
     async fn change(&mut self, op: Op, kind: Kind, sectors: Range<u64>) {
         self.model.borrow_mut().begin(sectors.clone(), kind);
         let flags = if self.rng.chance(0.5) { Flags::MAY_UNMAP } else { Flags::NONE };
         let rq = Request::new(op, bytes(&sectors)).with_flags(flags);
-        seam::execute(self.view, rq, Lease::empty()).await.0.unwrap();
-        self.model.borrow_mut().end(sectors);
+        let changed = seam::execute(self.view, rq, Lease::empty()).await.0;
+        self.ended(sectors, changed);
     }
 
     async fn read(&mut self, sectors: Range<u64>) {
@@ -241,8 +264,11 @@ impl Client<'_> {
 
     async fn flush(&mut self) {
         let covered = self.model.borrow().begin_flush();
-        flush(self.view).await;
-        self.model.borrow_mut().end_flush(&covered);
+        match try_flush(self.view).await {
+            Ok(()) => self.model.borrow_mut().end_flush(&covered),
+            Err(_) if self.fails => {}
+            Err(error) => panic!("{error}"),
+        }
     }
 }
 

@@ -12,7 +12,8 @@
 //! * What a copied entry points to was written, and counted, before it was copied. So nothing on disk ever points to
 //!   what is not durable, and it does not matter what is changed while a flush is under way.
 //! * Flushes run one after the other; those who ask while one runs share the next.
-//! * A flush that failed leaves everything to the next one, and all who asked for it hear of it.
+//! * A flush whose writes failed leaves everything to the next one, and all who asked for it hear of it. After one whose
+//!   barrier failed there is no next one ([`super::writer::Writer::lose`]).
 
 use std::mem::take;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -290,6 +291,9 @@ impl Image {
         if sabotage::broken(rule) {
             return Ok(());
         }
-        next.execute(FILE_CHILD, Request::flush(), Lease::empty()).await.0
+        let writer = self.writer()?;
+        writer.check_kept()?;
+        let flushed = next.execute(FILE_CHILD, Request::flush(), Lease::empty()).await.0;
+        flushed.inspect_err(|_| writer.lose())
     }
 }

@@ -45,6 +45,9 @@ pub(super) struct Writer {
     pub(super) names_backing: AtomicBool,
     /// Earlier bodies of the node whose readers have no guards: alive while such a reader may be.
     earlier: Vec<Weak<Image>>,
+    /// A flush of the file failed. Nobody knows what of that which was written before is on disk, and a later flush that
+    /// goes well would not say so: nothing is made durable any more, so that no table points to what is lost.
+    lost: AtomicBool,
     /// The node was reopened read-only: its readers have no guards from then on.
     read_only_since: AtomicBool,
 }
@@ -78,6 +81,7 @@ impl Writer {
             to_clear: header.features.autoclear & !keep,
             names_backing: AtomicBool::new(header.backing.is_some()),
             earlier,
+            lost: AtomicBool::new(false),
             read_only_since: AtomicBool::new(false),
         }
     }
@@ -103,6 +107,20 @@ impl Writer {
 
     pub(super) fn set_changing(&self) {
         self.changing.store(true, Ordering::Release);
+    }
+
+    /// Fails once [`Writer::lose`] was called.
+    pub(super) fn check_kept(&self) -> Result<()> {
+        if self.lost.load(Ordering::SeqCst) {
+            let context = "an earlier flush of its file failed, so what was written since the one before may be lost: look after its storage, then close the image and open it again";
+            return Err(BlockError::new(ErrorKind::Io, context));
+        }
+        Ok(())
+    }
+
+    /// A flush of the file failed.
+    pub(super) fn lose(&self) {
+        self.lost.store(true, Ordering::SeqCst);
     }
 
     /// Lets readers without guards in, if all changes are in the file.
