@@ -5,8 +5,8 @@
 use block::{BlockError, ByteRange, Mapping, Place};
 
 use crate::{
-    CompressedCluster, Compression, Decompressor, Geometry, Header, HostOffset, L1Table, L2Slice, Located,
-    SliceAddress,
+    Backing, CompressedCluster, Compression, Decompressor, Geometry, Header, HeaderEdit, HeaderWrite,
+    HostOffset, L1Table, L2Slice, Located, SliceAddress, cache,
 };
 
 /// Most lookups in one image.
@@ -21,6 +21,35 @@ pub fn header(bytes: &[u8]) {
     if let (Ok(needed), Ok(header)) = (Header::needed(bytes), Header::parse(bytes)) {
         assert_eq!(needed as u64, Geometry::new(&header).cluster_size());
         assert!(header.l1_entries <= 4 << 20);
+        let _ = cache::read(&header);
+        edits(&bytes[..needed.min(bytes.len())]);
+    }
+}
+
+/// Changes the header `first` in all ways. What is written leaves a header that can be read.
+fn edits(first: &[u8]) {
+    let backing = |name: &str, format: &str| {
+        HeaderEdit::Backing(Backing { name: name.to_owned(), format: Some(format.to_owned()) })
+    };
+    let table = HeaderEdit::RefcountTable { offset: HostOffset(1 << 21), clusters: 2 };
+    let all = [
+        HeaderEdit::NoBacking,
+        backing("x", "raw"),
+        backing(&"long/".repeat(60), "qcow2"),
+        HeaderEdit::ClearAutoclear(u64::MAX),
+        table,
+    ];
+    for edit in all.into_iter().chain(cache::edit("{}")) {
+        let Ok(writes) = edit.writes(first) else { continue };
+        let mut now = first.to_vec();
+        for HeaderWrite { offset, bytes } in writes {
+            let end = offset as usize + bytes.len();
+            now.resize(now.len().max(end), 0);
+            now[offset as usize..end].copy_from_slice(&bytes);
+            if let Err(error) = Header::parse(&now) {
+                panic!("{edit:?} leaves a header that cannot be read: {error}");
+            }
+        }
     }
 }
 
