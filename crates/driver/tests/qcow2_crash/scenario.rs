@@ -127,7 +127,7 @@ impl Scenario {
         let mut options = Options::default();
         (options.disk.write_errors, options.disk.flush_errors) = (self.errors, self.errors);
         let world = SimWorld::with_disk(seed, options, self.disk());
-        let model = RefCell::new(Model::new(self.first()));
+        let model = RefCell::new(Model::new(self.first(), self.errors > 0.0));
         let work = async {
             let lab = Lab::new(&world);
             let tree = self.open(&lab).await;
