@@ -5,6 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::ops::Range;
 use std::time::Duration;
 
 /// Length of a clock tick in /proc/PID/stat, on every Linux.
@@ -46,6 +47,12 @@ impl Sample {
     }
 }
 
+/// What our children that have ended, and that we have waited for, have used altogether.
+pub(super) fn of_ended_children() -> Duration {
+    let text = fs::read_to_string("/proc/self/stat").unwrap_or_default();
+    TICK * ticks(&text, 13..15).unwrap_or(0)
+}
+
 /// Living (or not yet reaped) children of all threads of `pid`.
 fn children(pid: u32) -> Vec<u32> {
     let lists = numbers_in(&format!("/proc/{pid}/task"))
@@ -68,13 +75,14 @@ fn scheduled(pid: u32, thread: u32) -> Option<Duration> {
 
 fn with_ended_children(pid: u32) -> Duration {
     let text = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-    TICK * ticks(&text).unwrap_or(0)
+    TICK * ticks(&text, 11..15).unwrap_or(0)
 }
 
-/// utime, stime, cutime and cstime of a stat line, whose second field, the name, may hold anything.
-fn ticks(stat: &str) -> Option<u32> {
+/// Sum of fields of a stat line, counted behind the name, which may hold anything: utime, stime, cutime and cstime are
+/// 11 to 14.
+fn ticks(stat: &str, wanted: Range<usize>) -> Option<u32> {
     let (_, after_name) = stat.rsplit_once(')')?;
-    let fields = after_name.split_whitespace().skip(11).take(4);
+    let fields = after_name.split_whitespace().skip(wanted.start).take(wanted.len());
     fields.map(|field| field.parse::<u32>().ok()).sum()
 }
 
@@ -85,8 +93,8 @@ mod tests {
     #[test]
     fn ticks_are_read_past_any_name() {
         let stat = "7 (a) b (c) S 1 7 7 0 -1 4194560 100 0 0 0 30 5 2 1 20 0 3 0 99";
-        assert_eq!(ticks(stat), Some(38));
-        assert_eq!(ticks("7 (a"), None);
+        assert_eq!((ticks(stat, 11..15), ticks(stat, 13..15)), (Some(38), Some(3)));
+        assert_eq!(ticks("7 (a", 11..15), None);
     }
 
     fn sample(total_ms: u64, threads: &[(u32, u64)], has_children: bool) -> Sample {

@@ -156,7 +156,7 @@ impl Drop for Images {
     }
 }
 
-fn naming(path: &Path, error: &io::Error) -> String {
+pub(super) fn naming(path: &Path, error: &io::Error) -> String {
     format!("{}: {error}", path.display())
 }
 
@@ -167,18 +167,36 @@ fn flush(path: &Path) -> io::Result<()> {
 /// Fills a new file with bytes that no format can shorten.
 fn write_noise(path: &Path, mib: u64) -> io::Result<()> {
     let mut file = File::create_new(path)?;
-    let mut state = 0x9e37_79b9_7f4a_7c15_u64;
+    let mut noise = Noise::new();
     let mut block = vec![0; 1 << 20];
     for _ in 0..mib {
-        for word in block.chunks_exact_mut(8) {
-            state ^= state << 13;
-            state ^= state >> 7;
-            state ^= state << 17;
-            word.copy_from_slice(&state.to_le_bytes());
-        }
+        noise.fill(&mut block);
         file.write_all(&block)?;
     }
     file.sync_all()
+}
+
+/// Numbers that look random, and are the same in every run (xorshift).
+pub(super) struct Noise(u64);
+
+impl Noise {
+    pub(super) fn new() -> Self {
+        Self(0x9e37_79b9_7f4a_7c15)
+    }
+
+    pub(super) fn number(&mut self) -> u64 {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        self.0
+    }
+
+    /// Fills a block whose length is a multiple of 8.
+    pub(super) fn fill(&mut self, block: &mut [u8]) {
+        for word in block.chunks_exact_mut(8) {
+            word.copy_from_slice(&self.number().to_le_bytes());
+        }
+    }
 }
 
 fn qemu_img(arguments: &[&str], paths: &[&Path]) -> Result<(), String> {

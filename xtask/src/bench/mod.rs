@@ -1,9 +1,11 @@
-//! `cargo xtask bench nbd`: NBD servers side by side on this machine, interleaved.
+//! `cargo xtask bench nbd`: NBD servers side by side on this machine, interleaved; `cargo xtask bench fill`: ways to
+//! bring an image here ([`fill`]).
 //!
 //! Invariants: one server runs at a time, all serve the same file; the order of the rows rotates from round to
 //! round; ratios are taken within a round; nothing is left behind, neither a process nor a file.
 
 mod cpu;
+mod fill;
 mod fio;
 pub(crate) mod floor;
 mod images;
@@ -24,6 +26,8 @@ use std::process::Command;
 pub(crate) enum Bench {
     /// NBD servers, driven by fio.
     Nbd(Options),
+    /// Ways to bring an image here over a line, until it is durable.
+    Fill(fill::Options),
 }
 
 /// Options of `cargo xtask bench nbd`.
@@ -60,7 +64,13 @@ const FOLDER: &str = "target/bench";
 
 /// Measures; returns whether every row of ours that was asked for could be.
 pub(crate) fn run(root: &Path, bench: &Bench) -> Result<bool, String> {
-    let Bench::Nbd(options) = bench;
+    match bench {
+        Bench::Nbd(options) => servers(root, options),
+        Bench::Fill(options) => fill::run(root, options),
+    }
+}
+
+fn servers(root: &Path, options: &Options) -> Result<bool, String> {
     let rows = selected("row", rows::ROWS, &options.rows, |row| row.name)?;
     let tests = selected("test", fio::TESTS, &options.tests, |test| test.name)?;
     let images = selected("image", images::IMAGES, &options.images, |image| image.name)?;

@@ -251,7 +251,8 @@ fn is_shown(ratio: &Ratio, line: &Line) -> bool {
     divisor(ratio, line).is_some()
 }
 
-fn median(mut figures: Vec<f64>) -> Option<f64> {
+/// The middle of `figures`.
+pub(super) fn median(mut figures: Vec<f64>) -> Option<f64> {
     figures.sort_unstable_by(f64::total_cmp);
     let middle = figures.len() / 2;
     match figures.len() {

@@ -66,10 +66,7 @@ impl Row {
     /// Its program, or what is missing.
     pub(super) fn is_here(&self, root: &Path) -> Result<PathBuf, String> {
         match self.program {
-            OURS => {
-                let path = root.join("target/release").join(OURS);
-                if path.is_file() { Ok(path) } else { Err(format!("{} is not built", path.display())) }
-            }
+            OURS => ours(root),
             FLOOR => std::env::current_exe().map_err(|error| error.to_string()),
             program => find(program),
         }
@@ -84,6 +81,12 @@ impl Row {
     pub(super) fn wants_raw(&self) -> bool {
         self.name == FLOOR
     }
+}
+
+/// The millpond that is measured.
+pub(super) fn ours(root: &Path) -> Result<PathBuf, String> {
+    let path = root.join("target/release").join(OURS);
+    if path.is_file() { Ok(path) } else { Err(format!("{} is not built", path.display())) }
 }
 
 /// `program` in PATH.
