@@ -10,6 +10,7 @@ use graph::Graph;
 use io::{Thread, World};
 use object::Objects;
 
+use crate::exports::Exports;
 use crate::policy::ImagePolicy;
 use flow::events::Events;
 
@@ -38,8 +39,20 @@ pub struct Engine {
     pub(crate) threads: Vec<Arc<dyn Thread>>,
     pub(crate) policy: ImagePolicy,
     pub(crate) events: Events,
+    pub(crate) exports: Exports,
     graph: Mutex<Graph>,
-    filenames: Mutex<HashMap<NodeId, PathBuf>>,
+    known: Mutex<HashMap<NodeId, Known>>,
+}
+
+/// What is remembered of how a node was opened.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Known {
+    /// The file that it lies on, for names relative to it.
+    pub(crate) file: Option<PathBuf>,
+    /// `cache.direct`.
+    pub(crate) direct: bool,
+    /// `cache.no-flush`.
+    pub(crate) no_flush: bool,
 }
 
 impl Engine {
@@ -57,8 +70,9 @@ impl Engine {
             threads,
             policy: options.policy,
             events: Events::default(),
+            exports: Exports::default(),
             graph: Mutex::new(Graph::new()),
-            filenames: Mutex::default(),
+            known: Mutex::default(),
         }))
     }
 
@@ -80,7 +94,7 @@ impl Engine {
         while let Some(node) = below.pop_front() {
             let Ok(info) = graph.node(node) else { continue };
             if info.children.is_empty() {
-                files.extend(self.filenames().get(&node).cloned());
+                files.extend(self.known(node).file);
             }
             below.extend(info.children.iter().map(|edge| edge.child));
         }
@@ -114,22 +128,22 @@ impl Engine {
         self.graph.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The file that a node lies on, for names relative to it.
-    pub(crate) fn filename(&self, node: NodeId) -> Option<PathBuf> {
-        self.filenames().get(&node).cloned()
+    /// How a node was opened.
+    pub(crate) fn known(&self, node: NodeId) -> Known {
+        self.all_known().get(&node).cloned().unwrap_or_default()
     }
 
-    pub(crate) fn remember_filenames(&self, files: Vec<(NodeId, PathBuf)>) {
+    pub(crate) fn remember(&self, opened: Vec<(NodeId, Known)>) {
         let graph = self.graph();
-        let mut filenames = self.filenames();
-        filenames.extend(files);
+        let mut known = self.all_known();
+        known.extend(opened);
         // Those of nodes that are gone go when there are many: numbers of nodes are never used again.
-        if filenames.len() > 2 * graph.len() {
-            filenames.retain(|node, _| graph.node(*node).is_ok());
+        if known.len() > 2 * graph.len() {
+            known.retain(|node, _| graph.node(*node).is_ok());
         }
     }
 
-    fn filenames(&self) -> MutexGuard<'_, HashMap<NodeId, PathBuf>> {
-        self.filenames.lock().unwrap_or_else(PoisonError::into_inner)
+    fn all_known(&self) -> MutexGuard<'_, HashMap<NodeId, Known>> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -1,7 +1,7 @@
 //! Verbs on exports: start a server, export a node, take it away.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use block::{BlockError, ErrorKind, Result};
 use export::nbd::{Export, ExportOptions, Server, ServerOptions};
@@ -30,11 +30,31 @@ pub struct ExportRequest {
     pub options: ExportOptions,
 }
 
-/// A server with its exports.
+/// What is known about an export.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ExportInfo {
+    /// Its id.
+    pub id: String,
+    /// Node-name of what it shows now.
+    pub node: String,
+    /// It is being taken away, and waits for its clients' requests to end.
+    pub shutting_down: bool,
+}
+
+/// A server; its exports are the engine's.
 pub struct NbdServer {
     engine: Arc<Engine>,
-    server: Server,
-    exports: Mutex<BTreeMap<String, Exported>>,
+    server: Arc<Server>,
+}
+
+/// The exports of all servers of an engine, by id.
+pub(crate) type Exports = Mutex<BTreeMap<String, Offered>>;
+
+/// An export, and the server that offers it.
+pub(crate) struct Offered {
+    exported: Arc<Exported>,
+    server: Arc<Server>,
+    shutting_down: bool,
 }
 
 /// A node that is exported; some server offers it, or none yet.
@@ -60,7 +80,73 @@ impl Engine {
     /// A server without exports that listens nowhere yet.
     pub fn nbd_server(self: &Arc<Self>, request: &ServerRequest) -> NbdServer {
         let server = Server::new(request.options, self.threads.clone(), self.events.clone());
-        NbdServer { engine: self.clone(), server, exports: Mutex::default() }
+        NbdServer { engine: self.clone(), server: Arc::new(server) }
+    }
+
+    /// The exports of all servers, by id.
+    pub fn exports(&self) -> Vec<ExportInfo> {
+        let roots: BTreeMap<RootId, String> = {
+            let graph = self.graph();
+            let name = |node| graph.node(node).map_or_else(|_| String::new(), |n| n.node.name().to_string());
+            graph.users().map(|user| (user.root, name(user.node))).collect()
+        };
+        let info = |(id, offered): (&String, &Offered)| ExportInfo {
+            id: id.clone(),
+            node: roots.get(&offered.exported.root).cloned().unwrap_or_default(),
+            shutting_down: offered.shutting_down,
+        };
+        self.offered().iter().map(info).collect()
+    }
+
+    /// Takes an export away, with its clients (`block-export-del`, mode hard), whatever server it is on. Ready when
+    /// nothing of it is left.
+    pub async fn remove_export(&self, id: &str) -> Result<()> {
+        let exported = {
+            let mut exports = self.offered();
+            let offered = exports.get_mut(id).ok_or_else(|| missing(id))?;
+            if offered.shutting_down {
+                let context = format!("Export '{id}' is already shutting down");
+                return Err(BlockError::new(ErrorKind::Busy, context));
+            }
+            offered.shutting_down = true;
+            offered.server.remove(&offered.exported.export.options().name);
+            offered.exported.clone()
+        };
+        let closed = exported.close(self).await;
+        self.offered().remove(id);
+        self.events.tell(Event::ExportDeleted { id: id.to_owned() });
+        closed
+    }
+
+    /// Takes an export away unless it has clients (`block-export-del`, mode safe).
+    pub async fn remove_unused_export(&self, id: &str) -> Result<()> {
+        let exported = self.offered().get(id).map(|offered| offered.exported.clone());
+        if exported.ok_or_else(|| missing(id))?.export.clients() > 0 {
+            return Err(BlockError::new(ErrorKind::Busy, format!("export '{id}' still in use")));
+        }
+        self.remove_export(id).await
+    }
+
+    /// Takes all exports away, with their clients. Ready when nothing of them is left.
+    pub async fn remove_exports(&self) -> Result<()> {
+        self.remove_exports_of(|_| true).await
+    }
+
+    async fn remove_exports_of(&self, which: impl Fn(&Offered) -> bool) -> Result<()> {
+        let open = |offered: &Offered| which(offered) && !offered.shutting_down;
+        let ids: Vec<_> = self.offered().iter().filter(|(_, o)| open(o)).map(|(id, _)| id.clone()).collect();
+        let mut outcome = Ok(());
+        for id in ids {
+            let removed = self.remove_export(&id).await;
+            // One that fails does not keep the others; that somebody else was faster is no failure.
+            let faster = |error: &BlockError| matches!(error.kind(), ErrorKind::NotFound | ErrorKind::Busy);
+            outcome = outcome.and(removed.or_else(|error| if faster(&error) { Ok(()) } else { Err(error) }));
+        }
+        outcome
+    }
+
+    fn offered(&self) -> MutexGuard<'_, BTreeMap<String, Offered>> {
+        self.exports.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Exports a node; whoever wants clients for it offers it through a server.
@@ -110,10 +196,11 @@ impl NbdServer {
         self.server.listen(listener).await
     }
 
-    /// Exports a node (`block-export-add`).
+    /// Exports a node (`block-export-add`). Its id is the only one among the exports of all servers.
     pub fn add(&self, request: ExportRequest) -> Result<Arc<Export>> {
         let ExportRequest { id, node, options } = request;
-        if self.exports().contains_key(&id) {
+        let mut exports = self.engine.offered();
+        if exports.contains_key(&id) {
             let context = format!("Block export id '{id}' is already in use");
             return Err(BlockError::new(ErrorKind::Exists, context));
         }
@@ -123,24 +210,29 @@ impl NbdServer {
             drop(self.engine.graph().edit(&[Edit::DetachRoot(exported.root)])?);
             return Err(error);
         }
-        self.exports().insert(id, exported);
+        let (exported, server) = (Arc::new(exported), self.server.clone());
+        exports.insert(id, Offered { exported, server, shutting_down: false });
         Ok(export)
     }
 
-    /// Takes an export away, with its clients (`block-export-del`, mode hard). Ready when nothing of it is left.
+    /// Takes an export of this server away, with its clients. Ready when nothing of it is left.
     pub async fn remove(&self, id: &str) -> Result<()> {
-        let exported = self.exports().remove(id);
-        let missing = || BlockError::new(ErrorKind::NotFound, format!("Export '{id}' is not found"));
-        let exported = exported.ok_or_else(missing)?;
-        self.server.remove(&exported.export.options().name);
-        exported.close(&self.engine).await?;
-        self.engine.events.tell(Event::ExportDeleted { id: id.to_owned() });
-        Ok(())
+        match self.export(id) {
+            Some(_) => self.engine.remove_export(id).await,
+            None => Err(missing(id)),
+        }
     }
 
-    /// The export `id`.
+    /// Takes all exports of this server away, with their clients (`nbd-server-stop`).
+    pub async fn remove_all(&self) -> Result<()> {
+        self.engine.remove_exports_of(|offered| Arc::ptr_eq(&offered.server, &self.server)).await
+    }
+
+    /// The export `id`, if it is on this server.
     pub fn export(&self, id: &str) -> Option<Arc<Export>> {
-        self.exports().get(id).map(|exported| exported.export.clone())
+        let exports = self.engine.offered();
+        let offered = exports.get(id).filter(|offered| Arc::ptr_eq(&offered.server, &self.server));
+        offered.map(|offered| offered.exported.export.clone())
     }
 
     /// Present connections.
@@ -157,10 +249,10 @@ impl NbdServer {
     pub async fn idle(&self) {
         self.server.idle().await;
     }
+}
 
-    fn exports(&self) -> std::sync::MutexGuard<'_, BTreeMap<String, Exported>> {
-        self.exports.lock().unwrap_or_else(PoisonError::into_inner)
-    }
+fn missing(id: &str) -> BlockError {
+    BlockError::new(ErrorKind::NotFound, format!("Export '{id}' is not found"))
 }
 
 /// Names the address once, whether the system's error does so as well or not.

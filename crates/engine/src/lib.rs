@@ -18,8 +18,9 @@ mod policy;
 mod reader;
 
 pub use engine::{Engine, EngineOptions};
-pub use exports::{ExportRequest, Exported, NbdServer, ServerRequest};
+pub use exports::{ExportInfo, ExportRequest, Exported, NbdServer, ServerRequest};
 pub use fill::Fill;
+pub use flow::DetectZeroes;
 pub use flow::events::{Event, Events, Subscription};
 pub use nodes::NodeInfo;
 pub use options::{ChildOptions, NodeOptions};

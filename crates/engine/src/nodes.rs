@@ -1,8 +1,10 @@
 //! Verbs on nodes: add, delete, query, insert and remove filters, replace children, reopen.
 
+use std::path::PathBuf;
+
 use block::{BlockError, ErrorKind, Result};
 use driver::Kind;
-use flow::{CheckReport, NodeId, Request, Role, seam};
+use flow::{CheckReport, DetectZeroes, NodeId, Request, Role, seam};
 use graph::{Demand, Drained, Edit, Operation, Place, Reopen, User};
 use io::Lease;
 use serde_json::{Map, Value};
@@ -25,6 +27,14 @@ pub struct NodeInfo {
     pub read_only: bool,
     /// Virtual size in bytes.
     pub size: u64,
+    /// The file that it lies on, where it lies on one.
+    pub filename: Option<PathBuf>,
+    /// What becomes of writes of zeros.
+    pub detect_zeroes: DetectZeroes,
+    /// Whether the host's page cache is bypassed.
+    pub direct: bool,
+    /// Whether flushes are ignored.
+    pub no_flush: bool,
 }
 
 impl Engine {
@@ -135,12 +145,17 @@ impl Engine {
                 let child = |c: &graph::Edge| {
                     (c.role.name(), graph.node(c.child).map_or(String::new(), |n| n.node.name().to_string()))
                 };
+                let known = self.known(info.node.id());
                 NodeInfo {
                     name: info.node.name().to_string(),
                     driver: info.node.driver(),
                     children: info.children.iter().map(child).collect(),
                     read_only: info.read_only,
                     size: graph.view(info.node.id()).map_or(0, |view| view.size()),
+                    filename: known.file,
+                    direct: known.direct,
+                    no_flush: known.no_flush,
+                    detect_zeroes: info.detect_zeroes,
                 }
             })
             .collect();
@@ -210,6 +225,11 @@ impl Engine {
         Ok(node.powers().identity.map(|known| (known.identity(), known.version())))
     }
 
+    /// Whether there is a node called `name`.
+    pub fn has_node(&self, name: &str) -> bool {
+        self.graph().find(name).is_ok()
+    }
+
     /// Whether a node refuses writes.
     pub fn is_read_only(&self, node: &str) -> Result<bool> {
         let graph = self.graph();
@@ -217,16 +237,16 @@ impl Engine {
     }
 
     fn add_opened(&self, opening: Opening<'_>, more: impl FnOnce(()) -> Vec<Edit>) -> Result<Drained> {
-        let (mut edits, files) = opening.finish();
+        let (mut edits, known) = opening.finish();
         edits.extend(more(()));
         let drained = self.graph().edit(&edits)?;
-        self.remember_filenames(files);
+        self.remember(known);
         Ok(drained)
     }
 
     /// Adds what was opened below `fresh`, and gives its body and children to `old`.
     fn swap_body(&self, opening: Opening<'_>, old: NodeId, fresh: NodeId) -> Result<Drained> {
-        let (mut edits, mut files) = opening.finish();
+        let (mut edits, mut known) = opening.finish();
         let added = edits.pop();
         let Some(Edit::AddNode(new)) =
             added.filter(|edit| matches!(edit, Edit::AddNode(n) if n.node.id() == fresh))
@@ -241,8 +261,8 @@ impl Engine {
             detect_zeroes: Some(new.detect_zeroes),
         }));
         let drained = self.graph().edit(&edits)?;
-        files.iter_mut().filter(|(node, _)| *node == fresh).for_each(|(node, _)| *node = old);
-        self.remember_filenames(files);
+        known.iter_mut().filter(|(node, _)| *node == fresh).for_each(|(node, _)| *node = old);
+        self.remember(known);
         Ok(drained)
     }
 

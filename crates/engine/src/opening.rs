@@ -14,7 +14,7 @@ use graph::{Child, Demand, EdgeDemand, Edit, NewNode, permissions};
 use io::LocalFut;
 use serde_json::{Map, Value};
 
-use crate::engine::Engine;
+use crate::engine::{Engine, Known};
 use crate::options::{ChildOptions, NodeOptions};
 
 /// Longest chain of images that name one another.
@@ -33,7 +33,7 @@ pub(crate) struct Inherited {
 pub(crate) struct Opening<'e> {
     engine: &'e Engine,
     edits: Vec<Edit>,
-    files: Vec<(NodeId, PathBuf)>,
+    known: Vec<(NodeId, Known)>,
     /// Nodes that are being opened now, one within the other.
     depth: usize,
     /// What the body of the node that is being reopened keeps.
@@ -68,7 +68,7 @@ struct Below {
 impl<'e> Opening<'e> {
     pub(crate) fn new(engine: &'e Engine) -> Self {
         let (trail, blamed) = (Vec::new(), false);
-        Self { engine, edits: Vec::new(), files: Vec::new(), depth: 0, kept: None, trail, blamed }
+        Self { engine, edits: Vec::new(), known: Vec::new(), depth: 0, kept: None, trail, blamed }
     }
 
     /// To reopen a node whose body keeps `kept`.
@@ -76,9 +76,9 @@ impl<'e> Opening<'e> {
         Self { kept, ..Self::new(engine) }
     }
 
-    /// The edits that add what was opened, and the files the nodes lie on.
-    pub(crate) fn finish(self) -> (Vec<Edit>, Vec<(NodeId, PathBuf)>) {
-        (self.edits, self.files)
+    /// The edits that add what was opened, and how the nodes were opened.
+    pub(crate) fn finish(self) -> (Vec<Edit>, Vec<(NodeId, Known)>) {
+        (self.edits, self.known)
     }
 
     /// Opens a node and everything below it. `owned`: the user asked for this node, not a parent.
@@ -90,11 +90,11 @@ impl<'e> Opening<'e> {
     ) -> LocalFut<'a, Result<NodeId>> {
         Box::pin(async move {
             self.depth += 1;
-            let before = (self.edits.len(), self.files.len(), self.trail.len());
+            let before = (self.edits.len(), self.known.len(), self.trail.len());
             let mut opened = self.open_as(&options, inherited, owned).await;
             if may_fall_back(&options, inherited) && opened.as_ref().is_err_and(only_writing_failed) {
                 self.edits.truncate(before.0);
-                self.files.truncate(before.1);
+                self.known.truncate(before.1);
                 self.trail.truncate(before.2);
                 self.blamed = false;
                 let options = NodeOptions { read_only: Some(true), ..options };
@@ -139,7 +139,8 @@ impl<'e> Opening<'e> {
             detect_zeroes: options.detect_zeroes,
             owned,
         }));
-        self.files.extend(below.file.map(|path| (id, path)));
+        let Inherited { direct, no_flush, .. } = below.modes;
+        self.known.push((id, Known { file: below.file, direct, no_flush }));
         id
     }
 
@@ -148,7 +149,10 @@ impl<'e> Opening<'e> {
         for (role, child) in &options.children {
             let node = match child {
                 ChildOptions::Nothing => continue,
-                ChildOptions::Existing(name) => self.engine.graph().find(name)?,
+                ChildOptions::Existing(name) => {
+                    let found = self.engine.graph().find(name);
+                    found.map_err(|_| unknown(name))?
+                }
                 ChildOptions::Inline(inner) => {
                     let node = self.open((**inner).clone(), modes.for_child(*role), false).await?;
                     self.lock(node, *role, options, modes)?;
@@ -198,8 +202,8 @@ impl<'e> Opening<'e> {
     }
 
     fn file_of(&self, node: NodeId) -> Option<PathBuf> {
-        let fresh = self.files.iter().find(|(id, _)| *id == node).map(|(_, path)| path.clone());
-        fresh.or_else(|| self.engine.filename(node))
+        let fresh = self.known.iter().find(|(id, _)| *id == node).map(|(_, known)| known.clone());
+        fresh.unwrap_or_else(|| self.engine.known(node)).file
     }
 
     /// Opens the images that an image names.
@@ -296,6 +300,12 @@ fn may_fall_back(options: &NodeOptions, inherited: Inherited) -> bool {
 
 fn only_writing_failed(error: &BlockError) -> bool {
     matches!(error.kind(), ErrorKind::ReadOnly | ErrorKind::NotPermitted)
+}
+
+/// In QEMU's words: there a name may also be a device's.
+fn unknown(name: &str) -> BlockError {
+    let context = format!("Cannot find device='{name}' nor node-name='{name}'");
+    BlockError::new(ErrorKind::NotFound, context)
 }
 
 fn asks(options: &NodeOptions) -> EdgeDemand {

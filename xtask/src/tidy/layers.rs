@@ -40,6 +40,11 @@ const ALLOWED: &[Allowed] = &[
         crates: &["serde", "serde_json"],
     },
     Allowed {
+        name: "control",
+        rooms: &["engine", "export", "qmp", "io", "block"],
+        crates: &["serde_json"],
+    },
+    Allowed {
         name: "engine",
         rooms: &["export", "driver", "graph", "flow", "object", "io", "block"],
         crates: &["serde", "serde_json"],

@@ -264,7 +264,7 @@ fn options_that_make_no_sense_are_named() {
             ),
             (
                 json!({"driver": "qcow2", "file": "nowhere"}),
-                &["Failed to find node with node-name='nowhere'"],
+                &["Cannot find device='nowhere' nor node-name='nowhere'"],
             ),
             (json!({"file": {"driver": "file", "filename": image}}), &["Parameter 'driver' is missing"]),
             (with("file", json!({"driver": "file", "filename": image, "bogus": 2})), &["bogus"]),

@@ -31,7 +31,7 @@ macro_rules! structure {
             fn describe(schema: &mut $crate::schema::Builder) -> String {
                 schema.object::<Self>()
             }
-            fn parse(given: $crate::schema::Given) -> Result<Self, $crate::schema::Refusal> {
+            fn parse(given: $crate::schema::Given) -> ::std::result::Result<Self, $crate::schema::Refusal> {
                 let mut members = given.members()?;
                 let parsed = <Self as $crate::schema::Object>::take(&mut members)?;
                 members.finish().map(|()| parsed)
@@ -52,7 +52,7 @@ macro_rules! structure {
                     features: &[$($($feature),*)?],
                 }),*]
             }
-            fn take(from: &mut $crate::schema::Members) -> Result<Self, $crate::schema::Refusal> {
+            fn take(from: &mut $crate::schema::Members) -> ::std::result::Result<Self, $crate::schema::Refusal> {
                 Ok(Self { $($field: <$type as $crate::schema::Field>::take(from, $wire)?,)* })
             }
             fn put(&self, into: &mut $crate::serde_json::Map<String, $crate::serde_json::Value>) {
@@ -96,7 +96,7 @@ macro_rules! enumeration {
             fn describe(schema: &mut $crate::schema::Builder) -> String {
                 schema.enumeration::<Self>(&[$($word),*])
             }
-            fn parse(given: $crate::schema::Given) -> Result<Self, $crate::schema::Refusal> {
+            fn parse(given: $crate::schema::Given) -> ::std::result::Result<Self, $crate::schema::Refusal> {
                 match given.value().as_str() {
                     $(Some($word) => Ok(Self::$variant),)*
                     Some(word) => Err(given.unaccepted(word)),
@@ -155,7 +155,7 @@ macro_rules! union {
             fn describe(schema: &mut $crate::schema::Builder) -> String {
                 schema.object::<Self>()
             }
-            fn parse(given: $crate::schema::Given) -> Result<Self, $crate::schema::Refusal> {
+            fn parse(given: $crate::schema::Given) -> ::std::result::Result<Self, $crate::schema::Refusal> {
                 let mut members = given.members()?;
                 let parsed = <Self as $crate::schema::Object>::take(&mut members)?;
                 members.finish().map(|()| parsed)
@@ -184,7 +184,7 @@ macro_rules! union {
             ) -> Option<(&'static str, Vec<(&'static str, String)>)> {
                 Some(($tag, vec![$(($word, <$type as $crate::schema::Type>::describe(schema))),*]))
             }
-            fn take(from: &mut $crate::schema::Members) -> Result<Self, $crate::schema::Refusal> {
+            fn take(from: &mut $crate::schema::Members) -> ::std::result::Result<Self, $crate::schema::Refusal> {
                 let tag = from.required($tag)?;
                 let Some(word) = tag.value().as_str().map(str::to_owned) else {
                     return Err(tag.mistyped("string"));
@@ -241,7 +241,7 @@ macro_rules! alternate {
                     vec![$(<$type as $crate::schema::Type>::describe(schema)),*]
                 })
             }
-            fn parse(given: $crate::schema::Given) -> Result<Self, $crate::schema::Refusal> {
+            fn parse(given: $crate::schema::Given) -> ::std::result::Result<Self, $crate::schema::Refusal> {
                 $(if $crate::alternate!(@is $json, given.value()) {
                     return <$type as $crate::schema::Type>::parse(given).map(Self::$variant);
                 })*

@@ -1,0 +1,126 @@
+//! Nodes: add, delete, list.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use engine::{Engine, NodeInfo};
+use qmp::schema::Nothing;
+
+use crate::failure::Failure;
+use crate::table::Table;
+use crate::types::node_info::{CacheDescription, ImageDescription, NodeDescription};
+use crate::types::node_options::{DetectZeroes, NodeArguments};
+
+qmp::structure! {
+    /// Arguments of `blockdev-del`.
+    pub struct Delete {
+        /// Which node.
+        "node-name" => node_name: String,
+    }
+}
+
+qmp::structure! {
+    /// Arguments of `query-named-block-nodes`.
+    pub struct Query {
+        /// Leave out the images below each.
+        "flat" => flat: Option<bool>,
+    }
+}
+
+pub(super) fn add(table: &mut Table, engine: &Arc<Engine>) {
+    let of = engine.clone();
+    table.command("blockdev-add", move |NodeArguments(options): NodeArguments| {
+        let engine = of.clone();
+        async move {
+            if !options.contains_key("node-name") {
+                return Err(Failure::new("'node-name' must be specified for the root node"));
+            }
+            engine.add_node(options).await?;
+            Ok(Nothing)
+        }
+    });
+    let of = engine.clone();
+    table.command("blockdev-del", move |arguments: Delete| {
+        let engine = of.clone();
+        async move {
+            engine.delete_node(&arguments.node_name).await?;
+            Ok(Nothing)
+        }
+    });
+    let of = engine.clone();
+    table.command("query-named-block-nodes", move |arguments: Query| {
+        let nodes = of.nodes();
+        async move { Ok(describe(&nodes, arguments.flat.unwrap_or(false))) }
+    });
+}
+
+fn describe(nodes: &[NodeInfo], flat: bool) -> Vec<NodeDescription> {
+    let by_name: BTreeMap<&str, &NodeInfo> = nodes.iter().map(|node| (node.name.as_str(), node)).collect();
+    nodes.iter().map(|node| description(node, &by_name, flat)).collect()
+}
+
+fn description(node: &NodeInfo, nodes: &BTreeMap<&str, &NodeInfo>, flat: bool) -> NodeDescription {
+    let chain: Vec<_> = std::iter::successors(backing(node, nodes), |below| backing(below, nodes)).collect();
+    let mut below: Option<Box<ImageDescription>> = None;
+    if !flat {
+        // From the bottom up.
+        for image in chain.iter().rev() {
+            below = Some(Box::new(self::image(image, nodes, below.take())));
+        }
+    }
+    NodeDescription {
+        file: filename(node),
+        node_name: Some(node.name.clone()),
+        read_only: node.read_only,
+        driver: node.driver.to_owned(),
+        backing_file: chain.first().map(|backing| filename(backing)),
+        backing_file_depth: chain.len().try_into().unwrap_or(i64::MAX),
+        active: true,
+        encrypted: false,
+        detect_zeroes: detect_zeroes(node),
+        bps: 0,
+        bps_read: 0,
+        bps_write: 0,
+        iops: 0,
+        iops_read: 0,
+        iops_write: 0,
+        image: image(node, nodes, below),
+        cache: CacheDescription { writeback: true, direct: node.direct, no_flush: node.no_flush },
+        write_threshold: 0,
+    }
+}
+
+fn image(
+    node: &NodeInfo,
+    nodes: &BTreeMap<&str, &NodeInfo>,
+    below: Option<Box<ImageDescription>>,
+) -> ImageDescription {
+    ImageDescription {
+        filename: filename(node),
+        format: node.driver.to_owned(),
+        virtual_size: node.size.try_into().unwrap_or(i64::MAX),
+        backing_filename: backing(node, nodes).map(filename),
+        backing_image: below,
+    }
+}
+
+fn backing<'n>(node: &NodeInfo, nodes: &BTreeMap<&str, &'n NodeInfo>) -> Option<&'n NodeInfo> {
+    let (_, name) = node.children.iter().find(|(role, _)| *role == "backing")?;
+    nodes.get(name.as_str()).copied()
+}
+
+/// The file, or else the options that make such a node, as far as they are known.
+fn filename(node: &NodeInfo) -> String {
+    match &node.filename {
+        Some(path) => path.display().to_string(),
+        None => format!("json:{}", serde_json::json!({"driver": node.driver})),
+    }
+}
+
+fn detect_zeroes(node: &NodeInfo) -> DetectZeroes {
+    match node.detect_zeroes {
+        engine::DetectZeroes::Off => DetectZeroes::Off,
+        engine::DetectZeroes::On => DetectZeroes::On,
+        engine::DetectZeroes::Unmap => DetectZeroes::Unmap,
+    }
+}

@@ -1,0 +1,8 @@
+//! Types of arguments and answers that several commands share, or that are long.
+
+pub mod address;
+mod checked;
+pub mod node_info;
+pub mod node_options;
+pub mod object_options;
+pub mod schema_info;

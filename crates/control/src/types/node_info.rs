@@ -1,0 +1,74 @@
+//! What `query-named-block-nodes` answers. Members that QEMU has for limits of a device are there, and 0: limits are
+//! a filter's here.
+
+use super::node_options::DetectZeroes;
+
+qmp::structure! {
+    /// A node.
+    pub struct NodeDescription {
+        /// The file that it lies on, or what else it is.
+        "file" => file: String,
+        /// Its name.
+        "node-name" => node_name: Option<String>,
+        /// Whether it refuses writes.
+        "ro" => read_only: bool,
+        /// Its driver.
+        "drv" => driver: String,
+        /// The file that its backing node lies on.
+        "backing_file" => backing_file: Option<String>,
+        /// How many nodes are below it by backing links.
+        "backing_file_depth" => backing_file_depth: i64,
+        /// True: nodes are not handed over to another process.
+        "active" => active: bool,
+        /// False: encryption is not there yet.
+        "encrypted" => encrypted: bool,
+        /// What becomes of writes of zeros.
+        "detect_zeroes" => detect_zeroes: DetectZeroes,
+        /// 0.
+        "bps" => bps: i64,
+        /// 0.
+        "bps_rd" => bps_read: i64,
+        /// 0.
+        "bps_wr" => bps_write: i64,
+        /// 0.
+        "iops" => iops: i64,
+        /// 0.
+        "iops_rd" => iops_read: i64,
+        /// 0.
+        "iops_wr" => iops_write: i64,
+        /// The image.
+        "image" => image: ImageDescription,
+        /// How the host caches it.
+        "cache" => cache: CacheDescription,
+        /// 0: there is no threshold.
+        "write_threshold" => write_threshold: i64,
+    }
+}
+
+qmp::structure! {
+    /// An image.
+    pub struct ImageDescription {
+        /// The file that it lies on, or what else it is.
+        "filename" => filename: String,
+        /// Its format.
+        "format" => format: String,
+        /// Its size in bytes, as guests see it.
+        "virtual-size" => virtual_size: i64,
+        /// The file that its backing node lies on.
+        "backing-filename" => backing_filename: Option<String>,
+        /// The image below it.
+        "backing-image" => backing_image: Option<Box<ImageDescription>>,
+    }
+}
+
+qmp::structure! {
+    /// How the host caches.
+    pub struct CacheDescription {
+        /// Whether writes are answered before they are durable.
+        "writeback" => writeback: bool,
+        /// Whether the host's page cache is bypassed.
+        "direct" => direct: bool,
+        /// Whether flushes are ignored.
+        "no-flush" => no_flush: bool,
+    }
+}
