@@ -28,8 +28,12 @@ fn what_we_have_is_qemus() {
             continue;
         }
         match theirs.entries.get(name) {
-            Some(other) => Comparison { ours: &ours, theirs: &theirs, seen: BTreeSet::new() }
-                .top(name, mine, other, &mut differences),
+            Some(other) => Comparison { ours: &ours, theirs: &theirs, seen: BTreeSet::new() }.top(
+                name,
+                mine,
+                other,
+                &mut differences,
+            ),
             None => drop(differences.insert(format!("+ {name}"))),
         }
     }
@@ -133,7 +137,8 @@ impl Comparison<'_> {
 
     fn objects(&mut self, path: &str, mine: &Value, other: &Value, differences: &mut Differences) {
         let (my_members, their_members) = (by(mine, "members", "name"), by(other, "members", "name"));
-        let paths = |members: &BTreeMap<String, Value>| members.keys().map(|n| format!("{path}.{n}")).collect();
+        let paths =
+            |members: &BTreeMap<String, Value>| members.keys().map(|n| format!("{path}.{n}")).collect();
         sets(&paths(&my_members), &paths(&their_members), differences);
         for (name, mine) in &my_members {
             let Some(other) = their_members.get(name) else { continue };
@@ -160,7 +165,10 @@ impl Comparison<'_> {
             let members = entry["members"].as_array().unwrap().iter();
             let sort = |member: &Value| {
                 let entry = schema.entry(member["type"].as_str().unwrap());
-                (format!("{}{}", entry["meta-type"], entry.get("json-type").unwrap_or(&Value::Null)), member["type"].clone())
+                (
+                    format!("{}{}", entry["meta-type"], entry.get("json-type").unwrap_or(&Value::Null)),
+                    member["type"].clone(),
+                )
             };
             let mut list: Vec<_> = members.map(sort).collect();
             list.sort_by(|a, b| a.0.cmp(&b.0));

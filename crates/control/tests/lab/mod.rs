@@ -97,9 +97,11 @@ impl Drop for Server {
                 // It ends by `quit`, which the test may have sent.
                 let asked = UnixStream::connect(self.dir.path().join("qmp")).and_then(|mut stream| {
                     stream.write_all(b"{'execute':'qmp_capabilities'}{'execute':'quit'}")?;
-                    stream.shutdown(std::net::Shutdown::Write)
+                    stream.set_read_timeout(Some(PATIENCE))?;
+                    // It closes when it has answered.
+                    std::io::copy(&mut stream, &mut std::io::sink())
                 });
-                if let (Ok(()), Some(thread)) = (asked, thread.take()) {
+                if let (Ok(_), Some(thread)) = (asked, thread.take()) {
                     let _ = thread.join();
                 }
             }
