@@ -99,13 +99,17 @@ impl Pond {
         if let Some(old) = { lock(&self.clones).remove(&id) } {
             old.close().await?;
         }
-        let record = CloneRecord::new(overlay, image.name.clone(), size);
+        if request.force {
+            // First: after a crash an old overlay must not be found on another image.
+            overlay::remove(&**self.engine.world(), &request.overlay).await?;
+        }
+        let record = CloneRecord::new(overlay, image.name.clone(), image.record.identity.clone(), size);
         let path = self.layout.clone_record(&id);
         record::save(&**self.engine.world(), &path, &record).await?;
         let made = async {
             self.serve_clone(id.clone(), record).await?;
             let socket = self.layout.socket(&id);
-            overlay::create(&**self.engine.world(), &request.overlay, size, &socket, request.force).await
+            overlay::create(&**self.engine.world(), &request.overlay, size, &socket).await
         };
         if let Err(error) = made.await {
             self.forget_clone(&id).await;
@@ -141,6 +145,13 @@ impl Pond {
                         format!("'{}' needs image '{}', which is not there", record.overlay, record.image);
                     BlockError::new(ErrorKind::NotFound, context)
                 })?;
+                if image.record.identity != record.identity {
+                    let context = format!(
+                        "'{}' was made on another version of image '{}': make a new clone",
+                        record.overlay, record.image
+                    );
+                    return Err(BlockError::new(ErrorKind::Invalid, context));
+                }
                 Some(self.serve(&image, &socket).await?)
             }
         };

@@ -72,6 +72,8 @@ pub(crate) struct Image {
     stop: Notify,
     stopped: Notify,
     running: AtomicU64,
+    /// What had come from the source when it was given up.
+    fetched: AtomicU64,
 }
 
 /// Names of its nodes.
@@ -96,19 +98,31 @@ pub(crate) struct CacheHeader {
 
 /// Reads the header of a cache that was made for `record`.
 pub(crate) async fn read_header(world: &dyn World, path: &Path, record: &ImageRecord) -> Result<CacheHeader> {
-    let file = world.open(path, OpenOptions::default()).await;
-    let file = file.map_err(|e| BlockError::system(format!("cannot open '{}'", path.display()), e))?;
     let damaged = |why: &str| {
         let context = format!("cache '{}' {why}: remove the image, and it is fetched anew", path.display());
         BlockError::new(ErrorKind::Corrupt, context)
     };
-    let header = Header::parse(&first_cluster(&*file, path).await?).map_err(|e| damaged(&e.to_string()))?;
+    let file = world.open(path, OpenOptions::default()).await;
+    let file = file.map_err(|error| match error.kind() {
+        std::io::ErrorKind::NotFound => damaged("is gone"),
+        _ => BlockError::system(format!("cannot open '{}'", path.display()), error),
+    })?;
+    let first = first_cluster(&*file, path).await.map_err(|e| match e.kind() {
+        ErrorKind::Io => e,
+        _ => damaged(&format!("is damaged ({e})")),
+    })?;
+    let header = Header::parse(&first).map_err(|e| damaged(&format!("is damaged ({e})")))?;
     if header.virtual_size != record.size {
         return Err(damaged("has another size than its record says"));
     }
     let complete = header.backing.is_none();
     if !complete && cache::read(&header)?.is_none() {
         return Err(damaged("was written by another program"));
+    }
+    if complete {
+        // Who was killed in the midst of the cut has left this to the page cache alone.
+        let flushed = file.flush().await;
+        flushed.map_err(|e| BlockError::system(format!("cannot flush '{}'", path.display()), e))?;
     }
     Ok(CacheHeader { complete })
 }
@@ -195,6 +209,7 @@ impl Image {
             stop: Notify::new(),
             stopped: Notify::new(),
             running: AtomicU64::new(0),
+            fetched: AtomicU64::new(0),
         })
     }
 
@@ -217,9 +232,9 @@ impl Image {
         self.complete.load(Ordering::SeqCst)
     }
 
-    /// Whether an event of this node concerns the source.
-    pub(crate) fn has_source(&self, node: &str) -> bool {
-        self.nodes.source == node
+    /// Name of the node of its source.
+    pub(crate) fn source_node(&self) -> &str {
+        &self.nodes.source
     }
 
     /// Notes that the source is lost, and why; or that it is there again.
@@ -241,7 +256,7 @@ impl Image {
         }
     }
 
-    /// Bytes of the image that are done with, from its beginning: here, or known to be zeros.
+    /// Bytes of the image that are done with, wherever they lie: here, or known to be zeros.
     pub(crate) fn done(&self) -> u64 {
         match self.is_complete() {
             true => self.record.size,
@@ -252,7 +267,8 @@ impl Image {
     /// Bytes that came from the source since the cache was opened.
     pub(crate) fn fetched(&self) -> u64 {
         let stats = self.engine.stats(&self.nodes.source).unwrap_or_default();
-        stats.iter().find(|(name, _)| name == "received-bytes").map_or(0, |(_, bytes)| *bytes)
+        let now = stats.iter().find(|(name, _)| name == "received-bytes");
+        now.map_or_else(|| self.fetched.load(Ordering::SeqCst), |(_, bytes)| *bytes)
     }
 
     /// Fills the cache and keeps what is fetched durable, until it is complete or [`Image::close`] is called.
@@ -311,6 +327,7 @@ impl Image {
     /// All is here: cuts the link, and opens the cache for reading only.
     async fn complete(&self, path: &Path) -> Result<()> {
         self.engine.cut(&self.nodes.top).await?;
+        self.fetched.store(self.fetched(), Ordering::SeqCst);
         self.complete.store(true, Ordering::SeqCst);
         // From here on nothing needs the source. What fails is put right when the daemon starts again.
         if let Err(error) = self.become_read_only(path).await {

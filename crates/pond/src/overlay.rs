@@ -29,21 +29,23 @@ pub(crate) fn backing_name(socket: &Path) -> String {
     format!("json:{name}")
 }
 
-/// Makes an overlay of `size` bytes that reads through `socket`.
-pub(crate) async fn create(
-    world: &dyn World,
-    path: &Path,
-    size: u64,
-    socket: &Path,
-    replace: bool,
-) -> Result<()> {
-    if replace && world.folders().about(path).await.is_ok() {
-        // Nobody's running disk is pulled from under him.
-        drop(open_alone(world, path).await?);
+/// Removes the overlay of a VM that does not run, if there is one.
+pub(crate) async fn remove(world: &dyn World, path: &Path) -> Result<()> {
+    if world.folders().about(path).await.is_err() {
+        return Ok(());
     }
+    // Nobody's running disk is pulled from under him.
+    let alone = open_alone(world, path).await?;
+    let removed = world.folders().remove(path).await;
+    drop(alone);
+    removed.map_err(|e| BlockError::system(format!("cannot remove '{}'", path.display()), e))
+}
+
+/// Makes an overlay of `size` bytes that reads through `socket`.
+pub(crate) async fn create(world: &dyn World, path: &Path, size: u64, socket: &Path) -> Result<()> {
     let fresh = NewImage::new(size, CLUSTER_BITS).over(&backing_name(socket), "raw").bytes()?;
     let parts = fresh.pieces.into_iter().map(|(at, bytes)| (at.0, bytes)).collect();
-    let file = NewFile { parts, len: fresh.len, mode: 0o600, replace };
+    let file = NewFile { parts, len: fresh.len, mode: 0o600, replace: false };
     world.folders().put(path, file).await.map_err(|error| match error.kind() {
         std::io::ErrorKind::AlreadyExists => {
             let context =
@@ -54,22 +56,27 @@ pub(crate) async fn create(
     })
 }
 
-/// Makes an overlay that reads through `socket` read `cache` instead.
+/// Makes an overlay that reads through `socket` read `cache` instead; one that does so already stays as it is.
 pub(crate) async fn pivot(world: &dyn World, path: &Path, socket: &Path, cache: &Path) -> Result<()> {
     let file = open_alone(world, path).await?;
     let failed = |e| BlockError::system(format!("cannot write the header of '{}'", path.display()), e);
     let first = first_cluster(&*file, path).await?;
     let header = Header::parse(&first).map_err(|e| e.within(format_args!("'{}'", path.display())))?;
-    let named = header.backing.map(|backing| backing.name);
-    if named != Some(backing_name(socket)) {
-        let named = named.unwrap_or_else(|| "nothing".to_owned());
-        let context = format!("'{}' is not as it was made: its backing file is '{named}'", path.display());
-        return Err(BlockError::new(ErrorKind::Invalid, context));
-    }
     let name = cache.to_str().ok_or_else(|| {
         let context = format!("the path of the cache, '{}', is not UTF-8", cache.display());
         BlockError::new(ErrorKind::Invalid, context)
     })?;
+    match header.backing.map(|backing| backing.name) {
+        // A crash came before that was written down.
+        Some(named) if named == name => return file.flush().await.map_err(failed),
+        Some(named) if named == backing_name(socket) => {}
+        named => {
+            let named = named.unwrap_or_else(|| "nothing".to_owned());
+            let context =
+                format!("'{}' is not as it was made: its backing file is '{named}'", path.display());
+            return Err(BlockError::new(ErrorKind::Invalid, context));
+        }
+    }
     let edit = HeaderEdit::Backing(Backing { name: name.to_owned(), format: Some("qcow2".to_owned()) });
     file.flush().await.map_err(failed)?;
     for write in edit.writes(&first)? {

@@ -45,7 +45,7 @@ pub struct ImageInfo {
     pub trouble: Option<String>,
     /// Virtual size in bytes.
     pub size: u64,
-    /// Bytes from the beginning that are done with.
+    /// Bytes that are done with: here, or known to be zeros.
     pub done: u64,
     /// Bytes that came from the source since the daemon started.
     pub fetched: u64,
@@ -80,6 +80,8 @@ pub struct Pond {
     /// Its lock says whose the pond is.
     _lock: Arc<dyn File>,
     images: Mutex<BTreeMap<String, Arc<Image>>>,
+    /// Source nodes that are lost, and why: a source may be lost before its image is listed.
+    lost: Mutex<BTreeMap<String, String>>,
     /// Images that could not be opened, and why.
     damaged: Mutex<BTreeMap<String, (Option<ImageRecord>, String)>>,
     pub(crate) clones: Mutex<BTreeMap<String, Arc<Clone>>>,
@@ -104,6 +106,7 @@ impl Pond {
             patience: options.source_timeout,
             _lock: lock,
             images: Mutex::default(),
+            lost: Mutex::default(),
             damaged: Mutex::default(),
             clones: Mutex::default(),
             turn: Semaphore::new(1),
@@ -189,6 +192,10 @@ impl Pond {
 
     fn start(&self, image: Arc<Image>, cache: PathBuf) {
         lock(&self.images).insert(image.name.clone(), image.clone());
+        let lost = lock(&self.lost).get(image.source_node()).cloned();
+        if lost.is_some() {
+            image.set_trouble(lost);
+        }
         io::spawn(image.run(cache));
     }
 
@@ -203,7 +210,11 @@ impl Pond {
                     _ => continue,
                 };
                 let Some(pond) = pond.upgrade() else { return };
-                for image in lock(&pond.images).values().filter(|image| image.has_source(&node)) {
+                match trouble.clone() {
+                    Some(error) => lock(&pond.lost).insert(node.clone(), error),
+                    None => lock(&pond.lost).remove(&node),
+                };
+                for image in lock(&pond.images).values().filter(|image| image.source_node() == node) {
                     image.set_trouble(trouble.clone());
                 }
             }

@@ -59,6 +59,8 @@ pub struct CloneRecord {
     pub overlay: String,
     /// Name of the image in the pond.
     pub image: String,
+    /// What the image was when the clone was made; a later version of it has nothing below this overlay.
+    pub identity: String,
     /// Virtual size of the overlay in bytes.
     pub size: u64,
     /// Whether the overlay names the cache itself by now.
@@ -67,8 +69,8 @@ pub struct CloneRecord {
 
 impl CloneRecord {
     /// A new one, that names a socket.
-    pub fn new(overlay: String, image: String, size: u64) -> Self {
-        Self { version: VERSION, overlay, image, size, pivoted: false }
+    pub fn new(overlay: String, image: String, identity: String, size: u64) -> Self {
+        Self { version: VERSION, overlay, image, identity, size, pivoted: false }
     }
 }
 
