@@ -176,14 +176,14 @@ impl Image {
         Ok(())
     }
 
-    /// Drops the whole clusters inside the range.
+    /// Drops the whole clusters inside the range. None becomes unallocated: a request that began before the backing child
+    /// was taken away would see that one's bytes there, which never were this image's.
     pub(super) async fn discard(self: &Arc<Self>, rq: Request, next: Next<'_>) -> Result<()> {
         self.begin_change(next).await?;
-        let dropped = if self.has_backing(next) { NewEntry::Zero } else { NewEntry::Unallocated };
         let (_, whole, _) = self.split(rq.range);
         let new = |entry: &Entry| match entry {
             Entry::Unallocated | Entry::Zero { host: None } => None,
-            _ => Some(dropped),
+            _ => Some(NewEntry::Zero),
         };
         self.replace_all(whole, false, next, new).await
     }
