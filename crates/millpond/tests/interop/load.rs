@@ -2,7 +2,7 @@
 
 use crate::lab::{Lab, Server, is_full};
 
-fn fio(lab: &Lab, server: &Server, more: &[&str]) {
+pub(crate) fn fio(lab: &Lab, server: &Server, more: &[&str]) {
     let uri = format!("--uri={}", server.uri());
     let common = ["--name=disk", "--ioengine=nbd", "--verify=crc32c", "--verify_fatal=1", "--randseed=5"];
     let out = lab.ok("fio", &[&common[..], &[&uri], more].concat());
@@ -34,7 +34,7 @@ fn fio_verifies_over_several_connections() {
     fio(&lab, &server, &[&["--rw=randwrite", "--iodepth=16", "--bsrange=4k-256k"][..], &jobs].concat());
 }
 
-const SCRIPT: &[&str] = &[
+pub(crate) const SCRIPT: &[&str] = &[
     "write -P 0x11 0 1M",
     "write -P 0x22 1000 3000",
     "write -z 64k 64k",

@@ -4,6 +4,7 @@
 #[path = "../lab/mod.rs"]
 mod lab;
 
+mod chains;
 mod command_line;
 mod dialogue;
 mod ending;
