@@ -26,30 +26,47 @@ fn reply(client: &mut UnixStream) -> (u32, u64) {
 }
 
 /// A server whose image is an export of another one, which it would wait for long.
-fn relay(lab: &Lab, source: &Server) -> Server {
+fn relay(lab: &Lab, source: &Server, options: &[&str]) -> Server {
     let node = format!(
         "driver=raw,file.driver=nbd,file.server.type=unix,file.server.path={},file.reconnect-delay=1000",
         source.socket()
     );
-    Server::start(lab, &["--image-opts", &node])
+    Server::start(lab, &[options, &["--image-opts", &node]].concat())
 }
 
+/// Where it was written, the last flush finds no source either, and that is told: nobody knows what the source kept.
 #[test]
 fn what_waits_for_a_lost_source_fails_at_once() {
     let Some(lab) = Lab::new("what_waits_for_a_lost_source_fails_at_once", &["ss"]) else { return };
     lab.image("disk.img", 1 << 20);
-    let source = Server::start(&lab, &["-f", "raw", "disk.img"]);
-    let mut server = relay(&lab, &source);
+    let read_only = lose_a_source(&lab, &["-r"]);
+    assert!(read_only.0.success(), "{}", read_only.1);
+    let (status, told) = lose_a_source(&lab, &[]);
+    assert_eq!(status.code(), Some(1), "{told}");
+    assert!(told.contains("millpond: ") && told.contains("called off, there is no connection"), "{told}");
+}
+
+/// Ends a server while requests wait for its source: how it ended, and what it said.
+fn lose_a_source(lab: &Lab, options: &[&str]) -> (std::process::ExitStatus, String) {
+    let source = Server::start(lab, &["-f", "raw", "disk.img"]);
+    let mut server = relay(lab, &source, options);
     let mut client = client(&server);
     signal(source.pid(), "KILL");
     wait_for("the source is missed", || server.told().contains("has lost its source"));
     (0..4).for_each(|n| client.write_all(&request(READ, n, n * 4096, 4096)).unwrap());
-    client.write_all(&request(WRITE, 4, 0, 4096)).unwrap();
-    client.write_all(&[1; 4096]).unwrap();
+    let writes = u64::from(options.is_empty());
+    (0..writes).for_each(|_| {
+        client.write_all(&request(WRITE, 4, 0, 4096)).unwrap();
+        client.write_all(&[1; 4096]).unwrap();
+    });
     wait_for("they are taken", || !has_received_something(&server));
-    assert!(server.stop().success(), "{}", server.told());
+    let status = server.stop();
+    if !status.success() {
+        wait_for("it says why", || server.told().contains("millpond: "));
+    }
     const SHUTTING_DOWN: u32 = 108;
-    (0..5).for_each(|_| assert_eq!(reply(&mut client).0, SHUTTING_DOWN));
+    (0..4 + writes).for_each(|_| assert_eq!(reply(&mut client).0, SHUTTING_DOWN));
+    (status, server.told())
 }
 
 /// Writes held back by a limit are carried out when they need not wait any more.
@@ -87,7 +104,7 @@ fn what_a_throttle_group_holds_back_goes_on() {
 fn hang(lab: &Lab) -> (Server, Server, UnixStream) {
     lab.image("disk.img", 1 << 20);
     let source = Server::start(lab, &["-f", "raw", "disk.img"]);
-    let server = relay(lab, &source);
+    let server = relay(lab, &source, &[]);
     let mut client = client(&server);
     client.write_all(&request(READ, 1, 0, 512)).unwrap();
     client.read_exact(&mut [0; 16 + 512]).unwrap();
