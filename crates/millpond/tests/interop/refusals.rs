@@ -47,7 +47,6 @@ const MISTAKES: &[(&[&str], &[&str])] = &[
     (&["-f", "raw", "--pid-file", "/no/such/file", "disk.img"], &["'/no/such/file'", "--pid-file"]),
     (&["-f", "qcow2", "-r", "disk.img"], &["'disk.img'", "qcow2"]),
     (&["image.qcow2"], &["'image.qcow2'", "-f qcow2"]),
-    (&["-f", "qcow2", "image.qcow2"], &["'image.qcow2'", "read-only"]),
     (&["-f", "raw", "-k", "/no/such/directory/socket", "disk.img"], &["/no/such/directory/socket"]),
     (&["-f", "raw", "--threads", "x", "disk.img"], &["'x'", "--threads"]),
     (&["--allow-dir", "relative", "-f", "raw", "disk.img"], &["'relative'", "absolute"]),
