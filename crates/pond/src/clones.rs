@@ -43,6 +43,8 @@ pub(crate) struct Clone {
 }
 
 struct Served {
+    /// Id of the one export of its server, among all of the engine.
+    export: String,
     server: Arc<NbdServer>,
     stop: Arc<Notify>,
     ended: Arc<Notify>,
@@ -59,7 +61,7 @@ impl Clone {
         let ended = served.ended.notified();
         served.stop.notify_one();
         ended.await;
-        match served.server.remove(EXPORT).await {
+        match served.server.remove(&served.export).await {
             Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
             outcome => outcome,
         }
@@ -77,9 +79,6 @@ impl Clone {
         }
     }
 }
-
-/// Id of the one export of a clone's server.
-const EXPORT: &str = "disk";
 
 impl Pond {
     /// Makes a VM's disk that can be used at once (`clone-create`).
@@ -152,7 +151,7 @@ impl Pond {
                     );
                     return Err(BlockError::new(ErrorKind::Invalid, context));
                 }
-                Some(self.serve(&image, &socket).await?)
+                Some(self.serve(&image, &socket, format!("clone-{id}")).await?)
             }
         };
         let clone = Clone { record: Mutex::new(record), socket, served };
@@ -160,7 +159,7 @@ impl Pond {
         Ok(())
     }
 
-    async fn serve(&self, image: &Image, socket: &Path) -> Result<Served> {
+    async fn serve(&self, image: &Image, socket: &Path, export: String) -> Result<Served> {
         let server = Arc::new(self.engine.nbd_server(&ServerRequest::default()));
         let options = ExportOptions {
             name: String::new(),
@@ -170,7 +169,7 @@ impl Pond {
             writethrough: false,
         };
         let request = |node: &str| ExportRequest {
-            id: EXPORT.to_owned(),
+            id: export.clone(),
             node: node.to_owned(),
             options: options.clone(),
         };
@@ -199,12 +198,12 @@ impl Pond {
         up.notified().await;
         let failed = lock(&outcome).take();
         if let Some(error) = failed {
-            server.remove(EXPORT).await?;
+            server.remove(&export).await?;
             return Err(error);
         }
         let mode = self.engine.world().folders().set_mode(socket, 0o600).await;
         mode.map_err(|e| BlockError::system(format!("cannot protect '{}'", socket.display()), e))?;
-        Ok(Served { server, stop, ended })
+        Ok(Served { export, server, stop, ended })
     }
 
     /// Takes back a clone that could not be made, or whose overlay is gone.
