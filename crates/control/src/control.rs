@@ -7,7 +7,7 @@ use std::sync::Arc;
 use block::{BlockError, Result};
 use engine::Engine;
 use io::sync::Notify;
-use io::{Address, Incoming};
+use io::{Address, Incoming, Listener};
 use qmp::schema::Form;
 use qmp::wire::Version;
 use serde_json::{Map, Value};
@@ -80,13 +80,33 @@ impl Control {
     /// Serves clients at `address` until the future is dropped; those that are there by then live on. `ready` is
     /// told the address with the real port.
     pub async fn listen(&self, address: &Address, ready: impl FnOnce(&Address)) -> Result<()> {
-        let failed = |e| BlockError::system(format!("Failed to listen at '{address}'"), e);
-        let listener = self.shared.engine.world().listen(address).map_err(failed)?;
+        let listener = self.bind(address)?;
         ready(&listener.address());
+        self.accept(&*listener).await
+    }
+
+    /// Serves clients at `address` for as long as the calling I/O thread runs. Answers the address with the real port.
+    pub fn open(&self, address: &Address) -> Result<Address> {
+        let listener = self.bind(address)?;
+        let (control, bound) = (self.clone(), listener.address());
+        io::spawn(async move {
+            // Clients that are there go on without it, and so does the program.
+            let _ = control.accept(&*listener).await;
+        });
+        Ok(bound)
+    }
+
+    fn bind(&self, address: &Address) -> Result<Box<dyn Listener>> {
+        let failed = |e| BlockError::system(format!("Failed to listen at '{address}'"), e);
+        self.shared.engine.world().listen(address).map_err(failed)
+    }
+
+    async fn accept(&self, listener: &dyn Listener) -> Result<()> {
         loop {
             self.shared.below(CLIENTS_MAX).await;
             let incoming = listener.accept().await;
-            let failed = |e| BlockError::system(format!("cannot accept clients at {address}"), e);
+            let failed =
+                |e| BlockError::system(format!("cannot accept clients at {}", listener.address()), e);
             self.serve(incoming.map_err(failed)?);
         }
     }

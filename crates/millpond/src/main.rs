@@ -5,6 +5,7 @@
 //! Invariants: this is the only crate that reads the command line, prints, or decides an exit status; an error is
 //! one line on standard error that names the thing and the remedy, and exit status 1.
 
+mod daemon;
 mod demo;
 mod line;
 mod nbd;
@@ -27,6 +28,7 @@ struct CommandLine {
 
 #[derive(Subcommand)]
 enum Command {
+    Daemon(Box<daemon::Args>),
     Nbd(Box<nbd::Args>),
     Serve(Box<serve::Args>),
     /// Show the main job: instant start, one fetch, life without the source.
@@ -34,7 +36,7 @@ enum Command {
 }
 
 /// Links that select a face by their name.
-const FACES: [(&str, &str); 1] = [("qemu-nbd", "nbd")];
+const FACES: [(&str, &str); 2] = [("qemu-nbd", "nbd"), ("qemu-storage-daemon", "daemon")];
 
 fn main() -> ExitCode {
     let (program, arguments) = faced(std::env::args_os().collect());
@@ -45,6 +47,7 @@ fn main() -> ExitCode {
         Err(error) => return answered(program, &error),
     };
     let outcome = match line.command {
+        Command::Daemon(args) => daemon::run(*args),
         Command::Nbd(args) => nbd::run(*args),
         Command::Serve(args) => serve::run(*args),
         Command::Demo(args) => demo::run(*args),

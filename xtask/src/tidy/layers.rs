@@ -31,7 +31,7 @@ struct Allowed {
 const ALLOWED: &[Allowed] = &[
     Allowed {
         name: "millpond",
-        rooms: &["pond", "engine", "export", "driver", "graph", "flow", "object", "nbd", "io", "block"],
+        rooms: &["control", "qmp", "pond", "engine", "export", "driver", "graph", "flow", "object", "nbd", "io", "block"],
         crates: &["clap", "fatfs", "serde_json"],
     },
     Allowed {

@@ -6,6 +6,7 @@ mod lab;
 
 mod chains;
 mod command_line;
+mod daemon;
 mod dialogue;
 mod ending;
 mod fallbacks;
