@@ -8,9 +8,10 @@ use clap::{Args as ClapArgs, ValueEnum};
 
 /// Show the main job: readers start at once from a far image while it is cached, and go on when its source is dead.
 ///
-/// A repository process serves an image over a simulated link. A host process exports a copy-on-read cache of it to
-/// several readers and fills the cache in the background. When the cache is full it is cut off its source, the
-/// repository is killed, and every reader verifies every byte. Ends with status 1 if anything was wrong.
+/// A repository process serves an image over a simulated link. A host process keeps a pond with a clone of it for each
+/// of several readers, who read at once. In the middle of the fill the host is killed and started again. When the
+/// image is complete the repository is killed, and every reader verifies every byte; then the clones are pivoted, the
+/// host ends, and every byte is verified again without it. Ends with status 1 if anything was wrong.
 ///
 /// Examples:
 ///   millpond demo
@@ -73,10 +74,14 @@ pub(super) enum Sabotage {
     Cache,
     /// Some bytes of what the link carries to the host.
     Link,
-    /// The cache is cut off before it is full.
-    Cut,
+    /// The disks are pivoted before the image is complete.
+    Pivot,
     /// Everything leaves the repository once more.
     Twice,
+    /// The cache loses what it held when the host is killed.
+    Loss,
+    /// The image is another one when the host is started again.
+    Source,
 }
 
 impl Args {

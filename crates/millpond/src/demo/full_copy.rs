@@ -13,7 +13,6 @@ use serde_json::json;
 
 use super::link::Shape;
 use super::live::Live;
-use super::repository::EXPORT;
 use super::source::Source;
 use super::sweep::{pieces, sweep};
 
@@ -31,12 +30,12 @@ pub(super) struct FullCopy {
     pub(super) measured: bool,
 }
 
-/// Copies the data of `source` from the end of the link at `socket` to a file, or computes how long that takes.
+/// Copies the data of `source` from `export` at the end of the link at `socket` to a file, or computes how long that takes.
 pub(super) async fn full_copy(
     engine: &Arc<Engine>,
     source: &Source,
     shape: Shape,
-    socket: &Path,
+    (socket, export): (&Path, &str),
     to: &Path,
     live: &Live,
 ) -> Result<FullCopy> {
@@ -47,7 +46,7 @@ pub(super) async fn full_copy(
     let failed = |e| BlockError::system(format!("cannot write '{}'", to.display()), e);
     let began = Instant::now();
     let options = json!({
-        "driver": "nbd", "node-name": "full-copy", "read-only": true, "export": EXPORT,
+        "driver": "nbd", "node-name": "full-copy", "read-only": true, "export": export,
         "server": { "type": "unix", "path": socket },
     });
     let node = engine.add_node(options.as_object().cloned().unwrap_or_default()).await?;

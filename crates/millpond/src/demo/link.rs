@@ -25,6 +25,21 @@ pub(super) struct Shape {
     pub(super) rate: u64,
 }
 
+impl Shape {
+    /// What one connection may have under way: all that the line holds, twice, since we may be late to deliver.
+    pub(super) fn held_max(&self) -> usize {
+        self.carries(self.round_trip + AHEAD).saturating_add(4 * PIECE_MAX)
+    }
+
+    /// Bytes that the line carries in `span`.
+    fn carries(&self, span: Duration) -> usize {
+        if self.rate == u64::MAX {
+            return PIECE_MAX;
+        }
+        usize::try_from(span.as_nanos() * u128::from(self.rate) / 1_000_000_000).unwrap_or(usize::MAX)
+    }
+}
+
 /// Largest piece that is sent in one turn; smaller on slow lines.
 const PIECE_MAX: usize = 64 << 10;
 const PIECE_MIN: usize = 4 << 10;
@@ -128,8 +143,8 @@ impl Direction {
         // Since when what is next has been waiting for the line; being late ourselves does not count.
         let mut ready = now();
         loop {
-            if flying.bytes.get() >= self.held_max() {
-                flying.room(self.held_max()).await;
+            if flying.bytes.get() >= self.shape.held_max() {
+                flying.room(self.shape.held_max()).await;
                 ready = now();
             }
             if flying.closed.get() {
@@ -189,21 +204,8 @@ impl Direction {
         Duration::from_nanos(u64::try_from(nanos).unwrap_or(u64::MAX))
     }
 
-    /// Bytes that the line carries in `span`.
-    fn carries(&self, span: Duration) -> usize {
-        if self.shape.rate == u64::MAX {
-            return PIECE_MAX;
-        }
-        usize::try_from(span.as_nanos() * u128::from(self.shape.rate) / 1_000_000_000).unwrap_or(usize::MAX)
-    }
-
     fn piece(&self) -> usize {
-        self.carries(PIECE_TIME).clamp(PIECE_MIN, PIECE_MAX)
-    }
-
-    /// What one connection may have under way: all that the line holds, twice, since we may be late to deliver.
-    fn held_max(&self) -> usize {
-        self.carries(self.shape.round_trip + AHEAD).saturating_add(4 * PIECE_MAX)
+        self.shape.carries(PIECE_TIME).clamp(PIECE_MIN, PIECE_MAX)
     }
 
     fn count(&self, bytes: &mut [u8]) {

@@ -3,7 +3,7 @@
 //! | process | does | file |
 //! |---|---|---|
 //! | repository | serves the image behind a simulated link | `repository`, `link` |
-//! | host | keeps the cache, serves readers, fills, cuts | `host` |
+//! | host | a pond: the cache and the readers' clones; killed once in between | `host` |
 //! | the demo | makes the image, starts the others, reads, compares, reports | `story`, `readers`, `report` |
 //!
 //! Invariants: nothing is left behind, however it ends; what a reader sees is compared with what the image is known to
@@ -11,15 +11,21 @@
 
 mod alarm;
 mod args;
+mod filling;
 mod full_copy;
 mod host;
 mod image;
+mod kept;
+mod latency;
 mod link;
 mod live;
 mod process;
+mod reader;
 mod readers;
 mod report;
 mod repository;
+mod restart;
+mod sabotage;
 mod scratch;
 mod source;
 mod story;

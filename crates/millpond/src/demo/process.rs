@@ -12,6 +12,9 @@ use block::{BlockError, ErrorKind, Result};
 use io::sync::mpsc;
 use serde_json::{Value, json};
 
+/// The event that tells of progress; it may come at any time.
+pub(super) const PROGRESS: &str = "filling";
+
 /// A process seen from its parent.
 pub(super) struct Process {
     name: &'static str,
@@ -59,9 +62,12 @@ impl Process {
         }
     }
 
-    /// The next event, which must be `kind`.
+    /// The next event that does not just tell of progress, which must be `kind`.
     pub(super) async fn expect(&mut self, kind: &str, limit: Duration) -> Result<Value> {
-        let event = self.event(limit).await?;
+        let mut event = self.event(limit).await?;
+        while event["event"] == PROGRESS {
+            event = self.event(limit).await?;
+        }
         if event["event"] == kind {
             return Ok(event);
         }
@@ -69,9 +75,33 @@ impl Process {
         Err(BlockError::new(ErrorKind::Protocol, context))
     }
 
-    /// Ends it at once, as a power cut would.
+    /// Kills it (SIGKILL). Ready when it is gone.
     pub(super) fn kill(self) {
         drop(self);
+    }
+
+    /// Waits until it has ended by itself, which must be well.
+    pub(super) async fn ended(mut self, limit: Duration) -> Result<()> {
+        let (name, deadline) = (self.name, io::now().after(limit));
+        loop {
+            match io::timeout_at(deadline, self.events.recv()).await {
+                Some(Some(event)) => match event["failed"].as_str() {
+                    Some(error) => return Err(BlockError::new(ErrorKind::Io, format!("{name}: {error}"))),
+                    None => continue,
+                },
+                Some(None) => break,
+                None => {
+                    let context = format!("the {name} process did not end within {} s", limit.as_secs());
+                    return Err(BlockError::new(ErrorKind::TimedOut, context));
+                }
+            }
+        }
+        // Its output ended because it did.
+        match self.child.wait() {
+            Ok(status) if status.success() => Ok(()),
+            Ok(status) => Err(BlockError::new(ErrorKind::Io, format!("the {name} process: {status}"))),
+            Err(error) => Err(BlockError::system(format!("cannot wait for the {name} process"), error)),
+        }
     }
 }
 
@@ -95,10 +125,9 @@ impl Parent {
         Ok(Self(commands))
     }
 
-    /// The next command; `None` when the parent is gone.
-    pub(super) async fn command(&mut self) -> Option<String> {
-        let command = self.0.recv().await?;
-        Some(command["do"].as_str().unwrap_or_default().to_owned())
+    /// The next command, under `do`; `None` when the parent is gone.
+    pub(super) async fn command(&mut self) -> Option<Value> {
+        self.0.recv().await
     }
 }
 

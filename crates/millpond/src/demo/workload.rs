@@ -1,6 +1,7 @@
-//! What the readers read before the cache is full: like guests, here and there, and each time what nobody has read.
+//! What the readers read before the cache is full: like guests, here and there, and at first what nobody has read.
 //!
-//! Invariants: the same image gives the same workload; no granule is in two lists, but all readers share the burst.
+//! Invariants: the same image gives the same workload; no granule is in two lists, but all readers share the burst; no list
+//! is empty.
 
 use block::ByteRange;
 
@@ -8,8 +9,8 @@ use super::source::Source;
 
 /// Granules with data, and without, that every reader begins with.
 const BURST: usize = 16;
-/// Cold reads of each reader in each phase.
-const READS_MAX: usize = 75;
+/// Cold reads of each reader.
+const READS_MAX: usize = 200;
 /// Bytes of a cold read.
 const READ: u64 = 4096;
 
@@ -17,9 +18,7 @@ const READ: u64 = 4096;
 pub(super) struct Workload {
     /// What all readers read at the same time, holes among it.
     pub(super) burst: Vec<ByteRange>,
-    /// Cold reads of each reader before the fill.
-    pub(super) before: Vec<Vec<ByteRange>>,
-    /// Cold reads of each reader while the fill runs.
+    /// Cold reads of each reader while the fill runs, which comes from the front: in the back half, the last of it first.
     pub(super) during: Vec<Vec<ByteRange>>,
 }
 
@@ -29,24 +28,21 @@ impl Workload {
         let mut dice = Dice(0x6d69_6c6c_706f_6e64);
         let (granules, mut holes) = (source.granules(), source.holes());
         dice.shuffle(&mut holes);
-        let shared = BURST.min(granules.len() / 4);
+        let shared = BURST.min(granules.len().div_ceil(4));
         let mut burst: Vec<_> = granules[..shared].to_vec();
         burst.extend(holes.into_iter().take(BURST));
         // The fill comes from the front: what is read meanwhile lies in the back half, the last of it first.
-        let (front, back) = granules[shared..].split_at((granules.len() - shared) / 2);
-        let reads = (granules.len() / (4 * readers)).min(READS_MAX);
-        let (mut back, mut front) = (back.to_vec(), front.to_vec());
+        let back = &granules[shared..];
+        let mut back = back[back.len() / 2..].to_vec();
+        let reads = (back.len() / (2 * readers)).min(READS_MAX);
         dice.shuffle(&mut back);
-        let mut during: Vec<_> = back.drain(..(reads * readers).min(back.len())).collect();
-        during.sort_by_key(|granule| std::cmp::Reverse(granule.start()));
-        front.append(&mut back);
-        dice.shuffle(&mut front);
-        front.truncate(reads * readers);
-        Self {
-            burst: burst.into_iter().map(|granule| granule.head(READ)).collect(),
-            before: deal(&front, readers, &mut dice),
-            during: deal(&during, readers, &mut dice),
-        }
+        back.truncate(reads * readers);
+        back.sort_by_key(|granule| std::cmp::Reverse(granule.start()));
+        let burst: Vec<_> = burst.into_iter().map(|granule| granule.head(READ)).collect();
+        let mut during = deal(&back, readers, &mut dice);
+        // An image too small to have something for everybody.
+        during.iter_mut().filter(|list| list.is_empty()).for_each(|list| list.clone_from(&burst));
+        Self { burst, during }
     }
 }
 

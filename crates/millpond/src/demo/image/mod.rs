@@ -12,6 +12,7 @@ use nbd::uri::{Address, NbdUri};
 use serde_json::{Value, json};
 
 use super::args::{Args, FileSystem};
+use super::repository::Shelved;
 use super::scratch::Scratch;
 use super::worker::{self, CallOff};
 
@@ -19,8 +20,10 @@ use super::worker::{self, CallOff};
 pub(super) struct Image {
     /// For people.
     pub(super) description: String,
-    /// Options of the node that reads it.
+    /// Options of the node that reads it without link and cache.
     pub(super) node: Value,
+    /// What the repository serves.
+    pub(super) shelved: Shelved,
     /// The file with its bytes as guests see them, where there is one.
     pub(super) raw: Option<PathBuf>,
 }
@@ -30,25 +33,40 @@ pub(super) async fn prepare(args: &Args, scratch: &Scratch) -> Result<Image> {
     if let Some(image) = &args.image {
         return brought(image, &args.format);
     }
-    let (path, staging) = (scratch.path("image"), scratch.path("staging"));
+    let (folder, staging) = (scratch.path("repository"), scratch.path("staging"));
+    let made = std::fs::create_dir(&folder);
+    made.map_err(|e| BlockError::system(format!("cannot make '{}'", folder.display()), e))?;
+    let path = folder.join("image.raw");
     let (kind, bytes) = (args.filesystem, args.data << 20);
     worker::run("image", move |call_off| make(kind, bytes, &path, &staging, call_off)).await
 }
 
 fn brought(name: &str, format: &str) -> Result<Image> {
-    let is_uri = name.contains("://");
-    let file = match is_uri {
-        true => nbd_node(&name.parse().map_err(|e| BlockError::from(e).within(format_args!("'{name}'")))?)?,
-        false => json!({ "driver": "file", "filename": absolute(name)? }),
-    };
-    let node = json!({ "driver": format, "read-only": true, "file": file });
-    let raw = (!is_uri && format == "raw").then(|| PathBuf::from(name));
-    Ok(Image { description: name.to_owned(), node, raw })
+    let description = name.to_owned();
+    if name.contains("://") {
+        let uri = name.parse().map_err(|e| BlockError::from(e).within(format_args!("'{name}'")))?;
+        let node = json!({ "driver": format, "read-only": true, "file": nbd_node(&uri)? });
+        return Ok(Image { description, shelved: Shelved::Elsewhere(node.clone()), node, raw: None });
+    }
+    let path = Path::new(name).canonicalize();
+    let path = path.map_err(|e| BlockError::system(format!("cannot find '{name}'"), e))?;
+    let raw = (format == "raw").then(|| path.clone());
+    Ok(Image { description, node: file_node(&path, format), shelved: shelved(&path, format), raw })
 }
 
-fn absolute(name: &str) -> Result<PathBuf> {
-    let path = std::path::absolute(name);
-    path.map_err(|e| BlockError::system(format!("cannot find '{name}'"), e))
+fn file_node(path: &Path, format: &str) -> Value {
+    json!({ "driver": format, "read-only": true, "file": { "driver": "file", "filename": path } })
+}
+
+/// A file of a folder, where a repository would serve it; devices and hidden files are exported by themselves.
+fn shelved(path: &Path, format: &str) -> Shelved {
+    let name = path.file_name().and_then(|name| name.to_str()).filter(|name| !name.starts_with('.'));
+    match (path.parent(), name.filter(|_| path.is_file())) {
+        (Some(folder), Some(name)) => {
+            Shelved::File { folder: folder.to_owned(), name: name.to_owned(), format: format.to_owned() }
+        }
+        _ => Shelved::Elsewhere(file_node(path, format)),
+    }
 }
 
 fn nbd_node(uri: &NbdUri) -> Result<Value> {
@@ -84,6 +102,6 @@ fn make(kind: FileSystem, bytes: u64, image: &Path, staging: &Path, call_off: &C
         }
     };
     let description = format!("{name} with {} files of /usr", files.len());
-    let node = json!({ "driver": "raw", "read-only": true, "file": { "driver": "file", "filename": image } });
-    Ok(Image { description, node, raw: Some(image.to_owned()) })
+    let shelved = shelved(image, "raw");
+    Ok(Image { description, node: file_node(image, "raw"), shelved, raw: Some(image.to_owned()) })
 }
