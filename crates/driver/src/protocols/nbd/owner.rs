@@ -71,8 +71,8 @@ pub(super) struct Owner {
     outage: Outage,
     /// What went wrong last, for those who wait in vain.
     trouble: Option<BlockError>,
-    /// Whether it was told that there is no connection.
-    told_lost: bool,
+    /// Why there is no connection, as it was told last.
+    told_lost: Option<String>,
     fill_pause: Duration,
     fill_next: Moment,
     /// Nothing expires before.
@@ -99,7 +99,7 @@ impl Owner {
             called_off: false,
             backlog: Backlog::default(),
             links: [link, None],
-            told_lost: false,
+            told_lost: None,
             attempt: None,
             attempt_begun: now,
             fill_pause: FILL_PAUSE_MIN,
@@ -305,7 +305,7 @@ impl Owner {
                 (None, None) => {
                     self.links[MAIN] = Some(Link::new(connected.stream, &connected.export));
                     self.peer.counters.add_reconnect();
-                    if std::mem::take(&mut self.told_lost) {
+                    if self.told_lost.take().is_some() {
                         self.peer.events.back();
                     }
                 }
@@ -319,8 +319,10 @@ impl Owner {
     }
 
     fn tell_lost(&mut self, error: &BlockError) {
-        if !std::mem::replace(&mut self.told_lost, true) {
+        let why = Some(error.to_string());
+        if self.told_lost != why {
             self.peer.events.lost(error);
+            self.told_lost = why;
         }
     }
 
