@@ -7,6 +7,7 @@
 
 mod daemon;
 mod demo;
+mod host;
 mod line;
 mod nbd;
 mod serve;
@@ -31,6 +32,12 @@ enum Command {
     Daemon(Box<daemon::Args>),
     Nbd(Box<nbd::Args>),
     Serve(Box<serve::Args>),
+    Up(Box<host::UpArgs>),
+    Clone(Box<host::CloneArgs>),
+    List(host::ListArgs),
+    Watch(host::WatchArgs),
+    Pivot(host::PivotArgs),
+    Remove(host::RemoveArgs),
     /// Show the main job: instant start, one fetch, life without the source.
     Demo(Box<demo::Args>),
 }
@@ -50,6 +57,12 @@ fn main() -> ExitCode {
         Command::Daemon(args) => daemon::run(*args),
         Command::Nbd(args) => nbd::run(*args),
         Command::Serve(args) => serve::run(*args),
+        Command::Up(args) => host::up(*args),
+        Command::Clone(args) => host::clone(*args),
+        Command::List(args) => host::list(args),
+        Command::Watch(args) => host::watch(args),
+        Command::Pivot(args) => host::pivot(args),
+        Command::Remove(args) => host::remove(args),
         Command::Demo(args) => demo::run(*args),
     };
     match outcome {

@@ -130,6 +130,10 @@ impl Pond {
             let context = format!("'{path}' exists: name another file, or say --force to overwrite it");
             return Err(BlockError::new(ErrorKind::Exists, context));
         }
+        if there.is_ok() {
+            // Nobody's running disk is pulled from under him.
+            drop(overlay::open_alone(&**self.engine.world(), &request.overlay).await?);
+        }
         Ok(text.to_owned())
     }
 

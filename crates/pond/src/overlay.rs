@@ -87,7 +87,7 @@ pub(crate) async fn pivot(world: &dyn World, path: &Path, socket: &Path, cache: 
 }
 
 /// Opens an overlay that nobody else has open.
-async fn open_alone(world: &dyn World, path: &Path) -> Result<Arc<dyn File>> {
+pub(crate) async fn open_alone(world: &dyn World, path: &Path) -> Result<Arc<dyn File>> {
     let options = OpenOptions { write: true, ..OpenOptions::default() };
     let file = world.open(path, options).await;
     let file = file.map_err(|e| BlockError::system(format!("cannot open '{}'", path.display()), e))?;

@@ -31,7 +31,10 @@ struct Allowed {
 const ALLOWED: &[Allowed] = &[
     Allowed {
         name: "millpond",
-        rooms: &["control", "qmp", "pond", "engine", "export", "driver", "graph", "flow", "object", "nbd", "io", "block"],
+        rooms: &[
+            "control", "qmp", "pond", "engine", "export", "driver", "graph", "flow", "object", "nbd", "io",
+            "block",
+        ],
         crates: &["clap", "fatfs", "serde_json"],
     },
     Allowed {
@@ -39,11 +42,7 @@ const ALLOWED: &[Allowed] = &[
         rooms: &["engine", "export", "flow", "graph", "nbd", "qcow2", "io", "block"],
         crates: &["serde", "serde_json"],
     },
-    Allowed {
-        name: "control",
-        rooms: &["engine", "export", "qmp", "io", "block"],
-        crates: &["serde_json"],
-    },
+    Allowed { name: "control", rooms: &["engine", "export", "qmp", "io", "block"], crates: &["serde_json"] },
     Allowed {
         name: "engine",
         rooms: &["export", "driver", "graph", "flow", "object", "io", "block"],

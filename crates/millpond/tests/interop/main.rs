@@ -14,6 +14,7 @@ mod hostile;
 mod info;
 mod lifetime;
 mod load;
+mod pond;
 mod refusals;
 mod remedies;
 mod serve;

@@ -38,6 +38,13 @@ impl Server {
         Self::run(command, socket).comes_up(Self::is_listening)
     }
 
+    /// `millpond nbd` at this socket.
+    pub(crate) fn at(lab: &Lab, socket: &str, options: &[&str]) -> Self {
+        let mut command = lab.command(MILLPOND);
+        command.args(["nbd", "-v", "-k", socket]).args(options);
+        Self::run(command, socket.to_owned()).comes_up(Self::is_listening)
+    }
+
     /// QEMU's server with the same options.
     pub(crate) fn qemu(lab: &Lab, options: &[&str]) -> Self {
         let mut command = lab.command("qemu-nbd");

@@ -1,0 +1,238 @@
+//! The pond: serve, up, clone, list, watch, pivot; what other people's tools make of its files.
+
+use std::process::{Child, Stdio};
+
+use serde_json::Value;
+
+use crate::lab::{Lab, MILLPOND, Server, signal, wait_for};
+
+const NEEDS: &[&str] = &["qemu-img", "qemu-io"];
+
+/// A daemon for the pond in the lab's folder "pond".
+struct Daemon(Child);
+
+impl Daemon {
+    fn start(lab: &Lab, options: &[&str]) -> Self {
+        let mut command = lab.command(MILLPOND);
+        command.arg("up").args(which()).args(["--pid-file", "up.pid"]).args(options);
+        let _ = std::fs::remove_file(lab.path("up.pid"));
+        let mut daemon = Self(command.stdout(Stdio::null()).spawn().unwrap());
+        wait_for("the daemon is up", || {
+            assert!(daemon.0.try_wait().unwrap().is_none(), "the daemon has ended");
+            lab.path("up.pid").exists()
+        });
+        daemon
+    }
+
+    fn end(&mut self, how: &str) {
+        signal(self.0.id(), how);
+        wait_for("the daemon ends", || self.0.try_wait().unwrap().is_some());
+    }
+}
+
+impl Drop for Daemon {
+    fn drop(&mut self) {
+        // Ended already: fine.
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+fn which() -> [&'static str; 4] {
+    ["--pond", "pond", "--runtime", "run"]
+}
+
+fn pond(lab: &Lab, verb: &str, arguments: &[&str]) -> String {
+    lab.ok("millpond", &[&[verb], &which()[..], arguments].concat())
+}
+
+fn refused(lab: &Lab, verb: &str, arguments: &[&str]) -> String {
+    let told = lab.fails("millpond", &[&[verb], &which()[..], arguments].concat());
+    assert_eq!(told.lines().count(), 1, "{told}");
+    told
+}
+
+fn listed(lab: &Lab) -> Value {
+    serde_json::from_str(&pond(lab, "list", &["--json"])).unwrap()
+}
+
+fn state(lab: &Lab) -> String {
+    listed(lab)["images"][0]["state"].as_str().unwrap().to_owned()
+}
+
+fn completes(lab: &Lab) {
+    wait_for("the image is complete", || state(lab) == "complete");
+}
+
+fn compare(lab: &Lab, raw: &str, overlay: &str) {
+    lab.ok("qemu-img", &["compare", "-f", "raw", "-F", "qcow2", raw, overlay]);
+}
+
+/// Clean, or leaks only.
+fn check(lab: &Lab, image: &str) {
+    let checked = lab.run("qemu-img", &["check", "-f", "qcow2", image]);
+    assert!(matches!(checked.status.code(), Some(0 | 3)), "{image}: {checked:?}");
+}
+
+fn cache(lab: &Lab) -> String {
+    listed(lab)["images"][0]["cache"].as_str().unwrap().to_owned()
+}
+
+/// A repository with one image that gives so many bytes a second.
+fn slow_repository(lab: &Lab, rate: u64) -> Server {
+    let group = format!("throttle-group,id=slow,x-bps-total={rate},x-bps-total-max={rate}");
+    let image = "driver=throttle,throttle-group=slow,file.driver=raw,file.file.driver=file,file.file.filename=disk.raw";
+    Server::start(lab, &["-r", "-e", "0", "--object", &group, "--image-opts", image])
+}
+
+#[test]
+fn a_disk_is_usable_at_once_and_needs_nobody_in_the_end() {
+    let Some(lab) = Lab::new("a_disk_is_usable_at_once_and_needs_nobody_in_the_end", NEEDS) else { return };
+    std::fs::create_dir(lab.path("images")).unwrap();
+    lab.image("images/disk.raw", 8 << 20);
+    lab.qcow2("images/disk.raw", "images/disk.qcow2");
+    let mut repository = Server::folder(&lab, "images", &[]);
+    let uri = repository.uri_of("disk.qcow2");
+    // Without a daemon one is started.
+    let told = pond(&lab, "clone", &[&uri, "a.qcow2", "--size", "1G"]);
+    assert!(told.contains("a.qcow2"), "{told}");
+    pond(&lab, "clone", &[&uri, "b.qcow2"]);
+    lab.ok("qemu-io", &["-f", "qcow2", "-c", "read -v 0 512", "-c", "write -P 9 9m 64k", "a.qcow2"]);
+    compare(&lab, "images/disk.raw", "b.qcow2");
+    completes(&lab);
+    assert_eq!(pond(&lab, "watch", &["--until-complete"]).matches("100 %").count(), 1);
+    let all = listed(&lab);
+    assert_eq!((all["images"].as_array().unwrap().len(), all["clones"].as_array().unwrap().len()), (1, 2));
+    assert!(all["images"][0]["stated"].as_str().unwrap().starts_with("millpond-id:mtime="));
+    let cache = cache(&lab);
+    check(&lab, &cache);
+    compare(&lab, "images/disk.raw", &cache);
+    assert!(!lab.ok("qemu-img", &["info", &cache]).contains("backing file:"));
+    // Neither the repository...
+    assert!(repository.stop().success());
+    compare(&lab, "images/disk.raw", "b.qcow2");
+    pond(&lab, "pivot", &["a.qcow2", "b.qcow2"]);
+    // ...nor the daemon is needed.
+    for pid in lab.processes() {
+        signal(pid, "TERM");
+    }
+    wait_for("the daemon has ended", || lab.processes().is_empty());
+    compare(&lab, "images/disk.raw", "b.qcow2");
+    lab.ok("qemu-io", &["-f", "qcow2", "-c", "read -P 9 9m 64k", "-c", "write -P 7 0 64k", "a.qcow2"]);
+    for overlay in ["a.qcow2", "b.qcow2"] {
+        check(&lab, overlay);
+    }
+    assert_eq!(std::fs::metadata(lab.path("a.qcow2")).unwrap().len() >> 20, 0);
+}
+
+#[test]
+fn a_killed_daemon_goes_on_where_it_was() {
+    let Some(lab) = Lab::new("a_killed_daemon_goes_on_where_it_was", NEEDS) else { return };
+    lab.image("disk.raw", 24 << 20);
+    let mut repository = slow_repository(&lab, 4 << 20);
+    let mut daemon = Daemon::start(&lab, &[]);
+    pond(&lab, "clone", &[&repository.uri(), "vm.qcow2"]);
+    for _ in 0..2 {
+        let before = listed(&lab)["images"][0]["done"].as_u64().unwrap();
+        wait_for("something is fetched", || {
+            listed(&lab)["images"][0]["done"].as_u64().unwrap() > before + (1 << 20)
+        });
+        daemon.end("KILL");
+        check(&lab, &format!("pond/images/{}", one_cache(&lab)));
+        daemon = Daemon::start(&lab, &[]);
+        assert_eq!(state(&lab), "filling");
+        lab.ok("qemu-io", &["-f", "qcow2", "-r", "-c", "read 0 64k", "vm.qcow2"]);
+    }
+    // The source goes away and comes back.
+    assert!(repository.stop().success());
+    wait_for("that is noticed", || state(&lab) == "lost");
+    let mut repository =
+        Server::at(&lab, repository.socket(), &["-r", "-e", "0", "-t", "-f", "raw", "disk.raw"]);
+    completes(&lab);
+    assert!(repository.stop().success());
+    compare(&lab, "disk.raw", "vm.qcow2");
+    daemon.end("TERM");
+    check(&lab, &format!("pond/images/{}", one_cache(&lab)));
+    // A complete cache is served again without its source.
+    let mut daemon = Daemon::start(&lab, &[]);
+    compare(&lab, "disk.raw", "vm.qcow2");
+    pond(&lab, "pivot", &["vm.qcow2"]);
+    daemon.end("TERM");
+    compare(&lab, "disk.raw", "vm.qcow2");
+}
+
+fn one_cache(lab: &Lab) -> String {
+    let names = std::fs::read_dir(lab.path("pond/images")).unwrap();
+    let mut names = names.map(|entry| entry.unwrap().file_name().into_string().unwrap());
+    names.find(|name| name.ends_with(".qcow2")).unwrap()
+}
+
+#[test]
+fn mistakes_are_one_line_and_leave_nothing_behind() {
+    let Some(lab) = Lab::new("mistakes_are_one_line_and_leave_nothing_behind", NEEDS) else { return };
+    lab.image("disk.raw", 2 << 20);
+    lab.image("other.txt", 100);
+    assert!(refused(&lab, "list", &[]).contains("millpond up"));
+    let mut daemon = Daemon::start(&lab, &[]);
+    let second = refused(&lab, "up", &[]);
+    assert!(second.contains("another daemon") && second.contains("--pond"), "{second}");
+    for (source, overlay, more, words) in [
+        ("absent.raw", "x.qcow2", &[][..], "absent.raw"),
+        ("other.txt", "x.qcow2", &[], ".qcow2, .raw or .img"),
+        ("http://h/x", "x.qcow2", &[], "http"),
+        ("nbd+unix:///x?socket=/none", "x.qcow2", &[], "/none"),
+        ("disk.raw", "other.txt", &[], "--force"),
+        ("disk.raw", "x.qcow2", &["--size", "1M"], "smaller than the image"),
+        ("disk.raw", "none/x.qcow2", &[], "none/x.qcow2"),
+    ] {
+        let told = refused(&lab, "clone", &[&[source, overlay], more].concat());
+        assert!(told.contains(words), "{source}: {told}");
+        assert!(
+            !lab.path("x.qcow2").exists() && std::fs::metadata(lab.path("other.txt")).unwrap().len() == 100
+        );
+    }
+    assert!(listed(&lab)["clones"].as_array().unwrap().is_empty());
+    assert!(refused(&lab, "pivot", &["disk.raw"]).contains("no clone"));
+    pond(&lab, "clone", &["disk.raw", "vm.qcow2"]);
+    completes(&lab);
+    let image = listed(&lab)["images"][0]["image"].as_str().unwrap().to_owned();
+    assert!(refused(&lab, "remove", &[&image]).contains("vm.qcow2"));
+    // The overlay of a running VM stays as it is.
+    let mut vm = lab.command("qemu-io");
+    vm.args(["-f", "qcow2", "vm.qcow2"]).stdin(Stdio::piped()).stdout(Stdio::null());
+    let mut vm = vm.spawn().unwrap();
+    wait_for("the VM runs", || listed(&lab)["clones"][0]["connections"] != 0);
+    assert!(refused(&lab, "pivot", &["vm.qcow2"]).contains("in use"));
+    assert!(refused(&lab, "clone", &["disk.raw", "vm.qcow2", "--force"]).contains("in use"));
+    drop(vm.stdin.take());
+    vm.wait().unwrap();
+    pond(&lab, "pivot", &["vm.qcow2"]);
+    std::fs::remove_file(lab.path("vm.qcow2")).unwrap();
+    pond(&lab, "remove", &[&image]);
+    assert!(listed(&lab)["images"].as_array().unwrap().is_empty());
+    assert_eq!(std::fs::read_dir(lab.path("pond/images")).unwrap().count(), 0);
+    daemon.end("TERM");
+}
+
+#[test]
+fn another_image_under_the_name_is_never_mixed_in() {
+    let Some(lab) = Lab::new("another_image_under_the_name_is_never_mixed_in", NEEDS) else { return };
+    std::fs::create_dir(lab.path("images")).unwrap();
+    lab.image("images/disk.raw", 4 << 20);
+    let mut repository = Server::folder(&lab, "images", &[]);
+    let uri = repository.uri_of("disk.raw");
+    let mut daemon = Daemon::start(&lab, &["--source-timeout", "1"]);
+    pond(&lab, "clone", &[&uri, "vm.qcow2", "--mode", "working-set"]);
+    lab.ok("qemu-io", &["-f", "qcow2", "-r", "-c", "read 64k 64k", "vm.qcow2"]);
+    assert!(repository.stop().success());
+    std::fs::write(lab.path("images/disk.raw"), vec![7; 4 << 20]).unwrap();
+    let mut repository = Server::folder(&lab, "images", &[]);
+    // What is here is served, what is not fails.
+    lab.ok("qemu-io", &["-f", "qcow2", "-r", "-c", "read 64k 64k", "vm.qcow2"]);
+    let missed = lab.run("qemu-io", &["-f", "qcow2", "-r", "-c", "read -P 7 2m 64k", "vm.qcow2"]);
+    assert!(!missed.status.success());
+    let trouble = listed(&lab)["images"][0]["trouble"].as_str().unwrap().to_owned();
+    assert!(trouble.contains("its version was millpond-id:"), "{trouble}");
+    assert!(repository.stop().success());
+    daemon.end("TERM");
+}
