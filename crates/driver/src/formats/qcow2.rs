@@ -41,6 +41,8 @@ struct Qcow2 {
     image: Arc<Image>,
     /// Whether it may change: it was opened for writing.
     changing: bool,
+    /// Readers without guards look at tables that another body may change.
+    _unguarded: Option<Arc<()>>,
 }
 
 impl Format for Qcow2 {

@@ -61,7 +61,7 @@ impl Image {
             };
             match took {
                 Took::Load(block) => self.load_block(block, next).await?,
-                _ if tries < PATIENCE && writer.books.lock().freed.is_waiting() => {
+                _ if tries < PATIENCE && writer.books.lock().freed.waiting() > 0 => {
                     match tries {
                         0 => self.flush(next).await?,
                         _ => io::sleep(PAUSE).await,

@@ -18,6 +18,9 @@ use super::slices::Slices;
 /// Bytes of data that are mapped and not yet made durable, at most; at half of them a flush begins by itself.
 const FRESH_MAX: u64 = 64 << 20;
 
+/// Runs of dropped clusters that wait; with more a flush begins by itself. Some MiB of memory.
+const FREED_HIGH: usize = 1 << 16;
+
 /// The lock.
 pub(super) struct Locked(Mutex<Books>);
 
@@ -141,7 +144,10 @@ impl Books {
         let fresh = self.fresh + self.flushing;
         if fresh >= FRESH_MAX || self.dirty >= self.dirty_max {
             Pressure::Full
-        } else if self.fresh >= FRESH_MAX / 2 || self.dirty >= self.dirty_max / 2 {
+        } else if self.fresh >= FRESH_MAX / 2
+            || self.dirty >= self.dirty_max / 2
+            || self.freed.waiting() >= FREED_HIGH
+        {
             Pressure::High
         } else {
             Pressure::Low

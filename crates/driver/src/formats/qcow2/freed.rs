@@ -62,9 +62,9 @@ impl Freed {
         }
     }
 
-    /// Whether something waits for a flush or for readers.
-    pub(super) fn is_waiting(&self) -> bool {
-        !self.dropped.is_empty()
+    /// How many runs wait for a flush or for readers.
+    pub(super) fn waiting(&self) -> usize {
+        self.dropped.len()
     }
 
     /// A flush begins that covers all that was dropped so far; answers its number.

@@ -36,21 +36,22 @@ async fn open_image(context: &OpenContext, options: &Options, file: &View, name:
     let header = read_header(file).await?;
     let wants = wants::wants(context, &header)?;
     let image = match kept {
-        Some(image) if image.writer.is_some() => again(image, context.read_only, file)?,
+        Some(image) if image.writer.is_some() => again(image, file)?,
         kept => fresh(context, options, file, name, &header, kept).await?,
     };
-    let body = Qcow2 { image, changing: !context.read_only };
+    let unguarded = match &image.writer {
+        Some(writer) if context.read_only => Some(writer.let_unguarded_in()?),
+        _ => None,
+    };
+    let body = Qcow2 { image, changing: !context.read_only, _unguarded: unguarded };
     Ok(Opened { body: Body::Maps(Arc::new(body)), wants })
 }
 
 /// The tables of an image that is being written, for another body of its node.
-fn again(image: Arc<Image>, read_only: bool, file: &View) -> Result<Arc<Image>> {
+fn again(image: Arc<Image>, file: &View) -> Result<Arc<Image>> {
     if image.home != ends(file) {
         let context = "its tables are in memory, so it stays on its file: name the file's node as it is";
         return Err(BlockError::new(ErrorKind::Invalid, context));
-    }
-    if read_only {
-        image.writer()?.become_read_only()?;
     }
     Ok(image)
 }

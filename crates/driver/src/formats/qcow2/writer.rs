@@ -48,8 +48,8 @@ pub(super) struct Writer {
     /// A flush of the file failed. Nobody knows what of that which was written before is on disk, and a later flush that
     /// goes well would not say so: nothing is made durable any more, so that no table points to what is lost.
     lost: AtomicBool,
-    /// The node was reopened read-only: its readers have no guards from then on.
-    read_only_since: AtomicBool,
+    /// Held by bodies of the node that were opened read-only: their readers have no guards.
+    unguarded: Arc<()>,
 }
 
 /// What a writer needs of the header, and how much memory it may take.
@@ -82,14 +82,13 @@ impl Writer {
             names_backing: AtomicBool::new(header.backing.is_some()),
             earlier,
             lost: AtomicBool::new(false),
-            read_only_since: AtomicBool::new(false),
+            unguarded: Arc::default(),
         }
     }
 
     /// Whether somebody may see what was dropped without a guard.
     pub(super) fn is_seen_unguarded(&self) -> bool {
-        self.read_only_since.load(Ordering::SeqCst)
-            || self.earlier.iter().any(|image| image.strong_count() > 0)
+        Arc::strong_count(&self.unguarded) > 1 || self.earlier.iter().any(|image| image.strong_count() > 0)
     }
 
     /// Before the first change nothing can be written in place.
@@ -123,14 +122,13 @@ impl Writer {
         self.lost.store(true, Ordering::SeqCst);
     }
 
-    /// Lets readers without guards in, if all changes are in the file.
-    pub(super) fn become_read_only(&self) -> Result<()> {
+    /// Lets readers without guards in as long as the answer lives, if all changes are in the file.
+    pub(super) fn let_unguarded_in(&self) -> Result<Arc<()>> {
         if !self.books.lock().is_clean() {
             let context = "it has changes that are not in its file yet: flush it first";
             return Err(BlockError::new(ErrorKind::Busy, context));
         }
-        self.read_only_since.store(true, Ordering::SeqCst);
-        Ok(())
+        Ok(self.unguarded.clone())
     }
 }
 
