@@ -296,10 +296,14 @@ impl Image {
         Ok(())
     }
 
-    /// Whether another image shows where this one holds nothing: here, or for whoever opens it by its header.
+    /// Whether another image shows where this one holds nothing: to this request, to one of another view, or to whoever
+    /// opens it by its header.
     fn has_backing(&self, next: Next<'_>) -> bool {
-        let named = self.writer.as_ref().is_some_and(|w| w.names_backing.load(Ordering::SeqCst));
-        named || next.backing().is_some()
+        let Some(writer) = &self.writer else { return false };
+        if next.backing().is_some() {
+            writer.backed.store(true, Ordering::SeqCst);
+        }
+        writer.backed.load(Ordering::SeqCst)
     }
 }
 

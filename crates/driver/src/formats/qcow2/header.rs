@@ -39,13 +39,11 @@ impl Image {
             None => HeaderEdit::NoBacking,
             Some(BackingName { name, format }) => {
                 // What is dropped from now on is zeroed for its sake.
-                writer.names_backing.store(true, Ordering::SeqCst);
+                writer.backed.store(true, Ordering::SeqCst);
                 HeaderEdit::Backing(qcow2::Backing { name, format: Some(format) })
             }
         };
-        self.alone(async |turn| self.write_header(&edit, Rule::LastBarrier, turn, next).await).await?;
-        writer.names_backing.store(edit != HeaderEdit::NoBacking, Ordering::SeqCst);
-        Ok(())
+        self.alone(async |turn| self.write_header(&edit, Rule::LastBarrier, turn, next).await).await
     }
 
     /// Carries the change out, each step durable before the next one. The caller holds the turn.

@@ -77,7 +77,7 @@ async fn fresh(
     let l1 = seam::read(file, geometry.l1_range(file_len)?).await?;
     let writer = match context.read_only {
         true => None,
-        false => Some(open_writer(options, file, header, &geometry, before).await?),
+        false => Some(open_writer(context, options, file, header, &geometry, before).await?),
     };
     let data_len = match (&header.data_file, &writer) {
         (Some(_), _) => u64::MAX,
@@ -100,6 +100,7 @@ async fn fresh(
 }
 
 async fn open_writer(
+    context: &OpenContext,
     options: &Options,
     file: &View,
     header: &Header,
@@ -123,6 +124,7 @@ async fn open_writer(
         l2_budget: options.l2_budget()?,
         keep: if options.keep_identity { cache::AUTOCLEAR } else { 0 },
         earlier: before.iter().map(Arc::downgrade).collect(),
+        backed: context.children.iter().any(|(role, _)| *role == Role::Backing),
     }))
 }
 

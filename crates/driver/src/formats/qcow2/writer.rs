@@ -41,8 +41,9 @@ pub(super) struct Writer {
     changing: AtomicBool,
     /// Those that are cleared before.
     pub(super) to_clear: u64,
-    /// Whether the header names a backing image: what is dropped has to be zeroed, or that one would show.
-    pub(super) names_backing: AtomicBool,
+    /// Whether the header or the graph has named a backing image since it was opened: what is dropped has to be zeroed, or
+    /// that one would show. Also once it is cut off: requests of older views still see it.
+    pub(super) backed: AtomicBool,
     /// Earlier bodies of the node whose readers have no guards: alive while such a reader may be.
     earlier: Vec<Weak<Image>>,
     /// A flush of the file failed. Nobody knows what of that which was written before is on disk, and a later flush that
@@ -63,11 +64,13 @@ pub(super) struct Start<'a> {
     /// Autoclear bits that stay.
     pub(super) keep: u64,
     pub(super) earlier: Vec<Weak<Image>>,
+    /// Whether it is opened over a backing image.
+    pub(super) backed: bool,
 }
 
 impl Writer {
     pub(super) fn new(start: Start<'_>) -> Self {
-        let Start { header, geometry, table, refcount_budget, l2_budget, keep, earlier } = start;
+        let Start { header, geometry, table, refcount_budget, l2_budget, keep, earlier, backed } = start;
         let dirty_max = (l2_budget / 2 / geometry.slice_bytes() as u64).max(DIRTY_MIN);
         let refcounts = Refcounts::new(header, geometry, table, refcount_budget);
         Self {
@@ -79,7 +82,7 @@ impl Writer {
             turn: Arc::new(Semaphore::new(1)),
             changing: AtomicBool::new(false),
             to_clear: header.features.autoclear & !keep,
-            names_backing: AtomicBool::new(header.backing.is_some()),
+            backed: AtomicBool::new(backed || header.backing.is_some()),
             earlier,
             lost: AtomicBool::new(false),
             unguarded: Arc::default(),
