@@ -32,6 +32,10 @@ static ONE: Mutex<()> = Mutex::new(());
 /// Bytes of buffers that a thread keeps for reuse while memory is measured.
 const POOL_MAX: usize = 256 << 10;
 
+/// On the machine it also depends on chance how far threads' lists have grown when a round ends: seen up to 64 KiB. What
+/// leaks in 20 rounds is more.
+const SLACK: i64 = 256 << 10;
+
 /// Nothing takes this long, however busy the machine is.
 const STANDSTILL: Duration = Duration::from_secs(120);
 
@@ -108,7 +112,7 @@ fn memory_is_flat() {
     for scene in SCENES {
         fire::all(scene.name, fire::seeds(1, FULL / 10), |scene, threads, seed| {
             let outcome = fight(scene, threads, seed, SIEGE)?;
-            Some(outcome.and_then(|outcome| outcome.memory_is_flat().map(|()| outcome)))
+            Some(outcome.and_then(|outcome| outcome.memory_is_flat(SLACK).map(|()| outcome)))
         });
     }
 }

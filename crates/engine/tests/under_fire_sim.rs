@@ -102,7 +102,7 @@ fn memory_is_flat() {
     for scene in SCENES {
         fire::all(scene.name, fire::seeds(1, FULL / 10), |scene, threads, seed| {
             let outcome = fight(scene, threads, seed, SIEGE)?;
-            Some(outcome.and_then(|outcome| outcome.memory_is_flat().map(|()| outcome)))
+            Some(outcome.and_then(|outcome| outcome.memory_is_flat(fire::SLACK).map(|()| outcome)))
         });
     }
 }

@@ -66,7 +66,10 @@ pub(crate) struct Image {
     engine: Arc<Engine>,
     nodes: Nodes,
     complete: AtomicBool,
+    /// Why the source cannot be reached, as its node told.
     trouble: Mutex<Option<String>>,
+    /// Why the last attempt to fill failed, until the next one begins.
+    failure: Mutex<Option<String>>,
     progress: Mutex<Arc<Progress>>,
     stopping: AtomicBool,
     stop: Notify,
@@ -204,6 +207,7 @@ impl Image {
             nodes,
             complete: AtomicBool::new(complete),
             trouble: Mutex::default(),
+            failure: Mutex::default(),
             progress: Mutex::default(),
             stopping: AtomicBool::new(false),
             stop: Notify::new(),
@@ -244,13 +248,14 @@ impl Image {
 
     /// Why the source cannot be reached.
     pub(crate) fn trouble(&self) -> Option<String> {
-        lock(&self.trouble).clone()
+        let trouble = lock(&self.trouble).clone();
+        trouble.or_else(|| lock(&self.failure).clone())
     }
 
     pub(crate) fn state(&self) -> State {
         match self.record.mode {
             _ if self.is_complete() => State::Complete,
-            _ if lock(&self.trouble).is_some() => State::Lost,
+            _ if self.trouble().is_some() => State::Lost,
             Mode::Complete => State::Filling,
             Mode::WorkingSet => State::WorkingSet,
         }
@@ -303,9 +308,7 @@ impl Image {
                 Ok(()) => return,
                 Err(error) if error.kind() == ErrorKind::Cancelled => return,
                 Err(error) => {
-                    if lock(&self.trouble).is_none() {
-                        self.set_trouble(Some(error.to_string()));
-                    }
+                    *lock(&self.failure) = Some(error.to_string());
                     let stopped = race(self.stopping(), io::sleep(RETRY)).await;
                     if matches!(stopped, Either::First(())) {
                         return;
@@ -319,8 +322,8 @@ impl Image {
         let fill =
             self.engine.start_fill(&format!("fill {}", self.name), &self.nodes.top, Policy::default())?;
         *lock(&self.progress) = fill.progress().clone();
+        *lock(&self.failure) = None;
         fill.until(self.stopping()).await?;
-        self.set_trouble(None);
         self.complete(path).await
     }
 
