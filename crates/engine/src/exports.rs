@@ -8,6 +8,7 @@ use export::nbd::{Export, ExportOptions, Server, ServerOptions};
 use flow::{Body, Node, Request, Root, View, seam};
 use graph::{Demand, Edit, RootId, User};
 use io::{Address, Lease};
+use object::IoThread;
 
 use crate::engine::Engine;
 use flow::events::Event;
@@ -45,6 +46,8 @@ pub struct ExportInfo {
 pub struct NbdServer {
     engine: Arc<Engine>,
     server: Arc<Server>,
+    /// Its thread, where it has one for itself.
+    _iothread: Option<Arc<IoThread>>,
 }
 
 /// The exports of all servers of an engine, by id.
@@ -80,7 +83,14 @@ impl Engine {
     /// A server without exports that listens nowhere yet.
     pub fn nbd_server(self: &Arc<Self>, request: &ServerRequest) -> NbdServer {
         let server = Server::new(request.options, self.threads.clone(), self.events.clone());
-        NbdServer { engine: self.clone(), server: Arc::new(server) }
+        NbdServer { engine: self.clone(), server: Arc::new(server), _iothread: None }
+    }
+
+    /// The same whose clients are all served by the thread of the object `iothread`, which cannot be deleted meanwhile.
+    pub fn nbd_server_on(self: &Arc<Self>, iothread: &str, request: &ServerRequest) -> Result<NbdServer> {
+        let iothread = self.objects.iothread(iothread)?;
+        let server = Server::new(request.options, vec![iothread.thread().clone()], self.events.clone());
+        Ok(NbdServer { engine: self.clone(), server: Arc::new(server), _iothread: Some(iothread) })
     }
 
     /// The exports of all servers, by id.

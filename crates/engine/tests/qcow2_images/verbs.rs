@@ -187,3 +187,16 @@ fn nodes_are_resized_checked_and_drained() {
         assert_eq!(engine.check("cache").await.unwrap(), flow::CheckReport::default());
     });
 }
+
+#[test]
+fn a_server_on_an_iothread_keeps_it() {
+    run(async |engine| {
+        engine.add_object(map(json!({"qom-type": "iothread", "id": "t0"}))).await.unwrap();
+        let request = engine::ServerRequest::default();
+        says(engine.nbd_server_on("t1", &request).map(drop), "iothread \"t1\" not found");
+        let server = engine.nbd_server_on("t0", &request).unwrap();
+        says(engine.delete_object("t0"), "in use");
+        drop(server);
+        engine.delete_object("t0").unwrap();
+    });
+}

@@ -52,6 +52,9 @@ pub(crate) struct Args {
     #[arg(long, value_name = "N", allow_hyphen_values = true, help_heading = CONNECTION)]
     pub(super) threads: Option<usize>,
 
+    /// Serve all clients on the thread of this object (--object iothread,id=ID).
+    #[arg(long, value_name = "ID", conflicts_with = "threads", help_heading = CONNECTION)]
+    pub(super) iothread: Option<String>,
     /// MiB that each I/O thread may use to remember where the data of long backing chains lies.
     #[arg(long, value_name = "MIB", default_value_t = 8, help_heading = CONNECTION)]
     pub(super) mappings: usize,

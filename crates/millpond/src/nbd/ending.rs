@@ -29,6 +29,7 @@ pub(super) async fn end(
     args: &Args,
 ) -> Result<()> {
     let export = server.export(EXPORT);
+    let node = engine.exports().into_iter().find(|export| export.id == EXPORT).map(|export| export.node);
     let too_long = async {
         // The export closes first: those whose requests are called off send no more.
         engine.call_off();
@@ -40,7 +41,15 @@ pub(super) async fn end(
             Either::Second(()) => format!("waited {} s to end", GRACE.as_secs()),
         }
     };
-    match race(server.remove(EXPORT), too_long).await {
+    let removed = async {
+        server.remove(EXPORT).await?;
+        match node {
+            // What was written and not flushed may be lost; whoever reads our status shall know.
+            Some(node) if !engine.is_read_only(&node)? => engine.flush(&node).await,
+            _ => Ok(()),
+        }
+    };
+    match race(removed, too_long).await {
         Either::First(removed) => removed,
         Either::Second(why) => {
             let (waiting, clients) = export.map_or((0, 0), |export| (export.waiting(), export.clients()));

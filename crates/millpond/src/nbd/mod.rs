@@ -98,7 +98,11 @@ async fn set_up(engine: &Arc<Engine>, args: &Args) -> Result<NbdServer> {
         add_object(engine, object).await.map_err(|error| remedy::of_object(error, object))?;
     }
     let node = open(engine, args).await.map_err(|error| remedy::of_image(error, args))?;
-    let server = engine.nbd_server(&ServerRequest { options: server_options(args) });
+    let request = ServerRequest { options: server_options(args) };
+    let server = match &args.iothread {
+        Some(iothread) => engine.nbd_server_on(iothread, &request)?,
+        None => engine.nbd_server(&request),
+    };
     let options = ExportOptions {
         name: args.export_name.clone(),
         description: args.description.clone(),
