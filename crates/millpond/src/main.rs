@@ -11,6 +11,7 @@ mod host;
 mod line;
 mod nbd;
 mod serve;
+mod service;
 
 use std::ffi::OsString;
 use std::path::Path;

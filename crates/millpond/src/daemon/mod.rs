@@ -15,12 +15,14 @@ use block::{BlockError, ErrorKind, Result};
 use control::{Control, commands};
 use engine::{Engine, EngineOptions};
 use io::real::RealWorld;
-use io::real::process::{Forked, Readiness, Signal, Signals, fork};
+use io::real::process::{Readiness, Signals};
 use io::select::{Either, race};
 
 pub(crate) use args::Args;
 use args::Plan;
 use setup::Setup;
+
+use crate::service;
 
 /// How long requests may take, once told to end, that cannot be called off.
 const GRACE: Duration = Duration::from_secs(5);
@@ -28,13 +30,7 @@ const GRACE: Duration = Duration::from_secs(5);
 /// Serves until a client sends `quit`, or a signal comes.
 pub(crate) fn run(args: Args) -> Result<()> {
     let plan = args.plan()?;
-    let readiness = match plan.daemonize {
-        true => match fork().map_err(|e| BlockError::system("cannot go to the background", e))? {
-            Forked::Parent { status } => process::exit(status),
-            Forked::Child(readiness) => Some(readiness),
-        },
-        false => None,
-    };
+    let readiness = service::to_background(plan.daemonize)?;
     let world = RealWorld::new();
     let shared = Arc::new(world.clone());
     let outcome = world.block_on(serve(shared, &plan, readiness));
@@ -46,8 +42,7 @@ pub(crate) fn run(args: Args) -> Result<()> {
 }
 
 async fn serve(world: Arc<RealWorld>, plan: &Plan, readiness: Option<Readiness>) -> Result<()> {
-    let mut signals = Signals::watch(&[Signal::Terminate, Signal::Interrupt, Signal::HangUp])
-        .map_err(|e| BlockError::system("cannot watch signals", e))?;
+    let mut signals = service::signals()?;
     let engine = Engine::new(world, EngineOptions::default())?;
     let (table, ending) = commands::standard(&engine);
     let control = Control::new(engine.clone(), table, ending);
@@ -57,11 +52,9 @@ async fn serve(world: Arc<RealWorld>, plan: &Plan, readiness: Option<Readiness>)
         Either::Second(_) => return Ok(()),
     }
     if let Some(path) = &plan.pidfile {
-        write_pid(path)?;
+        service::write_pid(Path::new(path), "--pidfile")?;
     }
-    if let Some(readiness) = readiness {
-        readiness.up().map_err(|e| BlockError::system("cannot go to the background", e))?;
-    }
+    service::up(readiness)?;
     match race(control.ended(), signals.next()).await {
         // `quit` has taken the exports away.
         Either::First(()) => Ok(()),
@@ -85,9 +78,4 @@ async fn end(engine: &Engine, signals: &mut Signals) -> Result<()> {
             process::exit(1)
         }
     }
-}
-
-fn write_pid(path: &str) -> Result<()> {
-    std::fs::write(Path::new(path), format!("{}\n", process::id()))
-        .map_err(|e| BlockError::system(format!("cannot write the process id to '{path}' (--pidfile)"), e))
 }

@@ -38,7 +38,6 @@ use std::sync::Arc;
 
 use block::{BlockError, ErrorKind, Result};
 use io::real::RealWorld;
-use io::real::process::{Signal, Signals};
 use io::select::{Either, race};
 use serde_json::Value;
 
@@ -71,8 +70,7 @@ async fn play(world: Arc<RealWorld>, role: &str) -> Result<()> {
 }
 
 async fn show(world: &RealWorld, args: &Args) -> Result<()> {
-    let mut signals = Signals::watch(&[Signal::Terminate, Signal::Interrupt, Signal::HangUp])
-        .map_err(|e| BlockError::system("cannot watch signals", e))?;
+    let mut signals = crate::service::signals()?;
     let live = live::Live::new();
     // Dropping the story ends the processes and removes the directory.
     let report = match race(story::tell(world, args, &live), signals.next()).await {

@@ -1,7 +1,5 @@
 //! `millpond up`: the host daemon.
 
-use std::path::Path;
-use std::process;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -9,7 +7,7 @@ use block::{BlockError, Result};
 use control::Control;
 use engine::{Engine, EngineOptions, ImagePolicy};
 use io::real::RealWorld;
-use io::real::process::{Forked, Readiness, Signal, Signals, fork};
+use io::real::process::{Readiness, Signals};
 use io::select::{Either, race};
 use io::{Address, World};
 use pond::{Pond, PondOptions};
@@ -17,17 +15,12 @@ use pond::{Pond, PondOptions};
 use super::args::UpArgs;
 use super::commands;
 use super::places::Places;
+use crate::service;
 
 /// Runs until told to end.
 pub(crate) fn up(args: UpArgs) -> Result<()> {
     let places = Places::of(&args.which)?;
-    let readiness = match args.fork {
-        true => match fork().map_err(|e| BlockError::system("cannot go to the background", e))? {
-            Forked::Parent { status } => process::exit(status),
-            Forked::Child(readiness) => Some(readiness),
-        },
-        false => None,
-    };
+    let readiness = service::to_background(args.fork)?;
     let world = RealWorld::new();
     let shared: Arc<RealWorld> = Arc::new(world.clone());
     world.block_on(run(shared, args, places, readiness))
@@ -39,8 +32,7 @@ async fn run(
     places: Places,
     readiness: Option<Readiness>,
 ) -> Result<()> {
-    let mut signals = Signals::watch(&[Signal::Terminate, Signal::Interrupt, Signal::HangUp])
-        .map_err(|e| BlockError::system("cannot watch signals", e))?;
+    let mut signals = service::signals()?;
     let policy = ImagePolicy::below(args.allow_dir.clone())?;
     let engine = Engine::new(world.clone(), EngineOptions { policy, ..EngineOptions::default() })?;
     let options = PondOptions {
@@ -88,18 +80,8 @@ async fn serve(
 
 fn tell_ready(args: &UpArgs, places: &Places, readiness: Option<Readiness>) -> Result<()> {
     if let Some(path) = &args.pid_file {
-        write_pid(path)?;
+        service::write_pid(path, "--pid-file")?;
     }
     println!("pond '{}' is up, commands go to '{}'", places.pond.display(), places.control().display());
-    match readiness {
-        Some(readiness) => readiness.up().map_err(|e| BlockError::system("cannot go to the background", e)),
-        None => Ok(()),
-    }
-}
-
-fn write_pid(path: &Path) -> Result<()> {
-    let failed = |e| {
-        BlockError::system(format!("cannot write the process id to '{}' (--pid-file)", path.display()), e)
-    };
-    std::fs::write(path, format!("{}\n", process::id())).map_err(failed)
+    service::up(readiness)
 }

@@ -6,7 +6,6 @@ mod image;
 mod remedy;
 
 use std::cell::Cell;
-use std::path::Path;
 use std::process;
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,11 +17,11 @@ use engine::{
 use export::nbd::{ExportOptions, ServerOptions};
 use io::Address;
 use io::real::RealWorld;
-use io::real::process::{Forked, Readiness, Signal, Signals, fork};
+use io::real::process::Readiness;
 use io::select::{Either, race};
 use io::sync::Notify;
 
-use crate::line;
+use crate::{line, service};
 
 pub(crate) use args::Args;
 
@@ -33,13 +32,7 @@ pub(crate) fn run(args: Args) -> Result<()> {
     args.check()?;
     // The process that the service manager meant is this one, not the one in the background.
     let address = address(&args)?;
-    let readiness = match args.fork {
-        true => match fork().map_err(|e| BlockError::system("cannot go to the background", e))? {
-            Forked::Parent { status } => process::exit(status),
-            Forked::Child(readiness) => Some(readiness),
-        },
-        false => None,
-    };
+    let readiness = service::to_background(args.fork)?;
     let world = RealWorld::new();
     let shared: Arc<RealWorld> = Arc::new(world.clone());
     world.block_on(serve(shared, args, address, readiness))
@@ -51,8 +44,7 @@ async fn serve(
     address: Address,
     readiness: Option<Readiness>,
 ) -> Result<()> {
-    let mut signals = Signals::watch(&[Signal::Terminate, Signal::Interrupt, Signal::HangUp])
-        .map_err(|e| BlockError::system("cannot watch signals", e))?;
+    let mut signals = service::signals()?;
     let engine = Engine::new(world, engine_options(&args)?)?;
     let events = engine.events().subscribe();
     let server = match race(set_up(&engine, &args), signals.next()).await {
@@ -185,19 +177,12 @@ fn activated() -> Result<Option<Address>> {
 /// The server listens: writes the process id, tells who waits for it.
 fn tell_ready(args: &Args, address: &Address, readiness: Option<Readiness>) -> Result<()> {
     if let Some(path) = &args.pid_file {
-        write_pid(path).map_err(|error| remedy::of_pid_file(error, path))?;
+        service::write_pid(path, "--pid-file").map_err(remedy::of_pid_file)?;
     }
     if args.verbose {
         eprintln!("listening at {}", line::escaped(address));
     }
-    match readiness {
-        Some(readiness) => readiness.up().map_err(|e| BlockError::system("cannot go to the background", e)),
-        None => Ok(()),
-    }
-}
-
-fn write_pid(path: &Path) -> std::io::Result<()> {
-    std::fs::write(path, format!("{}\n", process::id()))
+    service::up(readiness)
 }
 
 /// Ready when the last client has left that had agreed on the export (never, if the server is to persist). Whoever
@@ -206,26 +191,11 @@ async fn until_over(server: &NbdServer, mut events: Subscription, args: &Args) {
     loop {
         let event = events.next().await;
         if args.verbose {
-            tell(&event);
+            service::tell(&event);
         }
         let left = matches!(event, Event::ClientGone { .. } | Event::Missed(_));
         if left && !args.persistent && server.served() > 0 && server.connections() == 0 {
             return;
         }
     }
-}
-
-fn tell(event: &Event) {
-    let line = match event {
-        Event::ClientConnected => "a client has connected".to_owned(),
-        Event::ClientGone { error: Some(error), .. } => format!("a client has left: {error}"),
-        Event::ClientGone { negotiated: true, .. } => "a client has left".to_owned(),
-        Event::ClientGone { .. } => "a client has left without having opened the export".to_owned(),
-        Event::RequestFailed { error } => format!("a request has failed: {error}"),
-        Event::NodeOpened { node, how } => format!("node '{node}': {how}"),
-        Event::SourceLost { node, error } => format!("node '{node}' has lost its source: {error}"),
-        Event::SourceBack { node } => format!("node '{node}' has its source again"),
-        _ => return,
-    };
-    eprintln!("{}", line::escaped(line));
 }

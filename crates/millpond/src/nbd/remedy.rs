@@ -4,7 +4,6 @@
 
 use std::error::Error as _;
 use std::io::ErrorKind as Std;
-use std::path::Path;
 
 use block::BlockError;
 use io::Address;
@@ -90,10 +89,9 @@ pub(super) fn of_listening(error: BlockError, address: &Address) -> BlockError {
     advised(error, missing, LISTENING)
 }
 
-/// The process id could not be written to `path`.
-pub(super) fn of_pid_file(error: std::io::Error, path: &Path) -> BlockError {
-    let context = format!("cannot write the process id to '{}' (--pid-file)", path.display());
-    advised(BlockError::system(context, error), None, WRITING_PID)
+/// The process id could not be written.
+pub(super) fn of_pid_file(error: BlockError) -> BlockError {
+    advised(error, None, WRITING_PID)
 }
 
 fn advised(error: BlockError, remedy: Option<&str>, table: BySystem) -> BlockError {

@@ -5,13 +5,14 @@ mod args;
 use std::sync::Arc;
 
 use block::{BlockError, Result};
-use engine::{Engine, EngineOptions, Event, ImagePolicy};
+use engine::{Engine, EngineOptions, ImagePolicy};
 use export::nbd::{Server, ServerOptions};
 use io::real::RealWorld;
-use io::real::process::{Signal, Signals};
 use io::select::{Either, race};
 use io::{Listener, World};
 use pond::serve::{Repository, RepositoryOptions};
+
+use crate::{line, service};
 
 pub(crate) use args::Args;
 
@@ -23,8 +24,7 @@ pub(crate) fn run(args: Args) -> Result<()> {
 }
 
 async fn serve(world: Arc<RealWorld>, args: Args) -> Result<()> {
-    let mut signals = Signals::watch(&[Signal::Terminate, Signal::Interrupt, Signal::HangUp])
-        .map_err(|e| BlockError::system("cannot watch signals", e))?;
+    let mut signals = service::signals()?;
     let failed = |e| BlockError::system(format!("cannot serve '{}'", args.folder.display()), e);
     let folder = world.folders().resolve(&args.folder).await.map_err(failed)?;
     let options =
@@ -41,11 +41,13 @@ async fn serve(world: Arc<RealWorld>, args: Args) -> Result<()> {
     for listener in listeners.collect::<Result<Vec<_>>>()? {
         println!("serving '{}' at {}", repository.folder().display(), listener.address());
         if args.verbose {
-            eprintln!("listening at {}", listener.address());
+            eprintln!("listening at {}", line::escaped(listener.address()));
         }
         accept(server.clone(), listener);
     }
-    write_pid(&args)?;
+    if let Some(path) = &args.pid_file {
+        service::write_pid(path, "--pid-file")?;
+    }
     if args.verbose {
         tell(&engine);
     }
@@ -57,17 +59,9 @@ async fn serve(world: Arc<RealWorld>, args: Args) -> Result<()> {
 fn accept(server: Arc<Server>, listener: Box<dyn Listener>) {
     io::spawn(async move {
         if let Err(error) = server.listen(listener).await {
-            eprintln!("millpond: {error}");
+            crate::complain(&error);
         }
     });
-}
-
-fn write_pid(args: &Args) -> Result<()> {
-    let Some(path) = &args.pid_file else { return Ok(()) };
-    let failed = |e| {
-        BlockError::system(format!("cannot write the process id to '{}' (--pid-file)", path.display()), e)
-    };
-    std::fs::write(path, format!("{}\n", std::process::id())).map_err(failed)
 }
 
 /// Tells of clients and failures, for as long as the process lives.
@@ -75,13 +69,7 @@ fn tell(engine: &Arc<Engine>) {
     let mut events = engine.events().subscribe();
     io::spawn(async move {
         loop {
-            match events.next().await {
-                Event::ClientConnected => eprintln!("a client has connected"),
-                Event::ClientGone { error: Some(error), .. } => eprintln!("a client has left: {error}"),
-                Event::RequestFailed { error } => eprintln!("a request has failed: {error}"),
-                Event::NodeOpened { node, how } => eprintln!("node '{node}': {how}"),
-                _ => {}
-            }
+            service::tell(&events.next().await);
         }
     });
 }

@@ -1,0 +1,60 @@
+//! What every face does that stays: going to the background, being told to end, its process id, its log.
+
+use std::path::Path;
+use std::process;
+
+use block::{BlockError, Result};
+use engine::Event;
+use io::real::process::{Forked, Readiness, Signal, Signals, fork};
+
+use crate::line;
+
+/// Goes to the background if that is `wanted`: from here on this is the child, and the parent has ended with what it
+/// told. Before any thread is started.
+pub(crate) fn to_background(wanted: bool) -> Result<Option<Readiness>> {
+    if !wanted {
+        return Ok(None);
+    }
+    match fork().map_err(no_background)? {
+        Forked::Parent { status } => process::exit(status),
+        Forked::Child(readiness) => Ok(Some(readiness)),
+    }
+}
+
+/// Lets whoever waits for the background process go: it is up.
+pub(crate) fn up(readiness: Option<Readiness>) -> Result<()> {
+    readiness.map_or(Ok(()), |readiness| readiness.up().map_err(no_background))
+}
+
+fn no_background(error: std::io::Error) -> BlockError {
+    BlockError::system("cannot go to the background", error)
+}
+
+/// The signals that end a face in good order.
+pub(crate) fn signals() -> Result<Signals> {
+    Signals::watch(&[Signal::Terminate, Signal::Interrupt, Signal::HangUp])
+        .map_err(|e| BlockError::system("cannot watch signals", e))
+}
+
+/// Writes the process id to `path`, which `option` has named.
+pub(crate) fn write_pid(path: &Path, option: &str) -> Result<()> {
+    std::fs::write(path, format!("{}\n", process::id())).map_err(|error| {
+        BlockError::system(format!("cannot write the process id to '{}' ({option})", path.display()), error)
+    })
+}
+
+/// Tells the operator of an event of clients or nodes.
+pub(crate) fn tell(event: &Event) {
+    let line = match event {
+        Event::ClientConnected => "a client has connected".to_owned(),
+        Event::ClientGone { error: Some(error), .. } => format!("a client has left: {error}"),
+        Event::ClientGone { negotiated: true, .. } => "a client has left".to_owned(),
+        Event::ClientGone { .. } => "a client has left without having opened the export".to_owned(),
+        Event::RequestFailed { error } => format!("a request has failed: {error}"),
+        Event::NodeOpened { node, how } => format!("node '{node}': {how}"),
+        Event::SourceLost { node, error } => format!("node '{node}' has lost its source: {error}"),
+        Event::SourceBack { node } => format!("node '{node}' has its source again"),
+        _ => return,
+    };
+    eprintln!("{}", line::escaped(line));
+}
