@@ -131,16 +131,12 @@ impl Fill {
     /// Stops it; what has been fetched stays. Ready when none of its requests is under way. Answers as [`Fill::ended`]
     /// does: it may have ended by itself.
     pub async fn stop(self) -> Result<()> {
-        // It may have ended.
-        let _ = self.stop.send(());
-        Self::outcome(self.id, self.engine, self.root, self.ended).await
+        self.until(std::future::ready(())).await
     }
 
     /// Waits until it has ended.
     pub async fn ended(self) -> Result<()> {
-        // Held until then: dropping it would not stop the fill, but says that nobody will.
-        let _stop = self.stop;
-        Self::outcome(self.id, self.engine, self.root, self.ended).await
+        self.until(std::future::pending()).await
     }
 
     /// Waits until it has ended, or until `stop` is ready: then it is stopped.
@@ -154,20 +150,6 @@ impl Fill {
                 ended.await.ok()
             }
         };
-        Self::told(id, engine, root, ended).await
-    }
-
-    async fn outcome(
-        id: String,
-        engine: Arc<Engine>,
-        root: RootId,
-        ended: oneshot::Receiver<Result<()>>,
-    ) -> Result<()> {
-        Self::told(id, engine, root, ended.await.ok()).await
-    }
-
-    /// Lets go of the node, and tells how it ended; `None`: it was stopped.
-    async fn told(id: String, engine: Arc<Engine>, root: RootId, ended: Option<Result<()>>) -> Result<()> {
         let stopped = || BlockError::new(ErrorKind::Cancelled, format!("fill '{id}' was stopped"));
         let outcome = ended.unwrap_or_else(|| Err(stopped()));
         engine.detach(root).await?;
