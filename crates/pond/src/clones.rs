@@ -15,8 +15,9 @@ use io::sync::Notify;
 
 use crate::image::Image;
 use crate::layout::short;
+use crate::lock::lock;
 use crate::overlay;
-use crate::pond::{CloneInfo, Pond, lock};
+use crate::pond::{CloneInfo, Pond};
 use crate::record::{self, CloneRecord, Mode};
 use crate::source::Source;
 

@@ -10,20 +10,20 @@
 
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use block::{BlockError, ErrorKind, Result};
 use engine::Engine;
 use flow::copy::{Policy, Progress};
-use io::folders::NewFile;
 use io::select::{Either, race};
 use io::sync::Notify;
 use io::{OpenOptions, World};
 use qcow2::{Header, NewImage, cache};
 use serde_json::{Map, Value, json};
 
-use crate::overlay::first_cluster;
+use crate::lock::lock;
+use crate::overlay::{first_cluster, new_file};
 use crate::record::{ImageRecord, Mode};
 use crate::source::Source;
 
@@ -74,7 +74,7 @@ pub(crate) struct Image {
     stopping: AtomicBool,
     stop: Notify,
     stopped: Notify,
-    running: AtomicU64,
+    running: AtomicBool,
     /// What had come from the source when it was given up.
     fetched: AtomicU64,
 }
@@ -212,7 +212,7 @@ impl Image {
             stopping: AtomicBool::new(false),
             stop: Notify::new(),
             stopped: Notify::new(),
-            running: AtomicU64::new(0),
+            running: AtomicBool::new(false),
             fetched: AtomicU64::new(0),
         })
     }
@@ -278,7 +278,7 @@ impl Image {
 
     /// Fills the cache and keeps what is fetched durable, until it is complete or [`Image::close`] is called.
     pub(crate) async fn run(self: Arc<Self>, path: std::path::PathBuf) {
-        self.running.store(1, Ordering::SeqCst);
+        self.running.store(true, Ordering::SeqCst);
         if !self.is_complete() {
             let work = async {
                 match self.record.mode {
@@ -286,11 +286,10 @@ impl Image {
                     Mode::WorkingSet => self.stopping().await,
                 }
             };
-            match race(work, self.commit()).await {
-                Either::First(()) | Either::Second(()) => {}
-            }
+            // The other one never ends.
+            race(work, self.commit()).await;
         }
-        self.running.store(0, Ordering::SeqCst);
+        self.running.store(false, Ordering::SeqCst);
         self.stopped.notify_waiters();
     }
 
@@ -363,18 +362,15 @@ impl Image {
         self.stop.notify_waiters();
         loop {
             let stopped = self.stopped.notified();
-            if self.running.load(Ordering::SeqCst) == 0 {
+            if !self.running.load(Ordering::SeqCst) {
                 break;
             }
             stopped.await;
         }
-        let flushed = match self.is_complete() {
-            true => Ok(()),
-            false => self.engine.flush(&self.nodes.cache).await,
-        };
         if self.is_complete() {
             return self.engine.delete_node(&self.nodes.cache).await;
         }
+        let flushed = self.engine.flush(&self.nodes.cache).await;
         for node in [&self.nodes.top, &self.nodes.cache, &self.nodes.source] {
             self.engine.delete_node(node).await?;
         }
@@ -402,9 +398,7 @@ async fn make(engine: &Engine, node: &str, source: &Source, mode: Mode, path: &P
         autoclear: cache::AUTOCLEAR,
         ..NewImage::new(size, CLUSTER_BITS).over(&record.source, "raw")
     };
-    let fresh = image.bytes()?;
-    let parts = fresh.pieces.into_iter().map(|(at, bytes)| (at.0, bytes)).collect();
-    let file = NewFile { parts, len: fresh.len, mode: 0o644, replace: false };
+    let file = new_file(&image, 0o644)?;
     let made = engine.world().folders().put(path, file).await;
     made.map_err(|e| BlockError::system(format!("cannot create cache '{}'", path.display()), e))?;
     Ok(record)
@@ -433,15 +427,12 @@ async fn same_source(engine: &Engine, node: &str, record: &ImageRecord) -> Resul
     Err(BlockError::new(ErrorKind::Invalid, context))
 }
 
-fn named(mut options: Value, name: &str, read_only: bool) -> Map<String, Value> {
+/// The options of a node of that name.
+pub(crate) fn named(mut options: Value, name: &str, read_only: bool) -> Map<String, Value> {
     options["node-name"] = json!(name);
     options["read-only"] = json!(read_only);
     match options {
         Value::Object(map) => map,
         _ => Map::new(),
     }
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

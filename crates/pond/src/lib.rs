@@ -8,6 +8,7 @@ mod clones;
 mod identity;
 mod image;
 mod layout;
+mod lock;
 mod overlay;
 mod pond;
 mod record;

@@ -43,9 +43,8 @@ pub(crate) async fn remove(world: &dyn World, path: &Path) -> Result<()> {
 
 /// Makes an overlay of `size` bytes that reads through `socket`.
 pub(crate) async fn create(world: &dyn World, path: &Path, size: u64, socket: &Path) -> Result<()> {
-    let fresh = NewImage::new(size, CLUSTER_BITS).over(&backing_name(socket), "raw").bytes()?;
-    let parts = fresh.pieces.into_iter().map(|(at, bytes)| (at.0, bytes)).collect();
-    let file = NewFile { parts, len: fresh.len, mode: 0o600, replace: false };
+    let image = NewImage::new(size, CLUSTER_BITS).over(&backing_name(socket), "raw");
+    let file = new_file(&image, 0o600)?;
     world.folders().put(path, file).await.map_err(|error| match error.kind() {
         std::io::ErrorKind::AlreadyExists => {
             let context =
@@ -96,6 +95,13 @@ pub(crate) async fn open_alone(world: &dyn World, path: &Path) -> Result<Arc<dyn
         BlockError::new(ErrorKind::Busy, context).within(error)
     })?;
     Ok(file)
+}
+
+/// The file of a fresh image, that replaces none.
+pub(crate) fn new_file(image: &NewImage, mode: u32) -> Result<NewFile> {
+    let fresh = image.bytes()?;
+    let parts = fresh.pieces.into_iter().map(|(at, bytes)| (at.0, bytes)).collect();
+    Ok(NewFile { parts, len: fresh.len, mode, replace: false })
 }
 
 /// As much of the front of an image as its header may take.

@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use block::{BlockError, ErrorKind, Permissions, Result};
@@ -18,6 +18,7 @@ use io::{File, OpenOptions};
 use crate::clones::Clone;
 use crate::image::{self, Image, State};
 use crate::layout::{Layout, short};
+use crate::lock::lock;
 use crate::record::{self, CloneRecord, ImageRecord, Mode};
 use crate::source::Source;
 
@@ -346,8 +347,4 @@ async fn take(engine: &Engine, layout: &Layout) -> Result<Arc<dyn File>> {
         BlockError::new(ErrorKind::Busy, context)
     })?;
     Ok(file)
-}
-
-pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

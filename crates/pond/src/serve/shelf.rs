@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use block::Result;
@@ -10,10 +10,12 @@ use engine::{Engine, Exported};
 use export::nbd::{Export, ExportOptions};
 use io::Moment;
 use io::sync::Semaphore;
-use serde_json::{Map, Value, json};
+use serde_json::json;
 
 use super::names::Found;
 use crate::identity;
+use crate::image::named;
+use crate::lock::lock;
 
 /// How long an image that nobody uses stays open, and how often that is looked at.
 pub(super) const IDLE: Duration = Duration::from_secs(5);
@@ -80,7 +82,9 @@ impl Shelf {
 
     async fn open(&self, name: &str, found: Found) -> Result<Open> {
         let node = format!("image-{}", self.number.fetch_add(1, Ordering::Relaxed));
-        self.engine.add_node(options(&node, &found)).await?;
+        let file = json!({ "driver": "file", "filename": found.path });
+        let options = json!({ "driver": found.format, "file": file });
+        self.engine.add_node(named(options, &node, true)).await?;
         match self.export(name, &node).await {
             Ok((version, exported)) => {
                 Ok(Open { found, version, node, exported: Arc::new(exported), asked: io::now() })
@@ -128,19 +132,6 @@ impl Shelf {
     }
 
     fn books(&self) -> MutexGuard<'_, HashMap<String, Open>> {
-        self.open.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-fn options(node: &str, found: &Found) -> Map<String, Value> {
-    let options = json!({
-        "driver": found.format,
-        "node-name": node,
-        "read-only": true,
-        "file": { "driver": "file", "filename": found.path },
-    });
-    match options {
-        Value::Object(map) => map,
-        _ => Map::new(),
+        lock(&self.open)
     }
 }
