@@ -39,7 +39,7 @@ fn simple(escape: u8) -> Option<char> {
     })
 }
 
-/// The character of `\uXXXX`, or of two of them that are a pair of surrogates, and how long that is.
+/// The character of `\u` and four digits, or of two of them that are a pair of surrogates, and how long that is.
 fn unicode(rest: &[u8]) -> Result<(char, usize), String> {
     let refused = || {
         let shown = &rest[..rest.len().min(6)];

@@ -3,7 +3,7 @@
 use serde_json::Value;
 use std::fmt::Write as _;
 
-/// `value` as QEMU writes it: `{"a": 1, "b": [true, null]}`, what is not printable ASCII as `\uXXXX`.
+/// `value` as QEMU writes it: `{"a": 1, "b": [true, null]}`, what is not printable ASCII as `\u` and four digits.
 pub fn to_ascii(value: &Value) -> String {
     let mut text = String::new();
     write(value, &mut text);

@@ -32,14 +32,10 @@ macro_rules! structure {
                 schema.object::<Self>()
             }
             fn parse(given: $crate::schema::Given) -> ::std::result::Result<Self, $crate::schema::Refusal> {
-                let mut members = given.members()?;
-                let parsed = <Self as $crate::schema::Object>::take(&mut members)?;
-                members.finish().map(|()| parsed)
+                $crate::schema::parse_object(given)
             }
             fn show(&self) -> $crate::serde_json::Value {
-                let mut map = $crate::serde_json::Map::new();
-                $crate::schema::Object::put(self, &mut map);
-                $crate::serde_json::Value::Object(map)
+                $crate::schema::show_object(self)
             }
         }
 
@@ -156,14 +152,10 @@ macro_rules! union {
                 schema.object::<Self>()
             }
             fn parse(given: $crate::schema::Given) -> ::std::result::Result<Self, $crate::schema::Refusal> {
-                let mut members = given.members()?;
-                let parsed = <Self as $crate::schema::Object>::take(&mut members)?;
-                members.finish().map(|()| parsed)
+                $crate::schema::parse_object(given)
             }
             fn show(&self) -> $crate::serde_json::Value {
-                let mut map = $crate::serde_json::Map::new();
-                $crate::schema::Object::put(self, &mut map);
-                $crate::serde_json::Value::Object(map)
+                $crate::schema::show_object(self)
             }
         }
 

@@ -49,6 +49,20 @@ pub trait Object: Type {
     fn put(&self, into: &mut Map<String, Value>);
 }
 
+/// [`Type::parse`] of an object with its own members and no others.
+pub fn parse_object<T: Object>(given: Given) -> Result<T, Refusal> {
+    let mut members = given.members()?;
+    let parsed = T::take(&mut members)?;
+    members.finish().map(|()| parsed)
+}
+
+/// [`Type::show`] of an object.
+pub fn show_object(object: &impl Object) -> Value {
+    let mut map = Map::new();
+    object.put(&mut map);
+    Value::Object(map)
+}
+
 /// What a member of an object may be: a type, or `Option` of one where it may be left out.
 pub trait Field: Sized {
     /// As [`Type::describe`].
