@@ -108,7 +108,7 @@ impl Images {
         fs::create_dir_all(folder).map_err(|error| naming(folder, &error))?;
         let mut made = Self { folder: folder.to_owned(), images: Vec::new() };
         for &kind in kinds {
-            if kind.format == Format::Raw || report.keep_if(kind.name, rows::find("qemu-img")) {
+            if kind.format == Format::Raw || report.skipped.keep_if(kind.name, rows::find("qemu-img")) {
                 made.images.push(made.image(kind, mib)?);
             }
         }

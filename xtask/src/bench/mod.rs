@@ -12,6 +12,7 @@ mod images;
 mod report;
 mod rows;
 mod server;
+mod skipped;
 
 use fio::Test;
 use images::{Image, Images};
@@ -78,7 +79,8 @@ fn servers(root: &Path, options: &Options) -> Result<bool, String> {
         build(root)?;
     }
     let mut report = Report::new(options.seconds, options.rounds, options.image_mib);
-    let rows: Vec<_> = rows.into_iter().filter(|row| report.keep_if(row.name, row.is_here(root))).collect();
+    let rows: Vec<_> =
+        rows.into_iter().filter(|row| report.skipped.keep_if(row.name, row.is_here(root))).collect();
     rows::find("fio").map_err(|reason| format!("nothing can be measured: {reason}"))?;
     let images = Images::make(&root.join(FOLDER), &images, options.image_mib, &mut report)?;
     for round in 0..options.rounds {
@@ -90,7 +92,7 @@ fn servers(root: &Path, options: &Options) -> Result<bool, String> {
     }
     report.print();
     options.json.as_ref().map_or(Ok(()), |path| report.write_json(path))?;
-    Ok(!report.lacks(rows::OURS))
+    Ok(!report.skipped.lacks(rows::OURS))
 }
 
 /// One test on one image with each row once.
@@ -114,7 +116,9 @@ fn measure_round(
                 eprintln!("{sample}");
                 report.add(sample);
             }
-            Err(error) => report.skip(row.name, &format!("{} {}: {error}", image.kind.name, test.name)),
+            Err(error) => {
+                report.skipped.note(row.name, &format!("{} {}: {error}", image.kind.name, test.name))
+            }
         }
     }
 }

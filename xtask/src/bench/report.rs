@@ -5,9 +5,10 @@
 use super::fio::{Figures, Test};
 use super::images::Kind;
 use super::rows::{self, FLOOR, REFERENCE};
+use super::skipped::Skipped;
 use serde_json::{Map, Value, json};
 use std::fmt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 /// One measurement.
 pub(super) struct Sample {
@@ -76,7 +77,7 @@ pub(super) struct Report {
     image_mib: u64,
     samples: Vec<Sample>,
     /// What could not be measured, and why.
-    skipped: Vec<(String, String)>,
+    pub(super) skipped: Skipped,
 }
 
 /// One line of a table: all rounds of a row in one test on one image.
@@ -91,30 +92,11 @@ struct Line {
 
 impl Report {
     pub(super) fn new(seconds: u32, rounds: usize, image_mib: u64) -> Self {
-        Self { seconds, rounds, image_mib, samples: Vec::new(), skipped: Vec::new() }
+        Self { seconds, rounds, image_mib, samples: Vec::new(), skipped: Skipped::default() }
     }
 
     pub(super) fn add(&mut self, sample: Sample) {
         self.samples.push(sample);
-    }
-
-    /// Notes that `name` was not measured, once for each reason.
-    pub(super) fn skip(&mut self, name: &str, reason: &str) {
-        let skipped = (name.to_owned(), reason.to_owned());
-        if !self.skipped.contains(&skipped) {
-            eprintln!("skipped: {name}: {reason}");
-            self.skipped.push(skipped);
-        }
-    }
-
-    /// Whether what `name` needs is there; notes it as skipped otherwise.
-    pub(super) fn keep_if(&mut self, name: &str, needed: Result<PathBuf, String>) -> bool {
-        needed.map_err(|reason| self.skip(name, &reason)).is_ok()
-    }
-
-    /// Whether anything of `name` was skipped.
-    pub(super) fn lacks(&self, name: &str) -> bool {
-        self.skipped.iter().any(|(skipped, _)| skipped == name)
     }
 
     /// Prints a table per image and test.
@@ -133,23 +115,19 @@ impl Report {
             println!("{}", self.text(&line));
         }
         println!();
-        self.skipped.iter().for_each(|(name, reason)| println!("skipped: {name}: {reason}"));
+        self.skipped.print();
     }
 
     /// Writes all of it to `path`.
     pub(super) fn write_json(&self, path: &Path) -> Result<(), String> {
-        let skipped = self.skipped.iter().map(|(name, reason)| json!({"name": name, "reason": reason}));
-        let kernel = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
-        let report = json!({
-            "seconds": self.seconds,
-            "rounds": self.rounds,
-            "image_mib": self.image_mib,
-            "kernel": kernel.trim(),
-            "cpus": std::thread::available_parallelism().map_or(0, usize::from),
-            "results": self.lines().iter().map(|line| self.json(line)).collect::<Vec<_>>(),
-            "skipped": skipped.collect::<Vec<_>>(),
-        });
-        std::fs::write(path, format!("{report:#}\n")).map_err(|error| format!("{}: {error}", path.display()))
+        let results = [
+            ("seconds", json!(self.seconds)),
+            ("rounds", json!(self.rounds)),
+            ("image_mib", json!(self.image_mib)),
+            ("results", json!(self.lines().iter().map(|line| self.json(line)).collect::<Vec<_>>())),
+        ];
+        self.skipped
+            .write_json(path, results.map(|(name, value)| (name.to_owned(), value)).into_iter().collect())
     }
 
     /// The lines, by image and test in the order in which they were measured, rows in the order of the list.

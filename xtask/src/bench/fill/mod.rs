@@ -70,7 +70,8 @@ pub(super) fn run(root: &Path, options: &Options) -> Result<bool, String> {
     let folder = Folder::make(root.join(FOLDER))?;
     let image = Image::make(folder.0.join("image.raw"), options.image_mib << 20, options.data_mib << 20)?;
     let mut report = Report::new(options, &image);
-    let ways: Vec<_> = ways.into_iter().filter(|way| report.keep_if(way.name, way.is_here(root))).collect();
+    let ways: Vec<_> =
+        ways.into_iter().filter(|way| report.skipped.keep_if(way.name, way.is_here(root))).collect();
     let far = folder.0.join("far.sock");
     let arguments =
         ["-f", "-r", "-t", "64", "-U", &far.to_string_lossy(), "file", &image.path.to_string_lossy()];
@@ -87,7 +88,7 @@ pub(super) fn run(root: &Path, options: &Options) -> Result<bool, String> {
     }
     report.print();
     options.json.as_ref().map_or(Ok(()), |path| report.write_json(path))?;
-    Ok(!report.lacks(rows::OURS))
+    Ok(!report.skipped.lacks(rows::OURS))
 }
 
 /// A folder that is removed with all that is in it.
@@ -132,7 +133,7 @@ impl Line<'_> {
                     eprintln!("{sample}");
                     report.add(sample);
                 }
-                Err(error) => report.skip(way.name, &format!("{} ms: {error}", self.round_trip)),
+                Err(error) => report.skipped.note(way.name, &format!("{} ms: {error}", self.round_trip)),
             }
         }
     }

@@ -3,12 +3,13 @@
 //! Invariant: a ratio is the median over rounds of figures of the same round.
 
 use super::super::report::median;
+use super::super::skipped::Skipped;
 use super::Options;
 use super::image::Image;
 use super::ways::{REFERENCE, WAYS};
 use serde_json::{Map, Value, json};
 use std::fmt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 /// What one run of one way gave.
 #[derive(Clone, Copy)]
@@ -91,7 +92,7 @@ pub(super) struct Report {
     granules: f64,
     samples: Vec<Sample>,
     /// What could not be measured, and why.
-    skipped: Vec<(String, String)>,
+    pub(super) skipped: Skipped,
 }
 
 /// One line of a table: all rounds of a way at a round trip.
@@ -101,27 +102,11 @@ impl Report {
     pub(super) fn new(options: &Options, image: &Image) -> Self {
         let &Options { rounds, image_mib, mbits, .. } = options;
         let (data, granules) = (image.data as f64, image.granules as f64);
-        Self { rounds, image_mib, mbits, data, granules, samples: Vec::new(), skipped: Vec::new() }
+        Self { rounds, image_mib, mbits, data, granules, samples: Vec::new(), skipped: Skipped::default() }
     }
 
     pub(super) fn add(&mut self, sample: Sample) {
         self.samples.push(sample);
-    }
-
-    /// Notes that `name` was not measured.
-    pub(super) fn skip(&mut self, name: &str, reason: &str) {
-        eprintln!("skipped: {name}: {reason}");
-        self.skipped.push((name.to_owned(), reason.to_owned()));
-    }
-
-    /// Whether what `name` needs is there; notes it as skipped otherwise.
-    pub(super) fn keep_if(&mut self, name: &str, needed: Result<PathBuf, String>) -> bool {
-        needed.map_err(|reason| self.skip(name, &reason)).is_ok()
-    }
-
-    /// Whether anything of `name` was skipped.
-    pub(super) fn lacks(&self, name: &str) -> bool {
-        self.skipped.iter().any(|(skipped, _)| skipped == name)
     }
 
     /// Prints a table for each round trip.
@@ -152,25 +137,21 @@ impl Report {
         }
         println!();
         WAYS.iter().for_each(|way| println!("{}: {}", way.name, way.title));
-        self.skipped.iter().for_each(|(name, reason)| println!("skipped: {name}: {reason}"));
+        self.skipped.print();
     }
 
     /// Writes all of it to `path`.
     pub(super) fn write_json(&self, path: &Path) -> Result<(), String> {
-        let skipped = self.skipped.iter().map(|(name, reason)| json!({"name": name, "reason": reason}));
-        let kernel = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
-        let report = json!({
-            "rounds": self.rounds,
-            "image_mib": self.image_mib,
-            "mbits": self.mbits,
-            "data_bytes": self.data,
-            "granule_bytes": self.granules,
-            "kernel": kernel.trim(),
-            "cpus": std::thread::available_parallelism().map_or(0, usize::from),
-            "results": self.lines().into_iter().map(|line| self.json(line)).collect::<Vec<_>>(),
-            "skipped": skipped.collect::<Vec<_>>(),
-        });
-        std::fs::write(path, format!("{report:#}\n")).map_err(|error| format!("{}: {error}", path.display()))
+        let results = [
+            ("rounds", json!(self.rounds)),
+            ("image_mib", json!(self.image_mib)),
+            ("mbits", json!(self.mbits)),
+            ("data_bytes", json!(self.data)),
+            ("granule_bytes", json!(self.granules)),
+            ("results", json!(self.lines().into_iter().map(|line| self.json(line)).collect::<Vec<_>>())),
+        ];
+        self.skipped
+            .write_json(path, results.map(|(name, value)| (name.to_owned(), value)).into_iter().collect())
     }
 
     fn json(&self, line: Line) -> Value {
@@ -223,8 +204,15 @@ mod tests {
     #[test]
     fn ratios_pair_within_a_round() {
         let (data, granules) = (100.0, 200.0);
-        let mut report =
-            Report { rounds: 3, image_mib: 1, mbits: 0, data, granules, samples: vec![], skipped: vec![] };
+        let mut report = Report {
+            rounds: 3,
+            image_mib: 1,
+            mbits: 0,
+            data,
+            granules,
+            samples: vec![],
+            skipped: Skipped::default(),
+        };
         for (round, round_trip, way, seconds) in [
             (0, 10, "millpond", 2.0),
             (0, 10, REFERENCE, 1.0),
