@@ -6,11 +6,13 @@ mod lab;
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering::SeqCst;
+use std::time::Duration;
 
 use block::ByteRange;
 use driver::filters::copy_on_read::CopyOnRead;
+use flow::copy::{Policy, Progress, fill};
 use flow::{Body, Role, seam};
-use futures_util::future::join3;
+use futures_util::future::{join, join3};
 use lab::{Lab, same};
 use serde_json::json;
 use sim::{OpKind, Options, SimWorld, Verdict};
@@ -66,5 +68,50 @@ fn a_flight_of_shorter_clusters_may_end_before_what_is_wanted() {
         let (one, two, ()) = join3(seam::read(&short, first), seam::read(&long, second), release).await;
         same(&one.unwrap(), &bytes[1024..][..512]);
         same(&two.unwrap(), &bytes[40_000..][..512]);
+    });
+}
+
+/// While a guest misses, and for some times as long as that took, one request of a fill is under way; else a window.
+#[test]
+fn a_fill_makes_room_for_guests() {
+    let world = SimWorld::new(1, Options::calm());
+    world.run(async {
+        let lab = Lab::new(&world);
+        world.disk().put("base", &vec![7; 8 << 20]);
+        let (base, _) = lab.file("base").await;
+        let cache = lab.memory_format("disk", json!({"size": 8 << 20}), Some(&base)).await;
+        let top = lab.open("copy-on-read", json!({}), &[(Role::Filtered, &cache)]).await;
+        let (root, view) = (lab.root(&top), top.view());
+        world.disk().set_policy(|op| match op.is(OpKind::Read, "base") {
+            true => Verdict::Hold,
+            false => Verdict::Go,
+        });
+        let (progress, policy) = (Progress::default(), Policy::default());
+        let under_way = async |millis: u64| {
+            io::sleep(Duration::from_millis(millis)).await;
+            world.disk().held().len()
+        };
+        let guest = async {
+            let arrives = async {
+                assert_eq!(under_way(10).await, 1, "the guest's");
+                world.disk().release_all();
+            };
+            join(seam::read(&view, ByteRange::new(7 << 20, 512)), arrives).await.0.unwrap();
+            assert_eq!(under_way(10).await, 1, "one of the fill, since the guest may be back");
+            world.disk().release_all();
+            assert_eq!(under_way(10).await, 1, "still");
+            // The guest's took 10 ms: by now it is not expected any more.
+            io::sleep(Duration::from_millis(40)).await;
+            world.disk().release_all();
+            assert!(under_way(10).await > 1, "the guest is gone, and there still is one only");
+            world.disk().clear_policy();
+            world.disk().release_all();
+        };
+        let filling = async {
+            // The guest was first.
+            io::sleep(Duration::from_millis(1)).await;
+            fill(&root, &policy, &progress).await.unwrap();
+        };
+        join(guest, filling).await;
     });
 }

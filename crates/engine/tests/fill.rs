@@ -169,6 +169,8 @@ fn what_is_there_is_not_fetched_again_nor_slows_the_fill_down() {
         let early: Vec<_> =
             (0..SIZE).step_by(2 * GRANULE as usize).map(|at| ByteRange::new(at, 512)).collect();
         join_all(early.iter().map(|range| check(&reader, *range, &image))).await;
+        // Nobody expects the guests back by then.
+        io::sleep(Duration::from_secs(1)).await;
         let requests = stat(&engine, "source", "requests");
         let begun = io::now();
         engine.start_fill("fill", "top", Policy::default()).unwrap().ended().await.unwrap();

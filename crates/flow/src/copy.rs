@@ -65,7 +65,7 @@ pub async fn fill(root: &Root, policy: &Policy, progress: &Progress) -> Result<(
     let mut flying = FuturesUnordered::new();
     let mut bytes = 0;
     loop {
-        while bytes < window.bytes() {
+        while bytes < room(root, policy, &window) {
             let Some(chunk) = chunks.next().await? else { break };
             bytes += chunk.len();
             flying.push(cache(root, chunk, policy.priority));
@@ -74,23 +74,37 @@ pub async fn fill(root: &Root, policy: &Policy, progress: &Progress) -> Result<(
         let Some(outcome) = flying.next().await else { return Ok(()) };
         let landed: Landed = outcome?;
         bytes -= landed.range.len();
-        window.landed(io::now(), landed.begun, landed.range.len());
+        // What made room for others says nothing about the link.
+        if !landed.pressed {
+            window.landed(io::now(), landed.begun, landed.range.len());
+        }
         progress.window.store(window.bytes(), Ordering::Relaxed);
         progress.copied.fetch_add(landed.range.len(), Ordering::Relaxed);
     }
 }
 
+/// Bytes that may be in flight now: one request while guests wait for the same link, or the window.
+fn room(root: &Root, policy: &Policy, window: &Window) -> u64 {
+    if pressed(root) { policy.chunk } else { window.bytes() }
+}
+
+fn pressed(root: &Root) -> bool {
+    root.view().root().powers().pressure.is_some_and(|power| power.pressed(io::now()))
+}
+
 struct Landed {
     range: ByteRange,
     begun: io::Moment,
+    /// Whether guests waited when it began or when it landed.
+    pressed: bool,
 }
 
 async fn cache(root: &Root, range: ByteRange, priority: Priority) -> Result<Landed> {
-    let begun = io::now();
+    let (begun, before) = (io::now(), pressed(root));
     let rq = Request::new(Op::Cache, range).with_priority(priority);
     let view = root.view();
     seam::execute(&view, rq, Lease::empty()).await.0?;
-    Ok(Landed { range, begun })
+    Ok(Landed { range, begun, pressed: before || pressed(root) })
 }
 
 /// The data of a node that is not held yet, in chunks. In whole granules: they are what is fetched.

@@ -10,8 +10,8 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use block::{BlockError, ByteRange, ErrorKind, Priority, Result};
-use io::Lease;
 use io::sync::Notify;
+use io::{Lease, Moment};
 
 /// The flights of one cache.
 pub struct Flights {
@@ -24,10 +24,21 @@ pub struct Flights {
 struct Table {
     flights: BTreeMap<u64, Arc<Flight>>,
     bytes: u64,
-    /// Demand flights begun and still fetching, by number: fill lets those go first that it finds.
-    demands: Vec<u64>,
+    /// Demand flights begun and still fetching: fill lets those go first that it finds.
+    demands: Vec<Demand>,
+    /// How long after the last of them the next one is still expected.
+    expected_until: Moment,
     next: u64,
 }
+
+/// A flight that somebody waits for.
+struct Demand {
+    number: u64,
+    begun: Moment,
+}
+
+/// Whoever has just missed something will soon miss something else: for so many times as long as this one took.
+const EXPECTED: u32 = 4;
 
 /// One range on its way.
 pub struct Flight {
@@ -63,7 +74,13 @@ impl Flights {
     }
 
     /// Covers `range` with flights: those under way, and new ones of at most `len_max` bytes for the rest.
-    pub fn board(self: &Arc<Self>, range: ByteRange, len_max: u64, priority: Priority) -> Vec<Boarding> {
+    pub fn board(
+        self: &Arc<Self>,
+        range: ByteRange,
+        len_max: u64,
+        priority: Priority,
+        now: Moment,
+    ) -> Vec<Boarding> {
         let mut table = self.table();
         let mut boardings = Vec::new();
         let mut rest = range;
@@ -71,7 +88,7 @@ impl Flights {
             let under_way = table.covering(rest.start());
             let flight = under_way.unwrap_or_else(|| {
                 let free = table.free_from(rest.start(), rest.end()).min(len_max);
-                let lead = self.begin(&mut table, rest.head(free), priority);
+                let lead = self.begin(&mut table, rest.head(free), priority, now);
                 let flight = lead.flight.clone();
                 boardings.push(Boarding::Lead(lead));
                 flight
@@ -84,14 +101,14 @@ impl Flights {
         boardings
     }
 
-    fn begin(self: &Arc<Self>, table: &mut Table, range: ByteRange, priority: Priority) -> Lead {
+    fn begin(self: &Arc<Self>, table: &mut Table, range: ByteRange, priority: Priority, now: Moment) -> Lead {
         let flight = Arc::new(Flight { range, state: Mutex::new(State::Fetching), changed: Notify::new() });
         table.flights.insert(range.start(), flight.clone());
         table.bytes += range.len();
         let number = table.next;
         table.next += 1;
         if priority == Priority::Demand {
-            table.demands.push(number);
+            table.demands.push(Demand { number, begun: now });
         }
         Lead { flights: self.clone(), flight, number }
     }
@@ -105,7 +122,7 @@ impl Flights {
             let changed = self.changed.notified();
             {
                 let table = self.table();
-                let older_demand = table.demands.first().is_some_and(|number| *number < seen);
+                let older_demand = table.demands.first().is_some_and(|demand| demand.number < seen);
                 if table.bytes < bound && (priority == Priority::Demand || !older_demand) {
                     return;
                 }
@@ -131,6 +148,12 @@ impl Flights {
         }
     }
 
+    /// Whether a flight on demand is fetching, or the next one is to be expected.
+    pub fn pressed(&self, now: Moment) -> bool {
+        let table = self.table();
+        !table.demands.is_empty() || now < table.expected_until
+    }
+
     /// Whether nothing is under way.
     pub fn is_empty(&self) -> bool {
         self.table().flights.is_empty()
@@ -142,6 +165,13 @@ impl Flights {
 }
 
 impl Table {
+    fn expect_more(&mut self, number: u64, now: Moment) {
+        if let Some(demand) = self.demands.iter().find(|demand| demand.number == number) {
+            let until = now.after(now.since(demand.begun) * EXPECTED);
+            self.expected_until = self.expected_until.max(until);
+        }
+    }
+
     fn covering(&self, at: u64) -> Option<Arc<Flight>> {
         let (_, flight) = self.flights.range(..=at).next_back()?;
         (at < flight.range.end()).then(|| flight.clone())
@@ -198,8 +228,9 @@ impl Lead {
     }
 
     /// Its bytes have come: followers go on. The flight stays until the lead is dropped, after the store.
-    pub fn arrived(&self, bytes: Arc<Lease>) {
+    pub fn arrived(&self, bytes: Arc<Lease>, now: Moment) {
         self.flight.set(State::Arrived(bytes));
+        self.flights.table().expect_more(self.number, now);
         self.fetched();
     }
 
@@ -209,7 +240,7 @@ impl Lead {
     }
 
     fn fetched(&self) {
-        self.flights.table().demands.retain(|number| *number != self.number);
+        self.flights.table().demands.retain(|demand| demand.number != self.number);
         self.flights.changed.notify_waiters();
     }
 }
@@ -231,7 +262,11 @@ impl Drop for Lead {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::time::Duration;
+
     use futures_util::FutureExt;
+
+    const T: Moment = Moment(1_000);
 
     fn r(start: u64, end: u64) -> ByteRange {
         ByteRange::between(start, end)
@@ -247,20 +282,20 @@ mod tests {
     #[test]
     fn the_second_to_miss_follows_and_gaps_are_led() {
         let flights = Flights::new(1 << 20);
-        let first = lead(flights.board(r(10, 20), 100, Priority::Demand).remove(0));
-        let mut second = flights.board(r(0, 40), 100, Priority::Demand);
+        let first = lead(flights.board(r(10, 20), 100, Priority::Demand, T).remove(0));
+        let mut second = flights.board(r(0, 40), 100, Priority::Demand, T);
         assert_eq!(second.len(), 3);
         let tail = lead(second.remove(2));
         assert!(matches!(&second[1], Boarding::Follow(f) if f.range() == r(10, 20)));
         assert_eq!((lead(second.remove(0)).flight().range(), tail.flight().range()), (r(0, 10), r(20, 40)));
-        assert_eq!(flights.board(r(12, 15), 100, Priority::Demand).len(), 1);
+        assert_eq!(flights.board(r(12, 15), 100, Priority::Demand, T).len(), 1);
         drop(first);
     }
 
     #[test]
     fn long_gaps_are_cut() {
         let flights = Flights::new(1 << 20);
-        let cut: Vec<_> = flights.board(r(0, 25), 10, Priority::Fill).into_iter().map(lead).collect();
+        let cut: Vec<_> = flights.board(r(0, 25), 10, Priority::Fill, T).into_iter().map(lead).collect();
         let ranges: Vec<_> = cut.iter().map(|l| l.flight().range()).collect();
         assert_eq!(ranges, [r(0, 10), r(10, 20), r(20, 25)]);
     }
@@ -268,18 +303,18 @@ mod tests {
     #[test]
     fn followers_get_bytes_errors_or_the_word_to_ask_again() {
         let flights = Flights::new(1 << 20);
-        let leader = lead(flights.board(r(0, 4), 10, Priority::Demand).remove(0));
+        let leader = lead(flights.board(r(0, 4), 10, Priority::Demand, T).remove(0));
         let flight = leader.flight().clone();
         assert!(flight.arrived().now_or_never().is_none());
-        leader.arrived(Arc::new(Lease::copy_of(b"abcd")));
+        leader.arrived(Arc::new(Lease::copy_of(b"abcd")), T);
         assert_eq!(&flight.arrived().now_or_never().unwrap().unwrap().unwrap()[..], b"abcd");
         drop(leader);
         assert!(flights.is_empty());
-        let leader = lead(flights.board(r(0, 4), 10, Priority::Demand).remove(0));
+        let leader = lead(flights.board(r(0, 4), 10, Priority::Demand, T).remove(0));
         let flight = leader.flight().clone();
         leader.failed(&BlockError::new(ErrorKind::Disconnected, "gone"));
         assert_eq!(flight.arrived().now_or_never().unwrap().unwrap_err().kind(), ErrorKind::Disconnected);
-        let leader = lead(flights.board(r(0, 4), 10, Priority::Demand).remove(0));
+        let leader = lead(flights.board(r(0, 4), 10, Priority::Demand, T).remove(0));
         let flight = leader.flight().clone();
         drop(leader);
         assert!(flight.arrived().now_or_never().unwrap().unwrap().is_none());
@@ -288,17 +323,31 @@ mod tests {
     #[test]
     fn fill_waits_for_older_demand_and_for_room() {
         let flights = Flights::new(100);
-        let demand = lead(flights.board(r(0, 10), 10, Priority::Demand).remove(0));
+        let demand = lead(flights.board(r(0, 10), 10, Priority::Demand, T).remove(0));
         let mut fill = Box::pin(flights.admit(Priority::Fill));
         assert!(fill.as_mut().now_or_never().is_none());
-        let later = lead(flights.board(r(10, 20), 10, Priority::Demand).remove(0));
-        demand.arrived(Arc::new(Lease::new(10)));
+        let later = lead(flights.board(r(10, 20), 10, Priority::Demand, T).remove(0));
+        demand.arrived(Arc::new(Lease::new(10)), T);
         assert!(fill.as_mut().now_or_never().is_some(), "later demand must not starve the fill");
-        let big = lead(flights.board(r(20, 80), 100, Priority::Fill).remove(0));
+        let big = lead(flights.board(r(20, 80), 100, Priority::Fill, T).remove(0));
         drop((later, demand));
         assert!(flights.admit(Priority::Fill).now_or_never().is_none());
         assert!(flights.admit(Priority::Demand).now_or_never().is_some());
         drop(big);
         assert!(flights.admit(Priority::Fill).now_or_never().is_some());
+    }
+
+    #[test]
+    fn demand_presses_for_some_times_as_long_as_it_took() {
+        let flights = Flights::new(100);
+        let fill = lead(flights.board(r(0, 10), 10, Priority::Fill, T).remove(0));
+        assert!(!flights.pressed(T));
+        let demand = lead(flights.board(r(10, 20), 10, Priority::Demand, T).remove(0));
+        assert!(flights.pressed(T));
+        let came = T.after(Duration::from_nanos(10));
+        demand.arrived(Arc::new(Lease::new(10)), came);
+        fill.arrived(Arc::new(Lease::new(10)), came.after(Duration::from_nanos(500)));
+        assert!(flights.pressed(came.after(Duration::from_nanos(39))));
+        assert!(!flights.pressed(came.after(Duration::from_nanos(40))));
     }
 }

@@ -1,7 +1,7 @@
 //! Optional powers of nodes: separate traits, asked for by name.
 
 use block::{ByteRange, Permissions, Result};
-use io::LocalFut;
+use io::{LocalFut, Moment};
 
 use crate::next::Next;
 
@@ -26,6 +26,14 @@ pub struct Powers<'a> {
     pub identity: Option<&'a dyn Identity>,
     /// It stores the name of its backing image.
     pub backing: Option<&'a dyn Backing>,
+    /// It knows whether guests wait for what it fetches.
+    pub pressure: Option<&'a dyn Pressure>,
+}
+
+/// Telling those who fetch in the background to make room.
+pub trait Pressure: Sync {
+    /// Whether somebody waits on demand for what comes from below, or is likely to very soon.
+    fn pressed(&self, now: Moment) -> bool;
 }
 
 /// Knowing again what it was opened on.

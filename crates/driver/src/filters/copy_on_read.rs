@@ -13,8 +13,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use block::{Alignment, ByteRange, ChildIndex, Extent, Priority, Result};
 use flow::flights::{Boarding, Flights, Lead};
-use flow::{Body, Execute, Flags, Limits, Next, Now, Op, Powers, Request, Stats, Window, seam};
-use io::{Lease, LocalFut};
+use flow::{Body, Execute, Flags, Limits, Next, Now, Op, Powers, Pressure, Request, Stats, Window, seam};
+use io::{Lease, LocalFut, Moment};
 use serde::Deserialize;
 
 use crate::context::{OpenContext, Opened};
@@ -145,7 +145,7 @@ impl CopyOnRead {
         let mut rest = range;
         while !rest.is_empty() {
             let mut flights = Vec::new();
-            for boarding in self.flights.board(granules(rest, next)?, FLIGHT_MAX, priority) {
+            for boarding in self.flights.board(granules(rest, next)?, FLIGHT_MAX, priority, io::now()) {
                 flights.push(match boarding {
                     Boarding::Follow(flight) => flight,
                     Boarding::Lead(lead) => self.launch(lead, priority, next),
@@ -223,7 +223,7 @@ async fn fly(lead: Lead, priority: Priority, next: Next<'_>, counts: &Counts) {
     }
     counts.fetched.fetch_add(range.len(), Ordering::Relaxed);
     let bytes = Arc::new(bytes);
-    lead.arrived(bytes.clone());
+    lead.arrived(bytes.clone(), io::now());
     let stored = match seam::is_zero(&bytes) {
         true => {
             let rq = Request::new(Op::WriteZeroes, range).with_flags(Flags::UNCHANGED | Flags::MAY_UNMAP);
@@ -302,6 +302,12 @@ impl Execute for CopyOnRead {
     }
 
     fn powers(&self) -> Powers<'_> {
-        Powers { stats: Some(&*self.counts), ..Powers::default() }
+        Powers { stats: Some(&*self.counts), pressure: Some(self), ..Powers::default() }
+    }
+}
+
+impl Pressure for CopyOnRead {
+    fn pressed(&self, now: Moment) -> bool {
+        self.flights.pressed(now)
     }
 }
