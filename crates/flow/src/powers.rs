@@ -116,10 +116,10 @@ pub trait Bitmaps: Sync {
     ) -> LocalFut<'a, Result<Vec<ByteRange>>>;
 }
 
-/// A bound on what a node holds.
+/// A bound on what a node holds, for those who store in it what they could fetch again.
 pub trait Quota: Sync {
-    /// Most bytes of guest data that it will hold.
+    /// Most bytes of storage that it shall take.
     fn limit(&self) -> u64;
-    /// Bytes that it holds.
+    /// Bytes that it takes.
     fn used(&self) -> u64;
 }

@@ -4,6 +4,7 @@
 //! says that the image may hold other bytes than its source.
 
 use block::BlockError;
+use serde_json::{Map, Value};
 
 use crate::{Header, HeaderEdit, UnknownExtension, corrupt};
 
@@ -48,6 +49,34 @@ pub fn read(header: &Header) -> Result<Option<&str>, BlockError> {
     Ok(Some(text))
 }
 
+/// The payload for an image that shall hold at most `quota` bytes of what it is read through for, and that says
+/// nothing of where they come from.
+pub fn with_quota(quota: u64) -> String {
+    serde_json::json!({ "quota": quota }).to_string()
+}
+
+/// What the payload says that a driver has to keep.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Terms {
+    /// Most bytes that the file shall take for what could be fetched again.
+    pub quota: Option<u64>,
+    /// It says nothing that a write to the image could make untrue.
+    pub lasting: bool,
+}
+
+/// The terms of a payload. `Corrupt` where it is no JSON object, or its quota no number of bytes.
+pub fn terms(json: &str) -> Result<Terms, BlockError> {
+    let about: Map<String, Value> = serde_json::from_str(json)
+        .map_err(|error| corrupt(format!("the description of the cache is no JSON object ({error})")))?;
+    let quota = match about.get("quota") {
+        None | Some(Value::Null) => None,
+        Some(quota) => {
+            Some(quota.as_u64().ok_or_else(|| corrupt("the quota of the cache is no number of bytes"))?)
+        }
+    };
+    Ok(Terms { quota, lasting: about.keys().all(|key| key == "quota") })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -76,5 +105,14 @@ mod tests {
         assert!(read(&header(AUTOCLEAR, with(vec![b' '; MAX_LEN + 1]))).is_err());
         assert!(read(&header(AUTOCLEAR, with(vec![b' '; MAX_LEN]))).is_ok());
         assert!(extension(&" ".repeat(MAX_LEN + 1)).is_err());
+    }
+
+    #[test]
+    fn terms_are_what_it_says() {
+        assert_eq!(terms(&with_quota(5)).expect("good"), Terms { quota: Some(5), lasting: true });
+        assert_eq!(terms(r#"{"source":"x","quota":null}"#).expect("good"), Terms::default());
+        for lie in ["", "[]", r#"{"quota":-1}"#, r#"{"quota":"1G"}"#, r#"{"quota":1.5}"#] {
+            assert!(terms(lie).is_err(), "{lie}");
+        }
     }
 }

@@ -5,6 +5,9 @@
 //! part of a granule, or fill ([`Op::Cache`]). A guest is answered when its bytes have arrived; storing follows
 //! under the range lock of the cache and never touches what a guest has written meanwhile.
 //!
+//! A cache that has a bound on what it holds ([`flow::Quota`]) and has no room for more is read through: what it lacks
+//! comes from below as it is asked for, and is not stored.
+//!
 //! Invariants: a byte that the cache holds is never fetched; a flush waits for the stores that are under way; a
 //! store that fails loses nothing (the bytes are fetched again when they are next wanted).
 
@@ -97,6 +100,7 @@ impl CopyOnRead {
             let part = lease.split_to(range.len() as usize);
             let (result, part) = match held {
                 true => next.execute(CHILD, rq.on(range), part).await,
+                false if self.is_full(range, next) => next.execute(CHILD, rq.on(range), part).await,
                 false => self.read_missing(rq.priority, range, part, next).await,
             };
             rq.done += range.len() as u32;
@@ -171,12 +175,19 @@ impl CopyOnRead {
         flight
     }
 
-    /// Fetches and stores what the child does not hold of `range`.
+    /// Whether the cache has a bound that leaves no room for the granules of `range`, and for a table to map them.
+    fn is_full(&self, range: ByteRange, next: Next<'_>) -> bool {
+        let (Ok(Some(quota)), Ok(granule)) = (next.quota(CHILD), granule(next)) else { return false };
+        let wanted = granule.around(range).len() + granule.bytes();
+        quota.used().saturating_add(self.flights.bytes()).saturating_add(wanted) > quota.limit()
+    }
+
+    /// Fetches and stores what the child does not hold of `range`, as far as there is room for it.
     async fn populate(&self, priority: Priority, range: ByteRange, next: Next<'_>) -> Result<()> {
         let mut rest = range;
         while !rest.is_empty() {
             let (held, len) = next.held(CHILD, rest).await?;
-            if !held {
+            if !held && !self.is_full(rest.head(len), next) {
                 self.fetch(priority, rest.head(len), next, |_| {}).await?;
             }
             rest = rest.skip(len);

@@ -26,10 +26,10 @@ mod writer;
 
 use std::any::Any;
 use std::sync::Arc;
-use std::sync::atomic::AtomicU32;
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use block::{ByteRange, Mapping, Result};
-use flow::{Changes, Format, Limits, Next, Op, Powers, Prepared, Request, ZeroCost};
+use flow::{Changes, Format, Limits, Next, Op, Powers, Prepared, Quota, Request, ZeroCost};
 use io::{Lease, LocalFut};
 
 use image::Image;
@@ -86,7 +86,26 @@ impl Format for Qcow2 {
 
     fn powers(&self) -> Powers<'_> {
         let backing = self.changing.then_some(self as &dyn flow::Backing);
-        Powers { backing, ..Powers::default() }
+        let quota = self.changing.then_some(self).filter(|body| body.bound().is_some());
+        Powers { backing, quota: quota.map(|body| body as &dyn Quota), ..Powers::default() }
+    }
+}
+
+impl Qcow2 {
+    /// The quota that the image's header states, if it is one of ours (`docs/formats/cache.md`).
+    fn bound(&self) -> Option<u64> {
+        self.image.writer.as_ref().and_then(|writer| writer.quota)
+    }
+}
+
+impl Quota for Qcow2 {
+    fn limit(&self) -> u64 {
+        self.bound().unwrap_or(u64::MAX)
+    }
+
+    /// The length of the file: it grows before anything points beyond.
+    fn used(&self) -> u64 {
+        self.image.file_len.load(Ordering::Acquire)
     }
 }
 

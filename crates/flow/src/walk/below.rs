@@ -3,8 +3,9 @@
 use block::{ByteRange, ChildIndex, Extent, Result};
 use io::{Lease, LocalFut};
 
-use super::{execute, extents, granule, held, held_now, resize, try_now};
+use super::{execute, extents, granule, held, held_now, quota, resize, try_now};
 use crate::next::Next;
+use crate::powers::Quota;
 use crate::request::{Now, Request, Window};
 
 impl<'a> Next<'a> {
@@ -43,6 +44,11 @@ impl<'a> Next<'a> {
     /// is.
     pub fn granule(&self, child: ChildIndex) -> Result<u64> {
         Ok(granule(self.view, self.child(child)?))
+    }
+
+    /// The bound on what [`Next::held_now`] tells of, if there is one: below filters, too.
+    pub fn quota(&self, child: ChildIndex) -> Result<Option<&'a dyn Quota>> {
+        Ok(quota(self.view, self.child(child)?))
     }
 
     /// Whether the first bytes of a child's `range` are held by the child itself (its first format layer),

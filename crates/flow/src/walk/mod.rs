@@ -28,7 +28,7 @@ pub use remember::{
     DEFAULT_BUDGET as REMEMBER_BUDGET, set_budget as set_remember_budget, total as remember_total,
     usage as remember_usage,
 };
-pub(crate) use status::{extents, granule, held, held_now};
+pub(crate) use status::{extents, granule, held, held_now, quota};
 
 /// Carries out a request at a node of the view; may wait.
 pub(crate) fn execute<'a>(

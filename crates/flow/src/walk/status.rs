@@ -6,6 +6,7 @@ use io::LocalFut;
 use super::resolve::{Step, Target, resolve};
 use crate::next::Next;
 use crate::node::Body;
+use crate::powers::Quota;
 use crate::view::{View, ViewIndex};
 
 /// Most extents of one answer.
@@ -141,6 +142,11 @@ pub(crate) async fn held(view: &View, index: ViewIndex, range: ByteRange) -> Res
 /// In what units the first format at or below `index` allocates; 1 where there is none.
 pub(crate) fn granule(view: &View, index: ViewIndex) -> u64 {
     first_format(view, index).map_or(1, |(index, _)| view.limits_of(index).granule)
+}
+
+/// The bound that the first format at or below `index` has on what it holds.
+pub(crate) fn quota(view: &View, index: ViewIndex) -> Option<&dyn Quota> {
+    first_format(view, index).and_then(|(_, format)| format.powers().quota)
 }
 
 fn first_format(view: &View, mut index: ViewIndex) -> Option<(ViewIndex, &dyn crate::Format)> {

@@ -116,13 +116,15 @@ async fn open_writer(
         return Err(BlockError::new(ErrorKind::Corrupt, context));
     }
     let table = seam::read(file, range).await?;
+    let terms = cache::read(header)?.map(cache::terms).transpose()?.unwrap_or_default();
     Ok(Writer::new(Start {
         header,
         geometry,
         table: &table,
         refcount_budget: options.refcount_budget(),
         l2_budget: options.l2_budget()?,
-        keep: if options.keep_identity { cache::AUTOCLEAR } else { 0 },
+        keep: if options.keep_identity || terms.lasting { cache::AUTOCLEAR } else { 0 },
+        quota: terms.quota,
         earlier: before.iter().map(Arc::downgrade).collect(),
         backed: context.children.iter().any(|(role, _)| *role == Role::Backing),
     }))

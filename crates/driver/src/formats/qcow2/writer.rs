@@ -46,6 +46,8 @@ pub(super) struct Writer {
     pub(super) backed: AtomicBool,
     /// Earlier bodies of the node whose readers have no guards: alive while such a reader may be.
     earlier: Vec<Weak<Image>>,
+    /// Most bytes that the file shall take for what could be fetched again.
+    pub(super) quota: Option<u64>,
     /// A flush of the file failed. Nobody knows what of that which was written before is on disk, and a later flush that
     /// goes well would not say so: nothing is made durable any more, so that no table points to what is lost.
     lost: AtomicBool,
@@ -63,6 +65,7 @@ pub(super) struct Start<'a> {
     pub(super) l2_budget: u64,
     /// Autoclear bits that stay.
     pub(super) keep: u64,
+    pub(super) quota: Option<u64>,
     pub(super) earlier: Vec<Weak<Image>>,
     /// Whether it is opened over a backing image.
     pub(super) backed: bool,
@@ -70,7 +73,8 @@ pub(super) struct Start<'a> {
 
 impl Writer {
     pub(super) fn new(start: Start<'_>) -> Self {
-        let Start { header, geometry, table, refcount_budget, l2_budget, keep, earlier, backed } = start;
+        let Start { header, geometry, table, refcount_budget, l2_budget, keep, quota, earlier, backed } =
+            start;
         let dirty_max = (l2_budget / 2 / geometry.slice_bytes() as u64).max(DIRTY_MIN);
         let refcounts = Refcounts::new(header, geometry, table, refcount_budget);
         Self {
@@ -84,6 +88,7 @@ impl Writer {
             to_clear: header.features.autoclear & !keep,
             backed: AtomicBool::new(backed || header.backing.is_some()),
             earlier,
+            quota,
             lost: AtomicBool::new(false),
             unguarded: Arc::default(),
         }

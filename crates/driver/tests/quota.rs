@@ -1,0 +1,121 @@
+//! Caches with a quota: what has no room is read through, and the quota lives as long as only we write.
+
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
+
+mod lab;
+
+use std::sync::atomic::Ordering::SeqCst;
+
+use block::ByteRange;
+use flow::{Op, Request, Role, View, seam};
+use io::Lease;
+use lab::{Lab, Tree, qcow2 as images, same};
+use qcow2::{Header, NewImage, cache};
+use serde_json::{Value, json};
+use sim::{Options, SimWorld};
+
+const CLUSTER: u64 = 64 << 10;
+const SIZE: u64 = 4 << 20;
+const QUOTA: u64 = 20 * CLUSTER;
+
+fn bytes() -> Vec<u8> {
+    (0..SIZE).map(|at| (at % 251) as u8 | 1).collect()
+}
+
+fn image() -> NewImage {
+    NewImage {
+        extensions: vec![cache::extension(&cache::with_quota(QUOTA)).unwrap()],
+        autoclear: cache::AUTOCLEAR,
+        ..NewImage::new(SIZE, 16).over("base", "raw")
+    }
+}
+
+async fn over(lab: &Lab<SimWorld>, cache: &Tree) -> Tree {
+    lab.open("copy-on-read", json!({}), &[(Role::Filtered, cache)]).await
+}
+
+async fn read_all(view: &View, bytes: &[u8]) {
+    for start in (0..SIZE).step_by(10_000) {
+        let range = ByteRange::new(start, 10_000).intersection(ByteRange::new(0, SIZE));
+        same(&seam::read(view, range).await.unwrap(), &bytes[start as usize..range.end() as usize]);
+    }
+}
+
+async fn sync(view: &View) {
+    seam::execute(view, Request::flush(), Lease::empty()).await.0.unwrap();
+}
+
+#[test]
+fn what_has_no_room_is_read_through_and_not_stored() {
+    let (world, bytes) = (SimWorld::new(1, Options::calm()), bytes());
+    let file = |world: &SimWorld| world.disk().durable_bytes("disk").unwrap();
+    world.run(async {
+        let lab = Lab::new(&world);
+        world.disk().put("base", &bytes);
+        let (base, counts) = lab.file("base").await;
+        let cache = lab.qcow2("disk", &image(), json!({}), Some(&base)).await;
+        let top = over(&lab, &cache).await;
+        read_all(&top.view(), &bytes).await;
+        sync(&top.view()).await;
+        let used = file(&world).len() as u64;
+        assert!(used <= QUOTA && used + 3 * CLUSTER > QUOTA, "{used} of {QUOTA}");
+        // A read across two granules may find no room where one across one still does.
+        let fetched = counts.read_bytes.load(SeqCst);
+        assert!((SIZE..SIZE + CLUSTER).contains(&fetched), "{fetched}: no more than was asked for");
+        seam::execute(&top.view(), Request::new(Op::Cache, ByteRange::new(0, SIZE)), Lease::empty())
+            .await
+            .0
+            .unwrap();
+        assert_eq!(counts.read_bytes.load(SeqCst), fetched, "nothing is fetched that cannot be kept");
+        let held = SIZE - missing(&cache.view()).await;
+        read_all(&top.view(), &bytes).await;
+        assert_eq!(
+            counts.read_bytes.load(SeqCst),
+            fetched + SIZE - held,
+            "what is held is not fetched again"
+        );
+    });
+    world.run(async {
+        // Opened again, by anybody: the bit was kept, since a quota is true whatever is written.
+        let lab = Lab::new(&world);
+        let (base, _) = lab.file("base").await;
+        let cache = lab.open_qcow2("disk", json!({}), Some(&base)).await;
+        assert_eq!(cache.node().powers().quota.unwrap().limit(), QUOTA);
+        let top = over(&lab, &cache).await;
+        // What a guest writes is kept, room or not.
+        seam::write(&top.view(), 100, &[0; 3000]).await.unwrap();
+        seam::write(&top.view(), SIZE - 3000, &[0; 3000]).await.unwrap();
+        same(&seam::read(&top.view(), ByteRange::new(SIZE - 4000, 4000)).await.unwrap()[1000..], &[0; 3000]);
+        sync(&top.view()).await;
+    });
+    assert_eq!(images::check(&file(&world)).unwrap().leaks, 0);
+}
+
+async fn missing(view: &View) -> u64 {
+    let (mut missing, mut rest) = (0, ByteRange::new(0, SIZE));
+    while !rest.is_empty() {
+        let (held, len) = seam::held(view, rest).await.unwrap();
+        missing += if held { 0 } else { len };
+        rest = rest.skip(len);
+    }
+    missing
+}
+
+#[test]
+fn a_foreign_writer_disarms_it() {
+    let world = SimWorld::new(1, Options::calm());
+    let quota = world.run(async {
+        let lab = Lab::new(&world);
+        world.disk().put("base", &bytes());
+        let (base, _) = lab.file("base").await;
+        let mut disk = images::file_of(&image());
+        // Its bit is cleared by whoever does not know it (byte 88 holds bits 56 to 63).
+        disk[88] &= !0x40;
+        world.disk().put("disk", &disk);
+        let header = Header::parse(&disk[..CLUSTER as usize]).unwrap();
+        assert_eq!((header.features.autoclear, header.unknown_extensions.len()), (0, 1));
+        let cache = lab.open_qcow2("disk", Value::Object(Default::default()), Some(&base)).await;
+        cache.node().powers().quota.map(flow::Quota::limit)
+    });
+    assert_eq!(quota, None);
+}
