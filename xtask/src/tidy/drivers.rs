@@ -1,4 +1,4 @@
-//! Every driver is in the registry and has a manual page with an example that can be run.
+//! Every driver is in the registry, can be named in QMP, and has a manual page with an example that can be run.
 
 use super::source::line_of;
 use super::{
@@ -8,10 +8,12 @@ use super::{
 
 /// The only list of drivers.
 pub(super) const REGISTRY: &str = "crates/driver/src/registry.rs";
+/// The drivers that `blockdev-add` takes.
+const ARGUMENTS: &str = "crates/control/src/types/node_options.rs";
 const FOLDERS: &[&str] = &["protocols", "formats", "filters"];
 const EXAMPLE: &str = "```sh example";
 
-/// Each registered driver has its page, each driver's file is registered.
+/// Each registered driver has its page and its arguments, each driver's file is registered.
 pub(super) fn check(tree: &Tree) -> Vec<Finding> {
     let Some(registry) = tree.file(REGISTRY) else {
         return Vec::new();
@@ -19,6 +21,9 @@ pub(super) fn check(tree: &Tree) -> Vec<Finding> {
     let names = registered(registry);
     let mut findings: Vec<_> =
         names.iter().filter_map(|(name, line)| check_page(tree, name, *line)).collect();
+    if let Some(arguments) = tree.file(ARGUMENTS) {
+        findings.extend(names.iter().filter_map(|(name, line)| check_arguments(arguments, name, *line)));
+    }
     if names.is_empty() {
         findings.push(Finding::new(
             REGISTRY,
@@ -57,6 +62,12 @@ fn check_page(tree: &Tree, name: &str, line: usize) -> Option<Finding> {
     }
 }
 
+fn check_arguments(arguments: &TextFile, name: &str, line: usize) -> Option<Finding> {
+    let message = format!("driver `{name}` has no line in DriverOptions of {ARGUMENTS}: QMP refuses it");
+    let is_there = arguments.text.contains(&format!(" = \"{name}\","));
+    (!is_there).then(|| Finding::new(REGISTRY, line, message))
+}
+
 fn unregistered(tree: &Tree, registry: &TextFile, folder: &str) -> Vec<Finding> {
     let folder = format!("crates/driver/src/{folder}");
     let modules = tree.entries(&folder).filter(|entry| *entry != "mod.rs");
@@ -79,8 +90,14 @@ mod tests {
     #[test]
     fn drivers_with_pages_pass() {
         let page = "# null\n```sh example\nmillpond nbd null\n```\n";
-        let files = [(REGISTRY, LISTED), ("docs/manual/null.md", page), ("docs/manual/raw.md", page)];
+        let arguments = "Null(Own) = \"null\",\nRaw(RawOptions) = \"raw\",\n";
+        let pages = [("docs/manual/null.md", page), ("docs/manual/raw.md", page)];
+        let files = [&[(REGISTRY, LISTED), (ARGUMENTS, arguments)], &pages[..]].concat();
         assert_eq!(check(&Tree::sample(&files)), []);
+        let lacking =
+            [&[(REGISTRY, LISTED), (ARGUMENTS, "Raw(RawOptions) = \"raw\",\n")], &pages[..]].concat();
+        let found: Vec<_> = check(&Tree::sample(&lacking)).into_iter().map(|f| (f.path, f.line)).collect();
+        assert_eq!(found, [(REGISTRY.to_owned(), 2)]);
     }
 
     #[test]
