@@ -80,25 +80,20 @@ impl Control {
     /// Serves clients at `address` until the future is dropped; those that are there by then live on. `ready` is
     /// told the address with the real port.
     pub async fn listen(&self, address: &Address, ready: impl FnOnce(&Address)) -> Result<()> {
-        let listener = self.bind(address)?;
+        let listener = self.shared.engine.bind(address)?;
         ready(&listener.address());
         self.accept(&*listener).await
     }
 
     /// Serves clients at `address` for as long as the calling I/O thread runs. Answers the address with the real port.
     pub fn open(&self, address: &Address) -> Result<Address> {
-        let listener = self.bind(address)?;
+        let listener = self.shared.engine.bind(address)?;
         let (control, bound) = (self.clone(), listener.address());
         io::spawn(async move {
             // Clients that are there go on without it, and so does the program.
             let _ = control.accept(&*listener).await;
         });
         Ok(bound)
-    }
-
-    fn bind(&self, address: &Address) -> Result<Box<dyn Listener>> {
-        let failed = |e| BlockError::system(format!("Failed to listen at '{address}'"), e);
-        self.shared.engine.world().listen(address).map_err(failed)
     }
 
     async fn accept(&self, listener: &dyn Listener) -> Result<()> {

@@ -1,6 +1,6 @@
 //! The engine: what all verbs share.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -42,6 +42,8 @@ pub struct Engine {
     pub(crate) exports: Exports,
     graph: Mutex<Graph>,
     known: Mutex<HashMap<NodeId, Known>>,
+    /// Nodes that clients could write to, by name.
+    written: Mutex<BTreeSet<String>>,
 }
 
 /// What is remembered of how a node was opened.
@@ -73,6 +75,7 @@ impl Engine {
             exports: Exports::default(),
             graph: Mutex::new(Graph::new()),
             known: Mutex::default(),
+            written: Mutex::default(),
         }))
     }
 
@@ -116,13 +119,6 @@ impl Engine {
         &self.world
     }
 
-    /// Lets no request wait for its moment, or for a lost peer, any more: the process is about to end. What waits in a
-    /// filter goes on, what waits for a connection fails, and so does what comes later.
-    pub fn call_off(&self) {
-        let nodes: Vec<_> = self.graph().nodes().map(|info| info.node.clone()).collect();
-        nodes.iter().for_each(|node| node.call_off());
-    }
-
     /// The graph. Never held across an await.
     pub(crate) fn graph(&self) -> MutexGuard<'_, Graph> {
         self.graph.lock().unwrap_or_else(PoisonError::into_inner)
@@ -141,6 +137,11 @@ impl Engine {
         if known.len() > 2 * graph.len() {
             known.retain(|node, _| graph.node(*node).is_ok());
         }
+    }
+
+    /// Nodes that clients could write to since they were last made durable by [`Engine::close_exports`].
+    pub(crate) fn written(&self) -> MutexGuard<'_, BTreeSet<String>> {
+        self.written.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn all_known(&self) -> MutexGuard<'_, HashMap<NodeId, Known>> {

@@ -7,9 +7,10 @@ use block::{BlockError, ErrorKind, Result};
 use export::nbd::{Export, ExportOptions, Server, ServerOptions};
 use flow::{Body, Node, Request, Root, View, seam};
 use graph::{Demand, Edit, RootId, User};
-use io::{Address, Lease};
+use io::{Address, Lease, Listener};
 use object::IoThread;
 
+use crate::ending::UnderWay;
 use crate::engine::Engine;
 use flow::events::Event;
 
@@ -72,6 +73,11 @@ impl Exported {
         &self.export
     }
 
+    /// What its clients wait for.
+    pub fn under_way(&self) -> UnderWay {
+        UnderWay { requests: self.export.waiting(), clients: self.export.clients() }
+    }
+
     /// Ends its connections and lets go of the node. Ready when nothing of it is left.
     pub async fn close(&self, engine: &Engine) -> Result<()> {
         self.export.close().await;
@@ -91,6 +97,11 @@ impl Engine {
         let iothread = self.objects.iothread(iothread)?;
         let server = Server::new(request.options, vec![iothread.thread().clone()], self.events.clone());
         Ok(NbdServer { engine: self.clone(), server: Arc::new(server), _iothread: Some(iothread) })
+    }
+
+    /// Listens at `address`. Called on the I/O thread that shall accept clients there.
+    pub fn bind(&self, address: &Address) -> Result<Box<dyn Listener>> {
+        self.world.listen(address).map_err(|e| cannot_listen(address, &e))
     }
 
     /// The exports of all servers, by id.
@@ -135,6 +146,13 @@ impl Engine {
             return Err(BlockError::new(ErrorKind::Busy, format!("export '{id}' still in use")));
         }
         self.remove_export(id).await
+    }
+
+    /// What clients of all exports wait for.
+    pub fn under_way(&self) -> UnderWay {
+        let exports = self.offered();
+        let each = exports.values().map(|offered| offered.exported.under_way());
+        each.fold(UnderWay::default(), UnderWay::and)
     }
 
     /// Takes all exports away, with their clients. Ready when nothing of them is left.
@@ -202,7 +220,7 @@ impl NbdServer {
     /// Serves clients at `address` until the future is dropped. Called on the I/O thread that shall accept them.
     /// `ready` is told the address with the real port.
     pub async fn listen(&self, address: &Address, ready: impl FnOnce(&Address)) -> Result<()> {
-        let listener = self.engine.world.listen(address).map_err(|e| cannot_listen(address, &e))?;
+        let listener = self.engine.bind(address)?;
         ready(&listener.address());
         self.server.listen(listener).await
     }
@@ -215,11 +233,15 @@ impl NbdServer {
             let context = format!("Block export id '{id}' is already in use");
             return Err(BlockError::new(ErrorKind::Exists, context));
         }
+        let writable = options.writable;
         let exported = self.engine.export(&id, &node, options)?;
         let export = exported.export.clone();
         if let Err(error) = self.server.add(export.clone()) {
             drop(self.engine.graph().edit(&[Edit::DetachRoot(exported.root)])?);
             return Err(error);
+        }
+        if writable {
+            self.engine.written().insert(node);
         }
         let (exported, server) = (Arc::new(exported), self.server.clone());
         exports.insert(id, Offered { exported, server, shutting_down: false });

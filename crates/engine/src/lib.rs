@@ -6,6 +6,7 @@
 //! Invariants: nothing here is on the data path; no verb waits for a client or a disk while it holds the graph; an
 //! edit is answered when it has taken effect for every request.
 
+mod ending;
 mod engine;
 pub mod exports;
 mod fill;
@@ -17,6 +18,7 @@ mod options;
 mod policy;
 mod reader;
 
+pub use ending::UnderWay;
 pub use engine::{Engine, EngineOptions};
 pub use exports::{ExportInfo, ExportRequest, Exported, NbdServer, ServerRequest};
 pub use fill::Fill;

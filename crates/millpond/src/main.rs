@@ -7,9 +7,11 @@
 
 mod daemon;
 mod demo;
+mod ending;
 mod host;
 mod line;
 mod nbd;
+mod remedies;
 mod serve;
 mod service;
 

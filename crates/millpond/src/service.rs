@@ -7,7 +7,7 @@ use block::{BlockError, Result};
 use engine::Event;
 use io::real::process::{Forked, Readiness, Signal, Signals, fork};
 
-use crate::line;
+use crate::{line, remedies};
 
 /// Goes to the background if that is `wanted`: from here on this is the child, and the parent has ended with what it
 /// told. Before any thread is started.
@@ -39,8 +39,18 @@ pub(crate) fn signals() -> Result<Signals> {
 /// Writes the process id to `path`, which `option` has named.
 pub(crate) fn write_pid(path: &Path, option: &str) -> Result<()> {
     std::fs::write(path, format!("{}\n", process::id())).map_err(|error| {
-        BlockError::system(format!("cannot write the process id to '{}' ({option})", path.display()), error)
+        let context = format!("cannot write the process id to '{}' ({option})", path.display());
+        remedies::of_pid_file(BlockError::system(context, error))
     })
+}
+
+/// Removes the file with the process id, if it is ours.
+pub(crate) fn remove_pid(path: &Path) {
+    let ours = std::fs::read_to_string(path).is_ok_and(|text| text.trim() == process::id().to_string());
+    if ours {
+        // Somebody else may have been faster.
+        let _ = std::fs::remove_file(path);
+    }
 }
 
 /// Tells the operator of an event of clients or nodes.

@@ -87,9 +87,9 @@ pub(super) fn add(table: &mut Table, engine: &Arc<Engine>, ending: &Ending) {
         let (engine, ending) = (engine.clone(), ending.clone());
         async move {
             // Each is told of; whatever fails, the program ends.
-            let removed = engine.remove_exports().await;
+            let closed = engine.called_off(engine.close_exports()).await;
             ending.ask();
-            removed?;
+            closed?;
             Ok(Nothing)
         }
     });

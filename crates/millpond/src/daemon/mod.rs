@@ -4,28 +4,25 @@
 //! with its error and leaves nothing behind.
 
 mod args;
+mod remedy;
 mod setup;
 
 use std::path::Path;
-use std::process;
 use std::sync::Arc;
-use std::time::Duration;
 
-use block::{BlockError, ErrorKind, Result};
+use block::Result;
 use control::{Control, commands};
 use engine::{Engine, EngineOptions};
 use io::real::RealWorld;
-use io::real::process::{Readiness, Signals};
+use io::real::process::Readiness;
 use io::select::{Either, race};
 
 pub(crate) use args::Args;
 use args::Plan;
 use setup::Setup;
 
+use crate::ending::Ending;
 use crate::service;
-
-/// How long requests may take, once told to end, that cannot be called off.
-const GRACE: Duration = Duration::from_secs(5);
 
 /// Serves until a client sends `quit`, or a signal comes.
 pub(crate) fn run(args: Args) -> Result<()> {
@@ -34,9 +31,8 @@ pub(crate) fn run(args: Args) -> Result<()> {
     let world = RealWorld::new();
     let shared = Arc::new(world.clone());
     let outcome = world.block_on(serve(shared, &plan, readiness));
-    if let (Ok(()), Some(path)) = (&outcome, &plan.pidfile) {
-        // Somebody else may have taken it away.
-        let _ = std::fs::remove_file(path);
+    if let Some(path) = &plan.pidfile {
+        service::remove_pid(Path::new(path));
     }
     outcome
 }
@@ -46,36 +42,27 @@ async fn serve(world: Arc<RealWorld>, plan: &Plan, readiness: Option<Readiness>)
     let engine = Engine::new(world, EngineOptions::default())?;
     let (table, ending) = commands::standard(&engine);
     let control = Control::new(engine.clone(), table, ending);
-    let setting_up = Setup::new(&engine, &control).run(&plan.steps);
-    match race(setting_up, signals.next()).await {
-        Either::First(done) => done?,
-        Either::Second(_) => return Ok(()),
-    }
+    let serving = until_quit(&engine, &control, plan, readiness);
+    let outcome = match race(serving, signals.next()).await {
+        Either::First(outcome) => outcome,
+        Either::Second(_) => Ok(()),
+    };
+    let ending = Ending { what: "the daemon", engine: &engine, verbose: false };
+    outcome.and(ending.carry_out(&mut signals, || engine.under_way(), engine.close_exports()).await)
+}
+
+/// Carries out the options, and serves until a client sends `quit`.
+async fn until_quit(
+    engine: &Arc<Engine>,
+    control: &Control,
+    plan: &Plan,
+    readiness: Option<Readiness>,
+) -> Result<()> {
+    Setup::new(engine, control).run(&plan.steps).await?;
     if let Some(path) = &plan.pidfile {
         service::write_pid(Path::new(path), "--pidfile")?;
     }
     service::up(readiness)?;
-    match race(control.ended(), signals.next()).await {
-        // `quit` has taken the exports away.
-        Either::First(()) => Ok(()),
-        Either::Second(_) => end(&engine, &mut signals).await,
-    }
-}
-
-/// Takes the exports away; what waits is called off, and nobody waits for ever.
-async fn end(engine: &Engine, signals: &mut Signals) -> Result<()> {
-    let too_long = async {
-        engine.call_off();
-        race(signals.next(), io::sleep(GRACE)).await
-    };
-    match race(engine.remove_exports(), too_long).await {
-        Either::First(removed) => removed,
-        Either::Second(_) => {
-            let context =
-                "requests were still under way when the daemon ended: see what its storage is doing";
-            crate::complain(&BlockError::new(ErrorKind::Cancelled, context));
-            // What hangs would hang whoever waits for its thread.
-            process::exit(1)
-        }
-    }
+    control.ended().await;
+    Ok(())
 }

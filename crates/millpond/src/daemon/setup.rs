@@ -11,6 +11,8 @@ use qmp::schema::Form;
 use serde_json::{Map, Value, json};
 
 use super::args::Step;
+use super::remedy;
+use crate::remedies;
 
 /// A daemon that is being set up.
 pub(super) struct Setup<'d> {
@@ -28,14 +30,18 @@ impl<'d> Setup<'d> {
     /// Carries all options out; an error names the one that failed.
     pub(super) async fn run(mut self, steps: &[Step]) -> Result<()> {
         for step in steps {
-            match step {
-                Step::Node(text) => named("--blockdev", text, self.node(text).await)?,
-                Step::Export(text) => named("--export", text, self.export(text).await)?,
-                Step::NbdServer(text) => named("--nbd-server", text, self.nbd_server(text).await)?,
-                Step::Object(text) => named("--object", text, self.object(text).await)?,
-                Step::Chardev(text) => named("--chardev", text, self.chardev(text))?,
-                Step::Monitor(text) => named("--monitor", text, self.monitor(text))?,
-            }
+            let (option, text, outcome) = match step {
+                Step::Node(text) => ("--blockdev", text, self.node(text).await.map_err(remedy::of_node)),
+                Step::Export(text) => ("--export", text, self.export(text).await.map_err(remedy::of_export)),
+                Step::NbdServer(text) => ("--nbd-server", text, self.nbd_server(text).await),
+                Step::Chardev(text) => ("--chardev", text, self.chardev(text).map_err(remedy::of_monitor)),
+                Step::Monitor(text) => ("--monitor", text, self.monitor(text)),
+                Step::Object(text) => {
+                    self.object(text).await.map_err(|error| remedies::of_object(error, text))?;
+                    continue;
+                }
+            };
+            outcome.map_err(|error| named(option, text, error))?;
         }
         Ok(())
     }
@@ -57,12 +63,15 @@ impl<'d> Setup<'d> {
 
     async fn nbd_server(&self, text: &str) -> Result<()> {
         let (mut map, form) = read(text, "addr.type")?;
+        let host =
+            (map.get("addr").and_then(|addr| addr["type"].as_str()) == Some("inet")).then_some("addr.host");
         // Flat here, with a `data` member in QMP.
         if let Some(Value::Object(mut flat)) = map.remove("addr") {
             let kind = flat.remove("type").unwrap_or(Value::Null);
             map.insert("addr".to_owned(), json!({"type": kind, "data": flat}));
         }
-        self.execute("nbd-server-start", map, form).await
+        let started = self.execute("nbd-server-start", map, form).await;
+        started.map_err(|error| remedies::of_listening(error, host))
     }
 
     async fn object(&self, text: &str) -> Result<()> {
@@ -106,6 +115,13 @@ impl<'d> Setup<'d> {
     }
 
     fn monitor(&self, text: &str) -> Result<()> {
+        let address = self.place(text).map_err(remedy::of_monitor)?;
+        let opened = self.control.open(address);
+        opened.map(drop).map_err(|error| remedies::of_listening_at(error, address, "host"))
+    }
+
+    /// Where a monitor is put.
+    fn place(&self, text: &str) -> Result<&Address> {
         let (mut map, _) = read(text, "chardev")?;
         let known = ["chardev", "id", "mode", "pretty"];
         if let Some(key) = map.keys().find(|key| !known.contains(&key.as_str())) {
@@ -117,9 +133,7 @@ impl<'d> Setup<'d> {
         let Some(Value::String(id)) = map.remove("chardev") else {
             return Err(invalid("Parameter 'chardev' is missing"));
         };
-        let address = self.chardevs.get(&id);
-        let address = address.ok_or_else(|| invalid(format!("chardev \"{id}\" not found")))?;
-        self.control.open(address).map(drop)
+        self.chardevs.get(&id).ok_or_else(|| invalid(format!("chardev \"{id}\" not found")))
     }
 
     async fn execute(&self, command: &str, arguments: Map<String, Value>, form: Form) -> Result<()> {
@@ -140,10 +154,10 @@ fn read(text: &str, implied: &str) -> Result<(Map<String, Value>, Form)> {
     }
 }
 
-fn named(option: &str, text: &str, outcome: Result<()>) -> Result<()> {
-    // A secret may stand behind the first words.
-    let start: String = text.chars().take(if option == "--object" { 0 } else { 60 }).collect();
-    outcome.map_err(|error| error.within(format!("{option} {start}").trim_end()))
+/// The option that failed, as far as it takes to tell it from others.
+fn named(option: &str, text: &str, error: BlockError) -> BlockError {
+    let start: String = text.chars().take(60).collect();
+    error.within(format!("{option} {start}"))
 }
 
 fn invalid(context: impl Into<String>) -> BlockError {

@@ -2,7 +2,11 @@
 
 use std::path::PathBuf;
 
+use block::Result;
 use clap::{Args, ValueEnum};
+
+use super::places::Places;
+use super::pond::SOURCE_TIMEOUT;
 
 /// Which pond.
 #[derive(Args, Clone, Debug)]
@@ -15,6 +19,13 @@ pub(crate) struct Which {
     pub(super) runtime: Option<PathBuf>,
 }
 
+impl Which {
+    /// Where that is.
+    pub(super) fn places(&self) -> Result<Places> {
+        Places::of(self.pond.as_deref(), self.runtime.as_deref())
+    }
+}
+
 /// Run the host daemon: it caches images, fills the caches in the background, and serves the disks of VMs from them.
 ///
 /// It starts with nothing; `millpond clone` gives it work. When it is started again it finds its caches and clones by
@@ -24,7 +35,7 @@ pub(crate) struct UpArgs {
     #[command(flatten)]
     pub(super) which: Which,
     /// Seconds that a read waits for a source that is lost; then it alone fails.
-    #[arg(long, value_name = "SECONDS", default_value_t = 60)]
+    #[arg(long, value_name = "SECONDS", default_value_t = SOURCE_TIMEOUT)]
     pub(super) source_timeout: u64,
     /// Local images may name files below this directory (may be repeated); without it they may name none.
     #[arg(long, value_name = "DIR")]
@@ -115,7 +126,7 @@ pub(crate) struct RemoveArgs {
     pub(super) images: Vec<String>,
 }
 
-fn size(text: &str) -> Result<u64, String> {
+fn size(text: &str) -> std::result::Result<u64, String> {
     let wrong = || format!("'{text}' is no size: a number, or one with K, M, G or T");
     let at = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
     let shift = match text[at..].to_ascii_uppercase().as_str() {

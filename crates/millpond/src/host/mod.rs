@@ -4,6 +4,8 @@ mod args;
 mod client;
 mod commands;
 mod places;
+mod pond;
+mod remedy;
 mod show;
 mod up;
 mod verbs;

@@ -5,8 +5,6 @@ use std::path::{Path, PathBuf};
 
 use block::{BlockError, ErrorKind, Result};
 
-use super::args::Which;
-
 /// The folders of one pond.
 #[derive(Clone, Debug)]
 pub(super) struct Places {
@@ -17,7 +15,8 @@ pub(super) struct Places {
 }
 
 impl Places {
-    pub(super) fn of(which: &Which) -> Result<Self> {
+    /// Those that are named, else the usual ones.
+    pub(super) fn of(pond: Option<&Path>, runtime: Option<&Path>) -> Result<Self> {
         let root = std::fs::metadata("/proc/self").is_ok_and(|me| me.uid() == 0);
         let usual = match root {
             true => Some(PathBuf::from("/var/lib/millpond")),
@@ -25,9 +24,9 @@ impl Places {
                 .or_else(|| Some(variable("HOME")?.join(".local/state")))
                 .map(|folder| folder.join("millpond")),
         };
-        let pond = which.pond.as_ref().map(|pond| absolute(pond)).transpose()?.or_else(|| usual.clone());
+        let pond = pond.map(absolute).transpose()?.or_else(|| usual.clone());
         let pond = pond.ok_or_else(|| missing("the pond", "--pond"))?;
-        if let Some(runtime) = &which.runtime {
+        if let Some(runtime) = runtime {
             return Ok(Self { pond, runtime: absolute(runtime)? });
         }
         let runtime = match root {

@@ -18,7 +18,7 @@ const LOOK: Duration = Duration::from_millis(500);
 
 /// `millpond clone`.
 pub(crate) fn clone(args: CloneArgs) -> Result<()> {
-    let places = Places::of(&args.which)?;
+    let places = args.which.places()?;
     let source = match args.source.contains("://") {
         true => args.source.clone(),
         false => text(&absolute(Path::new(&args.source))?)?,
@@ -46,7 +46,7 @@ pub(crate) fn clone(args: CloneArgs) -> Result<()> {
 
 /// `millpond list`.
 pub(crate) fn list(args: ListArgs) -> Result<()> {
-    let mut daemon = running(&Places::of(&args.which)?)?;
+    let mut daemon = running(&args.which.places()?)?;
     let (images, clones) = (all(&mut daemon, "query-images")?, all(&mut daemon, "query-clones")?);
     match args.json {
         true => println!("{:#}", json!({ "images": images, "clones": clones })),
@@ -57,7 +57,7 @@ pub(crate) fn list(args: ListArgs) -> Result<()> {
 
 /// `millpond watch`.
 pub(crate) fn watch(args: WatchArgs) -> Result<()> {
-    let mut daemon = running(&Places::of(&args.which)?)?;
+    let mut daemon = running(&args.which.places()?)?;
     let terminal = std::io::stdout().is_terminal();
     let (mut before, mut height) = (String::new(), 0);
     loop {
@@ -84,7 +84,7 @@ pub(crate) fn watch(args: WatchArgs) -> Result<()> {
 
 /// `millpond pivot`.
 pub(crate) fn pivot(args: PivotArgs) -> Result<()> {
-    let mut daemon = running(&Places::of(&args.which)?)?;
+    let mut daemon = running(&args.which.places()?)?;
     for overlay in &args.overlays {
         let overlay = text(&absolute(overlay)?)?;
         daemon.execute("clone-pivot", json!({ "overlay": overlay }))?;
@@ -95,7 +95,7 @@ pub(crate) fn pivot(args: PivotArgs) -> Result<()> {
 
 /// `millpond remove`.
 pub(crate) fn remove(args: RemoveArgs) -> Result<()> {
-    let mut daemon = running(&Places::of(&args.which)?)?;
+    let mut daemon = running(&args.which.places()?)?;
     for image in &args.images {
         daemon.execute("image-remove", json!({ "image": image }))?;
         println!("image '{image}' and its cache are gone");

@@ -1,7 +1,6 @@
 //! `millpond nbd`: one image, one export, qemu-nbd's command line.
 
 mod args;
-mod ending;
 mod image;
 mod remedy;
 
@@ -21,7 +20,8 @@ use io::real::process::Readiness;
 use io::select::{Either, race};
 use io::sync::Notify;
 
-use crate::{line, service};
+use crate::ending::Ending;
+use crate::{line, remedies, service};
 
 pub(crate) use args::Args;
 
@@ -60,8 +60,9 @@ async fn serve(
     if args.verbose {
         eprintln!("{} KiB were set aside for remembered mappings", engine.remembered() >> 10);
     }
-    ending::end(&engine, &server, &mut signals, &args).await?;
-    outcome
+    let what = format!("'{}'", args.file.as_deref().unwrap_or_default());
+    let ending = Ending { what: &what, engine: &engine, verbose: args.verbose };
+    outcome.and(ending.carry_out(&mut signals, || engine.under_way(), engine.close_exports()).await)
 }
 
 /// Accepts clients until that fails, `ready` included.
@@ -79,7 +80,7 @@ async fn accept(
         }
     });
     match race(listening, failed.notified()).await {
-        Either::First(listened) => listened.map_err(|error| remedy::of_listening(error, address)),
+        Either::First(listened) => listened.map_err(|error| remedies::of_listening_at(error, address, "-b")),
         Either::Second(()) => failure.replace(Ok(())),
     }
 }
@@ -87,7 +88,7 @@ async fn accept(
 /// Opens the image and exports it; nothing listens yet.
 async fn set_up(engine: &Arc<Engine>, args: &Args) -> Result<NbdServer> {
     for object in &args.object {
-        add_object(engine, object).await.map_err(|error| remedy::of_object(error, object))?;
+        add_object(engine, object).await.map_err(|error| remedies::of_object(error, object))?;
     }
     let node = open(engine, args).await.map_err(|error| remedy::of_image(error, args))?;
     let request = ServerRequest { options: server_options(args) };
@@ -177,7 +178,7 @@ fn activated() -> Result<Option<Address>> {
 /// The server listens: writes the process id, tells who waits for it.
 fn tell_ready(args: &Args, address: &Address, readiness: Option<Readiness>) -> Result<()> {
     if let Some(path) = &args.pid_file {
-        service::write_pid(path, "--pid-file").map_err(remedy::of_pid_file)?;
+        service::write_pid(path, "--pid-file")?;
     }
     if args.verbose {
         eprintln!("listening at {}", line::escaped(address));

@@ -9,7 +9,8 @@ fn options_are_carried_out_in_their_order() {
         "millpond",
         &["daemon", "--blockdev", "null-co,node-name=n", "--export", "nbd,id=e,node-name=n"],
     );
-    assert_eq!(early, "millpond: --export nbd,id=e,node-name=n: NBD server not running\n");
+    let told = "NBD server not running: put --nbd-server before it";
+    assert_eq!(early, format!("millpond: --export nbd,id=e,node-name=n: {told}\n"));
     let late = lab.fails(
         "millpond",
         &["daemon", "--blockdev", "raw,node-name=r,file=n", "--blockdev", "null-co,node-name=n"],
@@ -20,20 +21,44 @@ fn options_are_carried_out_in_their_order() {
 #[test]
 fn mistakes_are_one_line_that_names_them() {
     let lab = Lab::on(std::path::Path::new("/tmp"));
-    for (args, told) in [
-        (&["--nope", "x"][..], "'--nope' is no option of the daemon"),
-        (&["--blockdev"], "'--blockdev' needs a value"),
-        (&["--blockdev", "null-co"], "'node-name' must be specified for the root node"),
-        (&["--blockdev", "nope,node-name=n"], "Unknown driver 'nope'"),
-        (&["--blockdev", "{\"driver\": \"nope\", \"node-name\": \"n\"}"], "does not accept value 'nope'"),
-        (&["--monitor", "chardev=c"], "chardev \"c\" not found"),
-        (&["--chardev", "stdio,id=c"], "only a 'socket'"),
-        (&["--nbd-server", "addr.type=unix"], "Parameter 'addr.data.path' is missing"),
-        (&["--nbd-server", "addr.type=unix,addr.path=/nonexistent/s"], "/nonexistent/s"),
-        (&["--object", "secret,id=s"], "--object: Either 'file' or 'data' must be provided"),
-    ] {
-        let error = lab.fails("millpond", &[&["daemon"], args].concat());
-        assert!(error.contains(told) && error.lines().count() == 1, "{args:?}: {error}");
+    lab.image("disk.img", 1 << 20);
+    std::fs::create_dir(lab.path("folder")).unwrap();
+    let cases: &[(&[&str], &[&str])] = &[
+        (&["--nope", "x"], &["'--nope' is no option of the daemon", "--help"]),
+        (&["--blockdev"], &["'--blockdev' needs a value"]),
+        (&["--blockdev", "null-co"], &["'node-name' must be specified for the root node", "add node-name"]),
+        (&["--blockdev", "nope,node-name=n"], &["Unknown driver 'nope'", "use one of", "qcow2"]),
+        (
+            &["--blockdev", "{\"driver\": \"nope\", \"node-name\": \"n\"}"],
+            &["does not accept value 'nope'", "use one of", "qcow2"],
+        ),
+        (&["--blockdev", "{]"], &["the JSON cannot be read", "write keys and values"]),
+        (&["--blockdev", "file,node-name=f,filename=none"], &["'none'", "check the name"]),
+        (&["--blockdev", "file,node-name=f,filename=folder"], &["'folder'", "name a"]),
+        (&["--blockdev", "file,node-name=f,filename=disk.img,few=1"], &["'few'", "leave it out"]),
+        (&["--blockdev", "raw,node-name=r,file=none"], &["'none'", "an option before it"]),
+        (&["--monitor", "chardev=c"], &["chardev \"c\" not found", "--chardev before it"]),
+        (&["--chardev", "stdio,id=c"], &["only a 'socket'"]),
+        (&["--nbd-server", "addr.type=unix"], &["Parameter 'addr.data.path' is missing"]),
+        (&["--nbd-server", "addr.type=unix,addr.path=/none/s"], &["'/none/s'", "make its directory"]),
+        (
+            &["--nbd-server", "addr.type=inet,addr.host=192.0.2.1,addr.port=0"],
+            &["'192.0.2.1:0'", "addr.host"],
+        ),
+        (
+            &["--chardev", "socket,id=c,path=/none/s,server=on", "--monitor", "c"],
+            &["--monitor c", "'/none/s'", "make its directory"],
+        ),
+        (&["--object", "secret,id=s"], &["--object secret,id=s: Either 'file' or 'data' must be provided"]),
+        (&["--object", "rng,id=s"], &["--object rng,id=s", "use one of", "throttle-group"]),
+        (&["--pidfile", "none/pid"], &["'none/pid'", "--pidfile", "make its directory"]),
+    ];
+    for (args, parts) in cases {
+        let error = lab.fails("millpond", &[&["daemon"], *args].concat());
+        assert!(error.lines().count() == 1, "{args:?}: {error}");
+        for part in *parts {
+            assert!(error.contains(part), "{args:?}: no '{part}' in: {error}");
+        }
     }
 }
 

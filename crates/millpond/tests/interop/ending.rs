@@ -10,6 +10,31 @@ const READ: u16 = 0;
 const WRITE: u16 = 1;
 const LEN: u32 = 64 << 10;
 
+/// A daemon whose export "" is an export of another server, which it would wait for long.
+fn daemon(lab: &Lab, source: &Server) -> Server {
+    let mut command = lab.command("millpond");
+    let _ = std::fs::remove_file(lab.path("daemon.pid"));
+    let socket = lab.name("daemon.sock");
+    let node =
+        format!("nbd,node-name=n,server.type=unix,server.path={},reconnect-delay=1000", source.socket());
+    let chardev = format!("socket,id=c,path={},server=on,wait=off", lab.name("qmp.sock"));
+    command.args(["daemon", "--pidfile", "daemon.pid", "--blockdev", &node, "--chardev", &chardev]);
+    command.args(["--monitor", "c", "--nbd-server", &format!("addr.type=unix,addr.path={socket}")]);
+    command.args(["--export", "nbd,id=e,node-name=n,name=,writable=on"]);
+    Server::announced(command, &lab.path("daemon.pid"), socket)
+}
+
+/// A host daemon with one clone of an export of another server, which it would wait for long.
+fn host(lab: &Lab, source: &Server) -> Server {
+    let which = ["--pond", "pond", "--runtime", "run"];
+    let mut command = lab.command("millpond");
+    command.arg("up").args(which).args(["--pid-file", "up.pid", "--source-timeout", "1000"]);
+    let host = Server::announced(command, &lab.path("up.pid"), String::new());
+    let clone = [&["clone"], &which[..], &["--mode", "working-set", "--json", &source.uri(), "vm.qcow2"]];
+    let made: serde_json::Value = serde_json::from_str(&lab.ok("millpond", &clone.concat())).unwrap();
+    host.seen_at(made["socket"].as_str().unwrap())
+}
+
 fn client(server: &Server) -> UnixStream {
     let mut client = UnixStream::connect(server.socket()).unwrap();
     client.set_read_timeout(Some(PATIENCE)).unwrap();
@@ -46,21 +71,65 @@ fn what_waits_for_a_lost_source_fails_at_once() {
     assert!(told.contains("millpond: ") && told.contains("called off, there is no connection"), "{told}");
 }
 
+#[test]
+fn so_it_does_in_a_daemon_however_it_is_told_to_end() {
+    let Some(lab) = Lab::new("so_it_does_in_a_daemon_however_it_is_told_to_end", &["ss"]) else { return };
+    lab.image("disk.img", 1 << 20);
+    let quit = |_: &Server| {
+        let mut monitor = UnixStream::connect(lab.path("qmp.sock")).unwrap();
+        monitor.write_all(b"{\"execute\":\"qmp_capabilities\"}{\"execute\":\"quit\"}\n").unwrap();
+        // It is told of the failure as well.
+        let mut told = String::new();
+        monitor.read_to_string(&mut told).unwrap();
+        assert!(told.contains("\"error\"") && told.contains("there is no connection"), "{told}");
+    };
+    let ways: [&dyn Fn(&Server); 2] = [&|server| signal(server.pid(), "TERM"), &quit];
+    for end in ways {
+        let source = Server::start(&lab, &["-f", "raw", "disk.img"]);
+        let (status, told) = end_without(source, |source| daemon(&lab, source), 1, end);
+        assert_eq!(status.code(), Some(1), "{told}");
+        assert!(told.contains("millpond: ") && told.contains("called off, there is no connection"), "{told}");
+        assert!(!lab.path("daemon.pid").exists());
+    }
+}
+
+/// Nothing is written through a clone's socket, and a cache has nothing that its source needs to keep.
+#[test]
+fn so_it_does_in_a_pond() {
+    let Some(lab) = Lab::new("so_it_does_in_a_pond", &["ss"]) else { return };
+    lab.image("disk.img", 1 << 20);
+    let source = Server::start(&lab, &["-r", "-e", "0", "-f", "raw", "disk.img"]);
+    let end = |server: &Server| signal(server.pid(), "TERM");
+    let (status, told) = end_without(source, |source| host(&lab, source), 0, &end);
+    assert!(status.success(), "{told}");
+}
+
 /// Ends a server while requests wait for its source: how it ended, and what it said.
 fn lose_a_source(lab: &Lab, options: &[&str]) -> (std::process::ExitStatus, String) {
     let source = Server::start(lab, &["-f", "raw", "disk.img"]);
-    let mut server = relay(lab, &source, options);
+    let end = |server: &Server| signal(server.pid(), "TERM");
+    end_without(source, |source| relay(lab, source, options), u64::from(options.is_empty()), &end)
+}
+
+/// The same for a server that `start` starts, with so many writes among the requests, told to end by `end`.
+fn end_without(
+    mut source: Server,
+    start: impl Fn(&Server) -> Server,
+    writes: u64,
+    end: &dyn Fn(&Server),
+) -> (std::process::ExitStatus, String) {
+    let mut server = start(&source);
     let mut client = client(&server);
     signal(source.pid(), "KILL");
-    wait_for("the source is missed", || server.told().contains("has lost its source"));
-    (0..4).for_each(|n| client.write_all(&request(READ, n, n * 4096, 4096)).unwrap());
-    let writes = u64::from(options.is_empty());
+    source.ends();
+    (0..4).for_each(|n| client.write_all(&request(READ, n, n * 65536, 4096)).unwrap());
     (0..writes).for_each(|_| {
         client.write_all(&request(WRITE, 4, 0, 4096)).unwrap();
         client.write_all(&[1; 4096]).unwrap();
     });
     wait_for("they are taken", || !has_received_something(&server));
-    let status = server.stop();
+    end(&server);
+    let status = server.ends();
     if !status.success() {
         wait_for("it says why", || server.told().contains("millpond: "));
     }
@@ -101,16 +170,15 @@ fn what_a_throttle_group_holds_back_goes_on() {
 }
 
 /// A source that does not answer cannot be called off: it may have what it was given.
-fn hang(lab: &Lab) -> (Server, Server, UnixStream) {
-    lab.image("disk.img", 1 << 20);
-    let source = Server::start(lab, &["-f", "raw", "disk.img"]);
-    let server = relay(lab, &source, &[]);
+fn hang(lab: &Lab, image: &str, start: impl Fn(&Lab, &Server) -> Server) -> (Server, Server, UnixStream) {
+    lab.image(image, 1 << 20);
+    let source = Server::start(lab, &["-e", "0", "-f", "raw", image]);
+    let server = start(lab, &source);
     let mut client = client(&server);
     client.write_all(&request(READ, 1, 0, 512)).unwrap();
     client.read_exact(&mut [0; 16 + 512]).unwrap();
     signal(source.pid(), "STOP");
-    // The disconnect behind it: it is answered, so to speak, when all before it has been taken.
-    client.write_all(&request(READ, 2, 0, 512)).unwrap();
+    client.write_all(&request(READ, 2, u64::from(LEN), 512)).unwrap();
     wait_for("the request has left", || has_received_something(&source));
     (source, server, client)
 }
@@ -127,18 +195,47 @@ fn has_received_something(server: &Server) -> bool {
 #[test]
 fn what_cannot_be_called_off_has_a_grace() {
     let Some(lab) = Lab::new("what_cannot_be_called_off_has_a_grace", &["ss"]) else { return };
-    let (_source, mut server, _client) = hang(&lab);
-    assert_eq!(server.stop().code(), Some(1));
-    wait_for("it says why", || server.told().contains("waited 5 s to end while 1 requests of 1 clients"));
+    let faces = [
+        ("'driver=raw,", hang(&lab, "a.img", |lab, source| relay(lab, source, &[]))),
+        ("the daemon: ", hang(&lab, "b.img", daemon)),
+        ("pond '", hang(&lab, "c.img", host)),
+    ];
+    faces.iter().for_each(|(_, (_, server, _))| signal(server.pid(), "TERM"));
+    for (what, (_source, mut server, _client)) in faces {
+        assert_eq!(server.ends().code(), Some(1), "{what}");
+        let why = "waited 5 s to end while 1 requests of 1 clients";
+        wait_for("it says why", || server.told().contains(&format!("millpond: {what}")));
+        assert!(server.told().contains(why), "{}", server.told());
+    }
 }
 
 #[test]
 fn a_second_signal_ends_it_at_once() {
     let Some(lab) = Lab::new("a_second_signal_ends_it_at_once", &["ss"]) else { return };
-    let (_source, mut server, _client) = hang(&lab);
+    let (_source, mut server, _client) = hang(&lab, "disk.img", |lab, source| relay(lab, source, &[]));
     signal(server.pid(), "TERM");
     wait_for("it was told", || server.told().contains("ending"));
     signal(server.pid(), "INT");
     assert_eq!(server.ends().code(), Some(1));
     wait_for("it says why", || server.told().contains("told to end once more while 1 requests of 1 clients"));
+}
+
+/// A repository has nothing to lose: whoever uses an image, or only knocks, does not keep it.
+#[test]
+fn a_repository_ends_under_its_clients() {
+    let lab = Lab::new("a_repository_ends_under_its_clients", &[]).unwrap();
+    std::fs::create_dir(lab.path("images")).unwrap();
+    lab.image("images/disk.raw", 1 << 20);
+    let mut server = Server::folder(&lab, "images", &["--format", "raw"]);
+    let mut knocking = UnixStream::connect(server.socket()).unwrap();
+    knocking.read_exact(&mut [0; 18]).unwrap();
+    let mut reading = UnixStream::connect(server.socket()).unwrap();
+    crate::wire::open(&mut reading, "disk.raw").unwrap();
+    reading.write_all(&request(READ, 1, 0, 512)).unwrap();
+    reading.read_exact(&mut [0; 16 + 512]).unwrap();
+    assert!(server.stop().success(), "{}", server.told());
+    for client in [&mut knocking, &mut reading] {
+        assert_eq!(client.read(&mut [0]).unwrap_or(0), 0);
+    }
+    assert!(!lab.path("serve.sock").exists());
 }

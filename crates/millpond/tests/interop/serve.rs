@@ -91,14 +91,20 @@ fn a_mistake_is_one_line() {
     let lab = Lab::new("a_mistake_is_one_line", &[]).unwrap();
     lab.image("file.raw", 100);
     for (arguments, words) in [
-        (&["none"][..], "none"),
-        (&["file.raw"], "file.raw"),
-        (&[".", "--listen", "nonsense"], "tcp://HOST:PORT"),
-        (&[".", "--format", "vmdk"], "raw and qcow2"),
-        (&[".", "--listen", "unix:/nowhere/at/all"], "/nowhere/at/all"),
+        (&["none"][..], &["'none'", "check the name"][..]),
+        (&["file.raw"], &["'file.raw'", "no folder", "millpond nbd"]),
+        (&[".", "--listen", "nonsense"], &["tcp://HOST:PORT"]),
+        (&[".", "--format", "vmdk"], &["raw and qcow2", "leave out --format"]),
+        (&[".", "--listen", "unix:/nowhere/at/all"], &["'/nowhere/at/all'", "make its directory"]),
+        (&[".", "--listen", "tcp://192.0.2.1:0"], &["'192.0.2.1:0'", "with --listen"]),
+        (&[".", "--listen", "unix:s", "--pid-file", "none/pid"], &["'none/pid'", "make its directory"]),
+        (&[".", "--listen", "unix:s", "--listen", "unix:none/s"], &["'none/s'", "make its directory"]),
     ] {
         let told = lab.fails("millpond", &[&["serve"], arguments].concat());
         assert_eq!(told.lines().count(), 1, "{told}");
-        assert!(told.contains(words), "{told}");
+        words.iter().for_each(|word| assert!(told.contains(word), "{arguments:?}: no '{word}' in: {told}"));
+        // Once is enough.
+        assert_eq!(told.matches(words[0]).count(), 1, "{told}");
+        assert!(!lab.path("s").exists());
     }
 }

@@ -19,15 +19,25 @@ pub(crate) fn request(command: u16, cookie: u64, offset: u64, len: u32) -> Vec<u
 
 /// From the greeting up to the transmission phase, with simple replies.
 pub(crate) fn shake_hands(stream: &mut UnixStream) -> std::io::Result<()> {
+    open(stream, "")
+}
+
+/// From the greeting up to the transmission phase of the export of this name.
+pub(crate) fn open(stream: &mut UnixStream, name: &str) -> std::io::Result<()> {
     stream.read_exact(&mut [0; 18])?;
-    agree(stream)
+    agree_on(stream, name)
 }
 
 /// From the client's flags up to the transmission phase.
 pub(crate) fn agree(stream: &mut UnixStream) -> std::io::Result<()> {
+    agree_on(stream, "")
+}
+
+fn agree_on(stream: &mut UnixStream, name: &str) -> std::io::Result<()> {
+    let len = name.len() as u32;
     stream.write_all(&3_u32.to_be_bytes())?;
-    stream.write_all(&option(GO, 6))?;
-    stream.write_all(&[0; 6])?;
+    stream.write_all(&option(GO, 6 + len))?;
+    stream.write_all(&[&len.to_be_bytes(), name.as_bytes(), &[0; 2]].concat())?;
     loop {
         let mut head = [0; 20];
         stream.read_exact(&mut head)?;

@@ -2,6 +2,7 @@
 
 use std::io::{BufRead as _, BufReader, Read as _};
 use std::os::unix::net::UnixStream;
+use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
@@ -43,6 +44,18 @@ impl Server {
         let mut command = lab.command(MILLPOND);
         command.args(["nbd", "-v", "-k", socket]).args(options);
         Self::run(command, socket.to_owned()).comes_up(Self::is_listening)
+    }
+
+    /// Whatever `command` starts that writes its process id to `file` when it is up, and has a socket.
+    pub(crate) fn announced(mut command: Command, file: &Path, socket: String) -> Self {
+        command.stdout(Stdio::null());
+        Self::run(command, socket).comes_up(|_| file.exists())
+    }
+
+    /// The same, whose clients are to come in at this socket.
+    pub(crate) fn seen_at(mut self, socket: &str) -> Self {
+        socket.clone_into(&mut self.socket);
+        self
     }
 
     /// QEMU's server with the same options.

@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use block::{BlockError, Result};
-use engine::Engine;
+use engine::{Engine, UnderWay};
 use export::nbd::{Catalogue, Export, Server, ServerOptions};
 use io::LocalFut;
 
@@ -65,6 +65,16 @@ impl Repository {
     /// The folder.
     pub fn folder(&self) -> &Path {
         self.names.folder()
+    }
+
+    /// Ends the connections of all clients and closes the images. Whoever calls this accepts no more clients.
+    pub async fn close(&self) {
+        self.shelf.close_all().await;
+    }
+
+    /// What clients wait for.
+    pub fn under_way(&self) -> UnderWay {
+        self.shelf.under_way()
     }
 
     /// Images that are open now.

@@ -1,12 +1,12 @@
 //! Images that are open, by the name of their export.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
-use block::Result;
-use engine::{Engine, Exported};
+use block::{BlockError, ErrorKind, Result};
+use engine::{Engine, Exported, UnderWay};
 use export::nbd::{Export, ExportOptions};
 use io::Moment;
 use io::sync::Semaphore;
@@ -27,6 +27,8 @@ pub(super) struct Shelf {
     /// One image is opened or closed at a time: a name is never open twice.
     turn: Semaphore,
     number: AtomicU64,
+    /// The repository is ending.
+    over: AtomicBool,
 }
 
 #[derive(Clone)]
@@ -42,7 +44,13 @@ struct Open {
 
 impl Shelf {
     pub(super) fn new(engine: Arc<Engine>) -> Self {
-        Self { engine, open: Mutex::default(), turn: Semaphore::new(1), number: AtomicU64::new(0) }
+        Self {
+            engine,
+            open: Mutex::default(),
+            turn: Semaphore::new(1),
+            number: AtomicU64::new(0),
+            over: AtomicBool::new(false),
+        }
     }
 
     pub(super) fn engine(&self) -> &Arc<Engine> {
@@ -58,6 +66,9 @@ impl Shelf {
     pub(super) async fn take(&self, name: &str, found: Found) -> Result<Arc<Export>> {
         // Never closed.
         let _turn = self.turn.acquire().await;
+        if self.over.load(Ordering::Relaxed) {
+            return Err(BlockError::new(ErrorKind::Cancelled, format!("'{name}': the repository is ending")));
+        }
         let there = self.books().get(name).cloned();
         if let Some(open) = there {
             if open.found == found && (self.is_current(&open).await || open.exported.export().clients() > 0) {
@@ -120,6 +131,21 @@ impl Shelf {
         for name in idle {
             self.close(&name).await;
         }
+    }
+
+    /// Closes everything, whoever uses it. From here on nothing is opened any more.
+    pub(super) async fn close_all(&self) {
+        let _turn = self.turn.acquire().await;
+        self.over.store(true, Ordering::Relaxed);
+        let names: Vec<_> = self.books().keys().cloned().collect();
+        for name in names {
+            self.close(&name).await;
+        }
+    }
+
+    pub(super) fn under_way(&self) -> UnderWay {
+        let books = self.books();
+        books.values().map(|open| open.exported.under_way()).fold(UnderWay::default(), UnderWay::and)
     }
 
     /// The caller has the turn.
