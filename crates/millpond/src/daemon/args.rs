@@ -14,6 +14,7 @@ use clap::Args as ClapArgs;
 ///   --chardev socket,id=ID,path=PATH,server=on[,wait=off]  (or host=HOST,port=PORT)
 ///   --monitor [chardev=]ID  a QMP server there, for any number of clients
 ///   --object TYPE,id=ID[,...]  a secret, an iothread, a throttle-group
+///   --pond [folder=]DIR[,runtime=DIR][,source-timeout=SECONDS]  have a pond, as millpond up has
 ///   --daemonize  go to the background when all of it is done
 ///   --pidfile PATH  write the process id there
 ///
@@ -53,6 +54,8 @@ pub(super) struct Plan {
     pub(super) daemonize: bool,
     /// Where the process id goes.
     pub(super) pidfile: Option<String>,
+    /// The pond: opened before any step, since monitors have its commands.
+    pub(super) pond: Option<String>,
 }
 
 /// What makes a step of a value.
@@ -85,13 +88,14 @@ impl Args {
                 continue;
             }
             let step = STEPS.iter().find(|(option, _)| *option == name).map(|(_, step)| *step);
-            if step.is_none() && name != "--pidfile" {
+            if step.is_none() && !matches!(&*name, "--pidfile" | "--pond") {
                 return Err(invalid(format!("'{name}' is no option of the daemon (see --help)")));
             }
             let value = value.or_else(|| words.next());
             let value = value.ok_or_else(|| invalid(format!("'{name}' needs a value (see --help)")))?;
             match step {
                 Some(step) => plan.steps.push(step(value)),
+                None if name == "--pond" => plan.pond = Some(value),
                 None => plan.pidfile = Some(value),
             }
         }
@@ -114,11 +118,12 @@ mod tests {
 
     #[test]
     fn options_keep_their_order_and_may_have_their_value_behind_a_sign() {
-        let line = ["--object", "o", "--blockdev=driver=x", "-object", "p", "--daemonize", "--pidfile", "f"];
-        let plan = plan(&line).unwrap();
+        let line = "--object o --blockdev=driver=x -object p --daemonize --pidfile f --pond=/p,runtime=/r";
+        let plan = plan(&line.split(' ').collect::<Vec<_>>()).unwrap();
         let expected = [Step::Object("o".into()), Step::Node("driver=x".into()), Step::Object("p".into())];
         assert_eq!(plan.steps, expected);
         assert_eq!((plan.daemonize, plan.pidfile), (true, Some("f".into())));
+        assert_eq!(plan.pond.as_deref(), Some("/p,runtime=/r"));
     }
 
     #[test]

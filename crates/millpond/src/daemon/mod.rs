@@ -4,6 +4,7 @@
 //! with its error and leaves nothing behind.
 
 mod args;
+mod pond;
 mod remedy;
 mod setup;
 
@@ -22,43 +23,72 @@ use args::Plan;
 use setup::Setup;
 
 use crate::ending::Ending;
+use crate::host::{Host, HostOptions};
 use crate::service;
 
 /// Serves until a client sends `quit`, or a signal comes.
 pub(crate) fn run(args: Args) -> Result<()> {
     let plan = args.plan()?;
+    // Paths are meant as whoever starts it sees them.
+    let pond = plan.pond.as_deref().map(pond::options).transpose()?;
     let readiness = service::to_background(plan.daemonize)?;
     let world = RealWorld::new();
     let shared = Arc::new(world.clone());
-    let outcome = world.block_on(serve(shared, &plan, readiness));
+    let outcome = world.block_on(serve(shared, &plan, pond, readiness));
     if let Some(path) = &plan.pidfile {
         service::remove_pid(Path::new(path));
     }
     outcome
 }
 
-async fn serve(world: Arc<RealWorld>, plan: &Plan, readiness: Option<Readiness>) -> Result<()> {
+async fn serve(
+    world: Arc<RealWorld>,
+    plan: &Plan,
+    pond: Option<HostOptions>,
+    readiness: Option<Readiness>,
+) -> Result<()> {
     let mut signals = service::signals()?;
     let engine = Engine::new(world, EngineOptions::default())?;
-    let (table, ending) = commands::standard(&engine);
+    let (mut table, ending) = commands::standard(&engine);
+    let opening = async {
+        match pond {
+            Some(options) => Host::open(&engine, options, &mut table).await.map(Some),
+            None => Ok(None),
+        }
+    };
+    let host = match race(opening, signals.next()).await {
+        Either::First(host) => host?,
+        Either::Second(_) => return Ok(()),
+    };
     let control = Control::new(engine.clone(), table, ending);
-    let serving = until_quit(&engine, &control, plan, readiness);
+    let serving = until_quit(&engine, &control, host.as_ref(), plan, readiness);
     let outcome = match race(serving, signals.next()).await {
         Either::First(outcome) => outcome,
         Either::Second(_) => Ok(()),
     };
+    let closing = async {
+        let closed = match &host {
+            Some(host) => host.close().await,
+            None => Ok(()),
+        };
+        closed.and(engine.close_exports().await)
+    };
     let ending = Ending { what: "the daemon", engine: &engine, verbose: false };
-    outcome.and(ending.carry_out(&mut signals, || engine.under_way(), engine.close_exports()).await)
+    outcome.and(ending.carry_out(&mut signals, || engine.under_way(), closing).await)
 }
 
 /// Carries out the options, and serves until a client sends `quit`.
 async fn until_quit(
     engine: &Arc<Engine>,
     control: &Control,
+    host: Option<&Host>,
     plan: &Plan,
     readiness: Option<Readiness>,
 ) -> Result<()> {
     Setup::new(engine, control).run(&plan.steps).await?;
+    if let Some(host) = host {
+        host.listen(control).await?;
+    }
     if let Some(path) = &plan.pidfile {
         service::write_pid(Path::new(path), "--pidfile")?;
     }

@@ -11,5 +11,6 @@ mod up;
 mod verbs;
 
 pub(crate) use args::{CloneArgs, ListArgs, PivotArgs, RemoveArgs, UpArgs, WatchArgs};
+pub(crate) use pond::{Host, HostOptions, SOURCE_TIMEOUT};
 pub(crate) use up::up;
 pub(crate) use verbs::{clone, list, pivot, remove, watch};

@@ -52,6 +52,8 @@ fn mistakes_are_one_line_that_names_them() {
         (&["--object", "secret,id=s"], &["--object secret,id=s: Either 'file' or 'data' must be provided"]),
         (&["--object", "rng,id=s"], &["--object rng,id=s", "use one of", "throttle-group"]),
         (&["--pidfile", "none/pid"], &["'none/pid'", "--pidfile", "make its directory"]),
+        (&["--pond", "p,runtime=r,few=1"], &["--pond p,runtime=r,few=1", "'few'", "leave it out"]),
+        (&["--pond", "disk.img/p,runtime=r"], &["disk.img/p", "check the path"]),
     ];
     for (args, parts) in cases {
         let error = lab.fails("millpond", &[&["daemon"], *args].concat());

@@ -1,8 +1,10 @@
 //! The pond: serve, up, clone, list, watch, pivot; what other people's tools make of its files.
 
+use std::io::{BufRead as _, BufReader, Write as _};
+use std::os::unix::net::UnixStream;
 use std::process::{Child, Stdio};
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::lab::{Lab, MILLPOND, Server, signal, wait_for};
 
@@ -123,6 +125,60 @@ fn a_disk_is_usable_at_once_and_needs_nobody_in_the_end() {
         check(&lab, overlay);
     }
     assert_eq!(std::fs::metadata(lab.path("a.qcow2")).unwrap().len() >> 20, 0);
+}
+
+/// A storage daemon with a pond: the same commands on its monitors, and at the pond's own socket.
+#[test]
+fn a_storage_daemon_may_have_a_pond() {
+    let Some(lab) = Lab::new("a_storage_daemon_may_have_a_pond", NEEDS) else { return };
+    lab.image("disk.raw", 4 << 20);
+    let chardev = format!("socket,id=c,path={},server=on,wait=off", lab.name("qmp.sock"));
+    let mut command = lab.command(MILLPOND);
+    command.args(["daemon", "--pond", "pond,runtime=run", "--pidfile", "d.pid", "--chardev", &chardev]);
+    command.args(["--monitor", "c", "--blockdev", "null-co,node-name=n"]);
+    let mut daemon = Server::announced(command, &lab.path("d.pid"), String::new());
+    let monitor = lab.path("qmp.sock");
+    let ask = |command: &str, arguments: Value| {
+        let answers = ask(&monitor, &[json!({"execute": command, "arguments": arguments})]);
+        answers.into_iter().next().unwrap()
+    };
+    let (source, overlay) = (lab.name("disk.raw"), lab.name("vm.qcow2"));
+    let made = ask("image-add", json!({"source": source}));
+    assert!(made["return"]["image"].as_str().unwrap().starts_with("disk.raw-"), "{made}");
+    let made = ask("clone-create", json!({"source": source, "overlay": overlay}));
+    assert_eq!(made["return"]["pivoted"], false, "{made}");
+    wait_for("the image is complete", || ask("query-images", json!({}))["return"][0]["state"] == "complete");
+    // The command lines find it as they find any other daemon.
+    assert_eq!(listed(&lab)["clones"][0]["overlay"], overlay);
+    compare(&lab, "disk.raw", "vm.qcow2");
+    assert_eq!(ask("clone-pivot", json!({"overlay": overlay}))["return"]["pivoted"], true);
+    let nodes = ask("query-named-block-nodes", json!({}));
+    assert!(nodes["return"].as_array().unwrap().iter().any(|node| node["node-name"] == "n"), "{nodes}");
+    assert!(refused(&lab, "up", &[]).contains("another daemon"));
+    assert!(daemon.stop().success(), "{}", daemon.told());
+    compare(&lab, "disk.raw", "vm.qcow2");
+    // Without one it has none of this.
+    let mut command = lab.command(MILLPOND);
+    command.args(["daemon", "--pidfile", "d.pid", "--chardev", &chardev, "--monitor", "c"]);
+    let _daemon = Server::announced(command, &lab.path("d.pid"), String::new());
+    assert_eq!(ask("query-images", json!({}))["error"]["class"], "CommandNotFound");
+}
+
+/// What a monitor answers to commands, events left out.
+fn ask(monitor: &std::path::Path, commands: &[Value]) -> Vec<Value> {
+    let mut stream = BufReader::new(UnixStream::connect(monitor).unwrap());
+    let mut next = |line: &Value| {
+        stream.get_mut().write_all(format!("{line}\n").as_bytes()).unwrap();
+        let answers = std::iter::from_fn(|| {
+            let mut line = String::new();
+            stream.read_line(&mut line).unwrap();
+            Some(serde_json::from_str::<Value>(&line).unwrap())
+        });
+        let is_answer = |value: &Value| value.get("return").or(value.get("error")).is_some();
+        answers.into_iter().find(is_answer).unwrap()
+    };
+    next(&json!({"execute": "qmp_capabilities"}));
+    commands.iter().map(next).collect()
 }
 
 #[test]
