@@ -49,6 +49,7 @@ pub(super) const IMAGES: &[Kind] = &[
     Kind { name: "raw", format: Format::Raw, compared_with: None, layers: 0 },
     Kind { name: "qcow2", format: Format::Qcow2, compared_with: Some("raw"), layers: 0 },
     Kind { name: "chain1", format: Format::Qcow2, compared_with: None, layers: 1 },
+    Kind { name: "chain8", format: Format::Qcow2, compared_with: Some("chain1"), layers: 8 },
     Kind { name: "chain64", format: Format::Qcow2, compared_with: Some("chain1"), layers: 64 },
 ];
 
@@ -160,7 +161,7 @@ pub(super) fn naming(path: &Path, error: &io::Error) -> String {
     format!("{}: {error}", path.display())
 }
 
-fn flush(path: &Path) -> io::Result<()> {
+pub(super) fn flush(path: &Path) -> io::Result<()> {
     File::options().write(true).open(path)?.sync_all()
 }
 
@@ -199,7 +200,7 @@ impl Noise {
     }
 }
 
-fn qemu_img(arguments: &[&str], paths: &[&Path]) -> Result<(), String> {
+pub(super) fn qemu_img(arguments: &[&str], paths: &[&Path]) -> Result<(), String> {
     let output = Command::new("qemu-img").args(arguments).args(paths).output();
     match output {
         Ok(output) if output.status.success() => Ok(()),

@@ -1,5 +1,5 @@
 //! `cargo xtask bench nbd`: NBD servers side by side on this machine, interleaved; `cargo xtask bench fill`: ways to
-//! bring an image here ([`fill`]).
+//! bring an image here ([`fill`]); `cargo xtask bench qcow2`: what is done to qcow2 images ([`qcow2`]).
 //!
 //! Invariants: one server runs at a time, all serve the same file; the order of the rows rotates from round to
 //! round; ratios are taken within a round; nothing is left behind, neither a process nor a file.
@@ -8,7 +8,10 @@ mod cpu;
 mod fill;
 mod fio;
 pub(crate) mod floor;
+mod folder;
 mod images;
+mod process;
+mod qcow2;
 mod report;
 mod rows;
 mod server;
@@ -29,6 +32,8 @@ pub(crate) enum Bench {
     Nbd(Options),
     /// Ways to bring an image here over a line, until it is durable.
     Fill(fill::Options),
+    /// Writing, reading, converting and checking qcow2 images.
+    Qcow2(qcow2::Options),
 }
 
 /// Options of `cargo xtask bench nbd`.
@@ -68,6 +73,7 @@ pub(crate) fn run(root: &Path, bench: &Bench) -> Result<bool, String> {
     match bench {
         Bench::Nbd(options) => servers(root, options),
         Bench::Fill(options) => fill::run(root, options),
+        Bench::Qcow2(options) => qcow2::run(root, options),
     }
 }
 

@@ -9,18 +9,17 @@
 
 mod image;
 mod link;
-mod process;
 mod qmp;
 mod report;
 mod ways;
 
+use super::folder::Folder;
 use super::images::naming;
+use super::process::Process;
 use super::{cpu, rows};
 use image::Image;
 use link::{Link, Shape};
-use process::Process;
 use report::{Figures, Report, Sample};
-use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 use ways::{Task, WAYS, Way};
@@ -68,47 +67,34 @@ pub(super) fn run(root: &Path, options: &Options) -> Result<bool, String> {
     }
     let server = rows::find("nbdkit").map_err(|reason| format!("nothing can be measured: {reason}"))?;
     let folder = Folder::make(root.join(FOLDER))?;
-    let image = Image::make(folder.0.join("image.raw"), options.image_mib << 20, options.data_mib << 20)?;
+    let image =
+        Image::make(folder.path().join("image.raw"), options.image_mib << 20, options.data_mib << 20)?;
     let mut report = Report::new(options, &image);
     let ways: Vec<_> =
         ways.into_iter().filter(|way| report.skipped.keep_if(way.name, way.is_here(root))).collect();
-    let far = folder.0.join("far.sock");
+    let far = folder.path().join("far.sock");
     let arguments =
         ["-f", "-r", "-t", "64", "-U", &far.to_string_lossy(), "file", &image.path.to_string_lossy()];
     let _server =
-        Process::start(&server, &arguments.map(str::to_owned), &folder.0)?.until_it_listens(&far)?;
+        Process::start(&server, &arguments.map(str::to_owned), folder.path())?.until_it_listens(&far)?;
     for &round_trip in &options.round_trips {
         let rate = (options.mbits > 0).then_some(options.mbits * 1_000_000 / 8);
         let shape = Shape { round_trip: Duration::from_millis(round_trip), rate };
-        let near = folder.0.join(format!("{round_trip}.sock"));
+        let near = folder.path().join(format!("{round_trip}.sock"));
         let link = Link::open(&near, &far, shape).map_err(|error| naming(&near, &error))?;
-        let line =
-            Line { root, folder: &folder.0, link, round_trip, image: &image, size: options.image_mib << 20 };
+        let line = Line {
+            root,
+            folder: folder.path(),
+            link,
+            round_trip,
+            image: &image,
+            size: options.image_mib << 20,
+        };
         (0..options.rounds).for_each(|round| line.measure_round(round, &ways, &mut report));
     }
     report.print();
     options.json.as_ref().map_or(Ok(()), |path| report.write_json(path))?;
     Ok(!report.skipped.lacks(rows::OURS))
-}
-
-/// A folder that is removed with all that is in it.
-struct Folder(PathBuf);
-
-impl Folder {
-    /// Makes it, whatever was there before.
-    fn make(path: PathBuf) -> Result<Self, String> {
-        let _ = fs::remove_dir_all(&path);
-        fs::create_dir_all(&path).map_err(|error| naming(&path, &error))?;
-        Ok(Self(path))
-    }
-}
-
-impl Drop for Folder {
-    fn drop(&mut self) {
-        if let Err(error) = fs::remove_dir_all(&self.0) {
-            eprintln!("{}", naming(&self.0, &error));
-        }
-    }
 }
 
 /// A line with what comes over it.
@@ -142,7 +128,7 @@ impl Line<'_> {
         let folder = Folder::make(self.folder.join(way.name))?;
         let (root, socket, uri, size) = (self.root, self.link.socket(), self.link.uri(), self.size);
         let (cpu, moved) = (cpu::of_ended_children(), self.link.bytes_down());
-        let brought = way.bring(&Task { root, folder: &folder.0, socket, uri, size })?;
+        let brought = way.bring(&Task { root, folder: folder.path(), socket, uri, size })?;
         let cpu = cpu::of_ended_children().saturating_sub(cpu);
         let moved = self.link.bytes_down() - moved;
         if round == 0 && rows::find("qemu-img").is_ok() {

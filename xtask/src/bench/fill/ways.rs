@@ -2,9 +2,9 @@
 //!
 //! Invariant: all read the same server over the same line, write to the same file system, and begin with nothing.
 
+use super::super::process::Process;
 use super::super::rows::{self, OURS};
 use super::image::Image;
-use super::process::Process;
 use super::qmp::Qmp;
 use serde_json::json;
 use std::fs::File;

@@ -51,6 +51,11 @@ impl Process {
         Ok(self)
     }
 
+    /// Its process.
+    pub(super) fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
     /// Waits until it ends by itself.
     pub(super) fn finished(mut self) -> Result<(), String> {
         match self.child.wait() {

@@ -1,0 +1,99 @@
+//! The images that are worked on.
+//!
+//! Invariant: an image is made once and in the page cache and on disk before anything is measured on it; those that are
+//! written to hold the same after each run, or are made anew for it.
+
+use super::super::images::{Noise, flush, naming, qemu_img};
+use std::fs::File;
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+
+/// What an image is like.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Kind {
+    /// A raw image of data that can be packed to about a half.
+    Raw,
+    /// The same as qcow2.
+    Full,
+    /// A qcow2 of the same size without data, made anew for each run.
+    Empty,
+    /// A qcow2 of 40 GiB, all of it allocated and none of it written.
+    Wide,
+    /// A qcow2 with as many clusters as are to be checked, in the same way.
+    Many,
+}
+
+const CLUSTER: u64 = 64 << 10;
+const WIDE: u64 = 40 << 30;
+
+/// Where they are.
+pub(super) struct Images {
+    folder: PathBuf,
+    data_mib: u64,
+    clusters: u64,
+}
+
+impl Images {
+    pub(super) fn new(folder: &Path, data_mib: u64, clusters: u64) -> Self {
+        Self { folder: folder.to_owned(), data_mib, clusters }
+    }
+
+    /// The folder for whatever else a run leaves.
+    pub(super) fn folder(&self) -> &Path {
+        &self.folder
+    }
+
+    /// How many bytes of the image there are to work on.
+    pub(super) fn size(&self, kind: Kind) -> u64 {
+        match kind {
+            Kind::Raw | Kind::Full | Kind::Empty => self.data_mib << 20,
+            Kind::Wide => WIDE,
+            Kind::Many => self.clusters * CLUSTER,
+        }
+    }
+
+    /// Its file.
+    pub(super) fn path(&self, kind: Kind) -> PathBuf {
+        self.folder.join(match kind {
+            Kind::Raw => "data.raw",
+            Kind::Full => "data.qcow2",
+            Kind::Empty => "empty.qcow2",
+            Kind::Wide => "wide.qcow2",
+            Kind::Many => "many.qcow2",
+        })
+    }
+
+    /// Makes it, unless it is there.
+    pub(super) fn make(&self, kind: Kind) -> Result<(), String> {
+        let path = self.path(kind);
+        if path.exists() && kind != Kind::Empty {
+            return Ok(());
+        }
+        match kind {
+            Kind::Raw => write_data(&path, self.data_mib).map_err(|error| naming(&path, &error))?,
+            Kind::Full => {
+                self.make(Kind::Raw)?;
+                qemu_img(&["convert", "-f", "raw", "-O", "qcow2"], &[&self.path(Kind::Raw), &path])?;
+            }
+            Kind::Empty => self.create(&path, kind, "preallocation=off")?,
+            Kind::Wide | Kind::Many => self.create(&path, kind, "preallocation=metadata")?,
+        }
+        flush(&path).map_err(|error| naming(&path, &error))
+    }
+
+    fn create(&self, path: &Path, kind: Kind, options: &str) -> Result<(), String> {
+        let size = self.size(kind).to_string();
+        qemu_img(&["create", "-q", "-f", "qcow2", "-o", options], &[path, Path::new(&size)])
+    }
+}
+
+/// Each page half noise, half zeros.
+fn write_data(path: &Path, mib: u64) -> io::Result<()> {
+    let mut file = File::create_new(path)?;
+    let (mut noise, mut block) = (Noise::new(), vec![0; 1 << 20]);
+    for _ in 0..mib {
+        block.chunks_exact_mut(4096).for_each(|page| noise.fill(&mut page[..2048]));
+        file.write_all(&block)?;
+    }
+    file.sync_all()
+}

@@ -1,0 +1,82 @@
+//! What is measured.
+
+use super::images::Kind;
+
+/// What is done to an image.
+#[derive(Clone, Copy)]
+pub(super) enum Work {
+    /// An image is served and fio's nbd engine works on it, with these options; the time is fio's, a last flush included.
+    Served(&'static str),
+    /// Arguments of an image tool: `IMAGE` stands for the image and `OUT` for a file that is not there yet.
+    Tool(&'static str),
+}
+
+/// One thing that is measured.
+pub(super) struct Task {
+    pub(super) name: &'static str,
+    pub(super) title: &'static str,
+    pub(super) image: Kind,
+    pub(super) work: Work,
+    /// Most of QEMU's time that it shall take, or of its CPU time where a server only reads.
+    pub(super) goal: f64,
+}
+
+/// All tasks; the only list of them.
+pub(super) const TASKS: &[Task] = &[
+    Task {
+        name: "w4k-first",
+        title: "4 KiB random writes, each to a fresh cluster, depth 16",
+        image: Kind::Empty,
+        work: Work::Served("--rw=randwrite --bs=4k --blockalign=64k --iodepth=16 --end_fsync=1"),
+        goal: 0.5,
+    },
+    Task {
+        name: "w64k-first",
+        title: "64 KiB random writes, each to a fresh cluster, depth 16",
+        image: Kind::Empty,
+        work: Work::Served("--rw=randwrite --bs=64k --iodepth=16 --end_fsync=1"),
+        goal: 0.5,
+    },
+    Task {
+        name: "w4k-again",
+        title: "4 KiB random writes to clusters that are there, depth 16",
+        image: Kind::Full,
+        work: Work::Served("--rw=randwrite --bs=4k --blockalign=64k --iodepth=16 --end_fsync=1"),
+        goal: 0.5,
+    },
+    Task {
+        name: "r4k-wide",
+        title: "100,000 random reads of 4 KiB all over 40 GiB of allocated clusters, depth 16",
+        image: Kind::Wide,
+        work: Work::Served("--rw=randread --bs=4k --iodepth=16 --norandommap --number_ios=100000"),
+        goal: 0.4,
+    },
+    Task {
+        name: "from-raw",
+        title: "convert raw to qcow2",
+        image: Kind::Raw,
+        work: Work::Tool("convert -f raw -O qcow2 IMAGE OUT"),
+        goal: 0.7,
+    },
+    Task {
+        name: "to-raw",
+        title: "convert qcow2 to raw",
+        image: Kind::Full,
+        work: Work::Tool("convert -f qcow2 -O raw IMAGE OUT"),
+        goal: 0.7,
+    },
+    Task {
+        name: "zstd",
+        title: "convert raw to compressed qcow2, zstd",
+        image: Kind::Raw,
+        work: Work::Tool("convert -f raw -O qcow2 -c -o compression_type=zstd IMAGE OUT"),
+        goal: 0.7,
+    },
+    Task {
+        name: "check",
+        title: "check of many allocated clusters",
+        image: Kind::Many,
+        work: Work::Tool("check -q -f qcow2 IMAGE"),
+        goal: 0.3,
+    },
+];
