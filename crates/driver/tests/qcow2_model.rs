@@ -73,6 +73,67 @@ fn tiny_clusters_and_tables_that_have_to_be_loaded() {
     simulate(0, seeds(8), &["disk"], async |lab| lab.qcow2("disk", &image(9), images::tiny(), None).await);
 }
 
+/// An image of these bytes.
+async fn of_bytes(lab: &Lab, bytes: &[u8], options: Value, backing: Option<&Tree>) -> Tree {
+    lab.world.disk().put("disk", bytes);
+    lab.open_qcow2("disk", options, backing).await
+}
+
+#[test]
+fn an_image_of_version_2() {
+    simulate(0, seeds(8), &["disk"], async |lab| {
+        of_bytes(lab, &images::version_2(images::file_of(&image(9))), images::tiny(), None).await
+    });
+}
+
+#[test]
+fn an_overlay_of_version_2() {
+    simulate(SIZE - 5000, seeds(8), &["disk"], async |lab| {
+        let (base, _) = lab.file("base").await;
+        let file = images::version_2(images::file_of(&image(12).over("base", "raw")));
+        of_bytes(lab, &file, plain(), Some(&base)).await
+    });
+}
+
+#[test]
+fn subclusters() {
+    simulate(0, seeds(8), &["disk"], async |lab| {
+        of_bytes(lab, &images::with_subclusters(images::file_of(&image(14))), plain(), None).await
+    });
+}
+
+#[test]
+fn an_overlay_with_subclusters() {
+    simulate(SIZE - 5000, seeds(8), &["disk"], async |lab| {
+        let (base, _) = lab.file("base").await;
+        let file = images::with_subclusters(images::file_of(&image(16).over("base", "raw")));
+        of_bytes(lab, &file, images::tiny(), Some(&base)).await
+    });
+}
+
+#[test]
+fn data_files() {
+    for raw in [false, true] {
+        simulate(0, seeds(6), &["disk"], async |lab| {
+            lab.world.disk().put("data", &[]);
+            of_bytes(lab, &images::with_data_file(&image(12), raw), images::tiny(), None).await
+        });
+    }
+}
+
+/// The image shares all that it holds with a snapshot.
+#[test]
+fn a_snapshot_below() {
+    let filled = SimWorld::new(1, Options::calm());
+    filled.run(async {
+        let view = Lab::new(&filled).qcow2("disk", &image(12), plain(), None).await.view();
+        flow::seam::write(&view, 0, &oracle::initial(SIZE)).await.unwrap();
+        flow::seam::execute(&view, flow::Request::flush(), io::Lease::empty()).await.0.unwrap();
+    });
+    let file = images::with_snapshot(filled.disk().bytes("disk").unwrap());
+    simulate(SIZE, seeds(8), &["disk"], async |lab| of_bytes(lab, &file, images::tiny(), None).await);
+}
+
 #[test]
 fn an_image_on_blocks_of_512_bytes() {
     simulate(0, seeds(8), &["disk"], async |lab| {

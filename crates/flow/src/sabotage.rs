@@ -25,6 +25,8 @@ pub enum Rule {
     DurableDrop = 128,
     /// What a header says of an image's content is durably cleared before the content changes.
     HeaderBarrier = 256,
+    /// Data in a file of its own is durable before a table points to it.
+    DataFileBarrier = 512,
 }
 
 #[cfg(feature = "sabotage")]

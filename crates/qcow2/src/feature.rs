@@ -98,6 +98,11 @@ impl Features {
         self.autoclear & !KNOWN_AUTOCLEAR
     }
 
+    /// The autoclear bits that stay true whatever a writer of this project does: that the data file reads as the disk.
+    pub const fn kept_autoclear(self) -> u64 {
+        self.autoclear & DATA_FILE_RAW
+    }
+
     /// Refuses the image by name when it has an incompatible bit that we do not know. The names come
     /// from the feature name table among the extensions, which start at byte `extensions` of `first`.
     pub(crate) fn refuse_unknown(self, first: &[u8], extensions: usize) -> Result<(), BlockError> {

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use block::{BlockError, ErrorKind};
 
 use crate::big_endian::be64_all;
-use crate::l2_entry::COPIED;
+use crate::l2_entry::{COPIED, OFFSET};
 use crate::{Geometry, HostOffset};
 
 /// Entries of a piece of the table that is written at a time.
@@ -44,6 +44,12 @@ impl L1Table {
         let index = (guest >> geometry.table_span_bits()) as usize;
         self.entries.get(index)?.store(table.0 | COPIED, Ordering::SeqCst);
         Some(index / PIECE_ENTRIES)
+    }
+
+    /// Where the table that maps `guest` begins, if there is one.
+    pub fn table(&self, geometry: &Geometry, guest: u64) -> Option<HostOffset> {
+        let entry = self.entries.get((guest >> geometry.table_span_bits()) as usize)?;
+        Some(HostOffset(entry.load(Ordering::SeqCst) & OFFSET)).filter(|table| table.0 != 0)
     }
 
     /// Whether the table that maps `guest` is not shared with a snapshot, so that it may be changed in place.

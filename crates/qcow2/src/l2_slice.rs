@@ -1,6 +1,6 @@
 //! Slices of L2 tables: what a driver reads and caches at a time.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering, fence};
 
 use block::{BlockError, ErrorKind};
 
@@ -22,7 +22,11 @@ pub struct SliceAddress {
 pub struct L2Slice {
     pub(crate) address: SliceAddress,
     /// Entries in the machine's byte order: one word each, or entry and bitmap with extended L2 entries.
-    pub(crate) words: Box<[AtomicU64]>,
+    words: Box<[AtomicU64]>,
+    /// Whether entries have two words.
+    paired: bool,
+    /// Counts changes of pairs: odd in the midst of one, so that those who read meanwhile read again.
+    changes: AtomicU64,
 }
 
 impl L2Slice {
@@ -34,7 +38,8 @@ impl L2Slice {
                 format!("an L2 slice of {} bytes was asked of {} bytes", geometry.slice_bytes(), bytes.len());
             return Err(BlockError::new(ErrorKind::Invalid, context));
         }
-        Ok(Self { address, words: be64_all(bytes).map(AtomicU64::new).collect() })
+        let words = be64_all(bytes).map(AtomicU64::new).collect();
+        Ok(Self { address, words, paired: geometry.extended, changes: AtomicU64::new(0) })
     }
 
     /// Where it is.
@@ -42,8 +47,17 @@ impl L2Slice {
         self.address
     }
 
-    /// Writes it to `bytes` as it is to be stored. What does not fit is left out.
+    /// Writes it to `bytes` as it is to be stored, each entry whole. What does not fit is left out.
     pub fn store(&self, bytes: &mut [u8]) {
+        if self.paired {
+            for (index, bytes) in
+                bytes.as_chunks_mut::<16>().0.iter_mut().take(self.words.len() / 2).enumerate()
+            {
+                let (entry, bitmap) = self.pair(index);
+                *bytes = (u128::from(entry) << 64 | u128::from(bitmap)).to_be_bytes();
+            }
+            return;
+        }
         for (word, bytes) in self.words.iter().zip(bytes.as_chunks_mut().0) {
             *bytes = word.load(Ordering::SeqCst).to_be_bytes();
         }
@@ -57,5 +71,35 @@ impl L2Slice {
     #[inline]
     pub(crate) fn word(&self, at: usize) -> u64 {
         self.words[at].load(Ordering::Acquire)
+    }
+
+    /// Entry and bitmap of the same moment.
+    #[inline]
+    pub(crate) fn pair(&self, index: usize) -> (u64, u64) {
+        loop {
+            let before = self.changes.load(Ordering::Acquire);
+            let pair = (self.word(2 * index), self.word(2 * index + 1));
+            fence(Ordering::Acquire);
+            if before & 1 == 0 && self.changes.load(Ordering::Relaxed) == before {
+                return pair;
+            }
+            // Two stores of another thread are under way.
+            std::hint::spin_loop();
+        }
+    }
+
+    /// Changes an entry of one word.
+    pub(crate) fn set_word(&self, index: usize, entry: u64) {
+        self.words[index].store(entry, Ordering::SeqCst);
+    }
+
+    /// Changes an entry of two words. One writer at a time.
+    pub(crate) fn set_pair(&self, index: usize, entry: u64, bitmap: u64) {
+        let before = self.changes.load(Ordering::Relaxed);
+        self.changes.store(before + 1, Ordering::Relaxed);
+        fence(Ordering::Release);
+        self.words[2 * index].store(entry, Ordering::Relaxed);
+        self.words[2 * index + 1].store(bitmap, Ordering::Relaxed);
+        self.changes.store(before + 2, Ordering::Release);
     }
 }

@@ -39,7 +39,7 @@ mod refcount_block;
 
 pub use compressed::CompressedCluster;
 pub use decompress::{Compression, Decompressor};
-pub use entry::{Entry, NewEntry};
+pub use entry::{Entry, NewEntry, Parts};
 pub use extension::{BitmapsExtension, UnknownExtension};
 pub use feature::Features;
 pub use geometry::{DATA_FILE_CHILD, FILE_CHILD, Geometry};

@@ -119,13 +119,9 @@ impl Geometry {
 
     /// The entry of the cluster `from` bytes into the slice's span, and its bitmap where entries have one.
     #[inline]
-    fn entry(&self, slice: &L2Slice, from: u64) -> (u64, u64) {
+    pub(crate) fn entry(&self, slice: &L2Slice, from: u64) -> (u64, u64) {
         let index = (from >> self.cluster_bits) as usize;
-        if self.extended {
-            (slice.word(2 * index), slice.word(2 * index + 1))
-        } else {
-            (slice.word(index), 0)
-        }
+        if self.extended { slice.pair(index) } else { (slice.word(index), 0) }
     }
 
     /// The part of the run at `from` that lies in one cluster.

@@ -20,7 +20,9 @@ mod inflated;
 mod open;
 mod options;
 mod refcounts;
+mod room;
 mod slices;
+mod tables;
 mod wants;
 mod writer;
 
@@ -51,7 +53,8 @@ impl Format for Qcow2 {
     }
 
     fn limits(&self) -> Limits {
-        Limits { granule: self.image.geometry.cluster_size(), zeroing: ZeroCost::Free, ..Limits::NONE }
+        let zeroing = if self.image.geometry.has_zeros() { ZeroCost::Free } else { ZeroCost::Slow };
+        Limits { granule: self.image.geometry.cluster_size(), zeroing, ..Limits::NONE }
     }
 
     fn map_now(&self, range: ByteRange) -> Result<Option<Mapping>> {

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use block::ByteRange;
 use flow::Role;
-use qcow2::{Geometry, Header, NewImage, RefcountBlock};
+use qcow2::{Geometry, Header, NewImage, RefcountBlock, UnknownExtension};
 use serde_json::{Value, json};
 use sim::{SimDisk, SimWorld};
 
@@ -32,10 +32,15 @@ impl Lab<SimWorld> {
         self.open_qcow2(path, options, backing).await
     }
 
-    /// An image that is there, open for writing.
+    /// An image that is there, open for writing; a data file is `data`, if there is one.
     pub async fn open_qcow2(&self, path: &str, options: Value, backing: Option<&Tree>) -> Tree {
         let (file, _) = self.file(path).await;
         let mut children = vec![(Role::File, &file)];
+        let data = match self.world.disk().bytes("data") {
+            Some(_) => Some(self.file("data").await.0),
+            None => None,
+        };
+        children.extend(data.as_ref().map(|data| (Role::DataFile, data)));
         children.extend(backing.map(|tree| (Role::Backing, tree)));
         self.open("qcow2", options, &children).await
     }
@@ -44,21 +49,36 @@ impl Lab<SimWorld> {
 /// What a check of all tables finds.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Report {
+    /// Clusters that the active tables map.
     pub data: u64,
     pub leaks: u64,
 }
 
-/// Checks that whatever a table points to lies in the file and is counted; the error is the first that is not.
+/// Checks that whatever a table points to lies in the file and is counted, and that what the active tables call
+/// theirs alone is so and nothing else; the error is the first that is not.
 pub fn check(file: &[u8]) -> Result<Report, String> {
     let needed = Header::needed(file).map_err(|e| e.to_string())?;
     let header = Header::parse(&file[..needed]).map_err(|e| e.to_string())?;
-    let mut check = Check { file, header: &header, bits: header.cluster_bits, references: Vec::new() };
+    let mut check = Check {
+        file,
+        header: &header,
+        bits: header.cluster_bits,
+        references: Vec::new(),
+        claims: Vec::new(),
+    };
     let mut report = check.walk()?;
     let counts = check.counts()?;
+    let count = |cluster: usize| counts.get(cluster).copied().unwrap_or(0);
     for (cluster, references) in check.references.iter().enumerate() {
-        let count = counts.get(cluster).copied().unwrap_or(0);
-        if count < *references {
+        if count(cluster) < *references {
+            let count = count(cluster);
             return Err(format!("cluster {cluster} has {references} references and a refcount of {count}"));
+        }
+    }
+    for (what, cluster, alone) in &check.claims {
+        let count = count(*cluster);
+        if (count == 1) != *alone {
+            return Err(format!("{what} {cluster} has a refcount of {count}, but its only entry: {alone}"));
         }
     }
     let counted = counts.iter().enumerate().filter(|(_, count)| **count > 0);
@@ -72,16 +92,17 @@ struct Check<'a> {
     header: &'a Header,
     bits: u32,
     references: Vec<u64>,
+    /// What active entries say of being alone.
+    claims: Vec<(&'static str, usize, bool)>,
 }
 
 const OFFSET: u64 = 0x00ff_ffff_ffff_fe00;
+const COPIED: u64 = 1 << 63;
 
 impl Check<'_> {
     fn walk(&mut self) -> Result<Report, String> {
         let mut report = Report::default();
         self.refer("header", 0, 1)?;
-        let l1 = Geometry::new(self.header).l1_range(self.file.len() as u64).map_err(|e| e.to_string())?;
-        self.refer("L1 table", l1.start(), l1.len().div_ceil(1 << self.bits))?;
         let table = self.header.refcount_table;
         self.refer("refcount table", table.offset.0, table.clusters.into())?;
         for entry in self.words(table.offset.0, u64::from(table.clusters) << self.bits) {
@@ -89,18 +110,48 @@ impl Check<'_> {
                 self.whole("refcount block", entry)?;
             }
         }
-        for entry in self.words(l1.start(), l1.len()) {
-            if entry & OFFSET != 0 {
-                self.whole("L2 table", entry & OFFSET)?;
-                for entry in self.words(entry & OFFSET, 1 << self.bits) {
-                    report.data += u64::from(self.l2_entry(entry)?);
-                }
-            }
+        let l1 = Geometry::new(self.header).l1_range(self.file.len() as u64).map_err(|e| e.to_string())?;
+        report.data = self.l1(l1, true)?;
+        let snapshots = self.header.snapshots;
+        let mut at = snapshots.offset.0;
+        for _ in 0..snapshots.count {
+            let head = self.part(at, 40);
+            let word = |at: usize| u64::from_be_bytes(head[at..at + 8].try_into().unwrap());
+            let (entries, lens, extra) = (word(8) >> 32, word(8), word(32) & 0xffff_ffff);
+            self.l1(ByteRange::new(word(0), entries * 8), false)?;
+            at += (40 + extra + (lens >> 16 & 0xffff) + (lens & 0xffff)).next_multiple_of(8);
+        }
+        if snapshots.count > 0 {
+            let clusters = (at - snapshots.offset.0).div_ceil(1 << self.bits);
+            self.refer("snapshot table", snapshots.offset.0, clusters)?;
         }
         Ok(report)
     }
 
-    fn l2_entry(&mut self, entry: u64) -> Result<bool, String> {
+    fn l1(&mut self, l1: ByteRange, active: bool) -> Result<u64, String> {
+        self.refer("L1 table", l1.start(), l1.len().div_ceil(1 << self.bits))?;
+        let words = if self.header.features.extended_l2() { 2 } else { 1 };
+        let mut data = 0;
+        for entry in self.words(l1.start(), l1.len()) {
+            if entry & OFFSET != 0 {
+                self.whole("L2 table", entry & OFFSET)?;
+                self.claim("L2 table", entry, active);
+                for entry in self.words(entry & OFFSET, 1 << self.bits).chunks(words) {
+                    data += u64::from(self.l2_entry(entry, active)?);
+                }
+            }
+        }
+        Ok(data)
+    }
+
+    fn claim(&mut self, what: &'static str, entry: u64, active: bool) {
+        if active {
+            self.claims.push((what, ((entry & OFFSET) >> self.bits) as usize, entry & COPIED != 0));
+        }
+    }
+
+    fn l2_entry(&mut self, entry: &[u64], active: bool) -> Result<bool, String> {
+        let (entry, bitmap) = (entry[0], entry.get(1).copied());
         if entry & 1 << 62 != 0 {
             let offset_bits = 62 - (self.bits - 8);
             let offset = entry & ((1 << offset_bits) - 1);
@@ -110,14 +161,22 @@ impl Check<'_> {
             self.refer("compressed cluster", first << self.bits, last - first + 1)?;
             return Ok(true);
         }
+        if let Some(bitmap) = bitmap
+            && (bitmap >> 32 & bitmap & 0xffff_ffff != 0
+                || entry & OFFSET == 0 && bitmap & 0xffff_ffff != 0 && self.header.data_file.is_none())
+        {
+            return Err(format!("entry {entry:#x} has the bitmap {bitmap:#x}"));
+        }
+        let is_data = bitmap.map_or(entry & 1 == 0, |bitmap| bitmap & 0xffff_ffff != 0);
+        if self.header.data_file.is_some() {
+            return Ok(entry & COPIED != 0 && is_data);
+        }
         if entry & OFFSET == 0 {
             return Ok(false);
         }
-        if entry & 1 << 63 == 0 {
-            return Err(format!("entry {entry:#x} is not marked as the only one"));
-        }
         self.refer("data cluster", entry & OFFSET, 1)?;
-        Ok(entry & 1 == 0)
+        self.claim("data cluster", entry, active);
+        Ok(is_data)
     }
 
     /// A table, which lies wholly in the file.
@@ -189,4 +248,79 @@ pub fn crowded(image: &NewImage) -> Vec<u8> {
         .iter_mut()
         .for_each(|count| *count = 1u16.to_be_bytes());
     file
+}
+
+/// The same image in version 2.
+pub fn version_2(mut file: Vec<u8>) -> Vec<u8> {
+    file[7] = 2;
+    file
+}
+
+/// The same fresh image with extended L2 entries.
+pub fn with_subclusters(mut file: Vec<u8>) -> Vec<u8> {
+    file[79] |= 1 << 4;
+    file
+}
+
+/// A fresh image whose data lies in the file `data`, which reads as the disk by itself if it is `raw`.
+pub fn with_data_file(image: &NewImage, raw: bool) -> Vec<u8> {
+    let name = UnknownExtension { kind: 0x4441_5441, data: b"data".to_vec() };
+    let autoclear = if raw { 2 } else { 0 };
+    let mut file = file_of(&NewImage { extensions: vec![name], autoclear, ..image.clone() });
+    file[79] |= 1 << 2;
+    file
+}
+
+/// The same image, which has data and refcounts of 16 bits, with an internal snapshot of what it holds.
+pub fn with_snapshot(mut file: Vec<u8>) -> Vec<u8> {
+    let header = Header::parse(&file[..Header::needed(&file).unwrap()]).unwrap();
+    let cluster = 1usize << header.cluster_bits;
+    let l1 = Geometry::new(&header).l1_range(file.len() as u64).unwrap();
+    let (l1_at, l1_len) = (l1.start() as usize, l1.len() as usize);
+    let mut shared = Vec::new();
+    for at in (l1_at..l1_at + l1_len).step_by(8) {
+        let table = share(&mut file, at, &mut shared);
+        for at in (table..table + if table == 0 { 0 } else { cluster }).step_by(8) {
+            share(&mut file, at, &mut shared);
+        }
+    }
+    file.resize(file.len().next_multiple_of(cluster), 0);
+    let copy_at = file.len();
+    file.extend_from_within(l1_at..l1_at + l1_len);
+    file.resize(file.len().next_multiple_of(cluster), 0);
+    let table_at = file.len();
+    let mut entry = vec![0; 40];
+    entry[..8].copy_from_slice(&(copy_at as u64).to_be_bytes());
+    entry[8..12].copy_from_slice(&header.l1_entries.to_be_bytes());
+    (entry[13], entry[15], entry[39]) = (1, 3, 16);
+    entry.extend_from_slice(&[0; 8]);
+    entry.extend_from_slice(&header.virtual_size.to_be_bytes());
+    entry.extend_from_slice(b"1one\0\0\0\0");
+    file.extend(entry);
+    file.resize(file.len().next_multiple_of(cluster), 0);
+    file[60..64].copy_from_slice(&1u32.to_be_bytes());
+    file[64..72].copy_from_slice(&(table_at as u64).to_be_bytes());
+    let fresh = copy_at / cluster..file.len() / cluster;
+    let table = header.refcount_table.offset.0 as usize;
+    for host in shared.into_iter().chain(fresh) {
+        let block = host / (cluster / 2);
+        let block = u64::from_be_bytes(file[table + block * 8..][..8].try_into().unwrap()) as usize;
+        assert_ne!(block, 0, "the blocks that are there are enough");
+        let at = block + host % (cluster / 2) * 2;
+        let count = u16::from_be_bytes(file[at..at + 2].try_into().unwrap()) + 1;
+        file[at..at + 2].copy_from_slice(&count.to_be_bytes());
+    }
+    file
+}
+
+/// Marks the entry at `at` as shared; answers the offset that it points to.
+fn share(file: &mut [u8], at: usize, shared: &mut Vec<usize>) -> usize {
+    let header_bits = file[23];
+    let entry = u64::from_be_bytes(file[at..at + 8].try_into().unwrap());
+    file[at..at + 8].copy_from_slice(&(entry & !COPIED).to_be_bytes());
+    let offset = (entry & OFFSET) as usize;
+    if offset != 0 {
+        shared.push(offset >> header_bits);
+    }
+    offset
 }

@@ -16,7 +16,7 @@ use std::process::Command;
 
 use flow::sabotage::{Rule, break_rule};
 use scenario::Scenario;
-use sim::{CrashPoint, Rng};
+use sim::{CrashPoint, Rng, SimDisk};
 
 /// Rules without which something is lost here, by their names in MILLPOND_CRASH_BREAK.
 const RULES: &[(&str, Rule)] = &[
@@ -25,6 +25,7 @@ const RULES: &[(&str, Rule)] = &[
     ("last-barrier", Rule::LastBarrier),
     ("durable-drop", Rule::DurableDrop),
     ("header-barrier", Rule::HeaderBarrier),
+    ("data-file-barrier", Rule::DataFileBarrier),
 ];
 
 /// Points of a run at which the power goes.
@@ -43,7 +44,7 @@ fn cut(scenario: &Scenario, seeds: std::ops::Range<u64>) -> Result<usize, String
     for seed in seeds {
         let (whole, model) = scenario.run(seed, None);
         let whole = whole.disk();
-        let end = scenario.check(&model, &whole.bytes("disk").unwrap());
+        let end = scenario.check(&model, &whole);
         end.map_err(|wrong| format!("{}, seed {seed}, not cut: {wrong}", scenario.name))?;
         let mut points: Vec<_> = whole.counts().crash_points().collect();
         let mut rng = Rng::new(seed);
@@ -65,15 +66,14 @@ fn cut_at(scenario: &Scenario, seed: u64, point: CrashPoint, number: usize) -> R
     let mut rng = Rng::new(seed ^ number as u64);
     for _ in 0..2 {
         let left = world.disk().crash(&mut rng);
-        let file = left.bytes("disk").unwrap();
-        scenario.check(&model, &file)?;
+        scenario.check(&model, &left)?;
         if number.is_multiple_of(ASK_QEMU) {
-            ask_qemu(&file)?;
+            ask_qemu(&left)?;
         }
         if number.is_multiple_of(GO_ON) {
-            let file = scenario.go_on(seed, left).map_err(|wrong| format!("gone on: {wrong}"))?;
+            let left = scenario.go_on(seed, left).map_err(|wrong| format!("gone on: {wrong}"))?;
             if number.is_multiple_of(ASK_QEMU) {
-                ask_qemu(&file)?;
+                ask_qemu(&left)?;
             }
         }
     }
@@ -81,14 +81,17 @@ fn cut_at(scenario: &Scenario, seed: u64, point: CrashPoint, number: usize) -> R
 }
 
 /// Nothing worse than leaks, says QEMU.
-fn ask_qemu(file: &[u8]) -> Result<(), String> {
+fn ask_qemu(disk: &SimDisk) -> Result<(), String> {
     let folder = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
-    let path = folder.path().join("disk.qcow2");
-    std::fs::write(&path, file).unwrap();
     std::fs::write(folder.path().join("base"), [0; 512]).unwrap();
-    let Ok(output) = Command::new("qemu-img").args(["check", "-q", "-f", "qcow2"]).arg(&path).output() else {
-        return Ok(());
-    };
+    for (name, path) in [("disk", "disk.qcow2"), ("data", "data")] {
+        if let Some(bytes) = disk.bytes(name) {
+            std::fs::write(folder.path().join(path), bytes).unwrap();
+        }
+    }
+    let mut check = Command::new("qemu-img");
+    check.args(["check", "-q", "-f", "qcow2", "disk.qcow2"]).current_dir(folder.path());
+    let Ok(output) = check.output() else { return Ok(()) };
     match output.status.code() {
         Some(0 | 3) => Ok(()),
         code => Err(format!(

@@ -28,6 +28,8 @@ pub struct Scenario {
     pub options: Value,
     /// The bytes of its backing image; empty: it has none.
     pub base: Vec<u8>,
+    /// Its data file, if it has one.
+    pub data: Option<Vec<u8>>,
     /// How often the disk fails.
     pub errors: f64,
 }
@@ -45,57 +47,76 @@ pub const UNKNOWN_AUTOCLEAR: u64 = 1 << 40;
 
 /// All scenarios.
 pub fn all() -> Vec<Scenario> {
-    let fresh = |bits: u32| NewImage::new(SIZE, bits);
-    let scribble = |name, image: &NewImage, options, base: Vec<u8>| Scenario {
-        name,
-        work: Work::Scribble,
-        image: images::file_of(image),
-        options,
-        base,
-        errors: 0.0,
-    };
-    let base = crate::lab::oracle::initial(SIZE);
-    let over = |bits| fresh(bits).over("base", "raw");
+    let mut all = usual();
+    all.extend(unusual());
+    all
+}
+
+/// Work on an image without backing image.
+fn scribble(name: &'static str, image: Vec<u8>, options: Value) -> Scenario {
+    let (base, data, errors) = (vec![], None, 0.0);
+    Scenario { name, work: Work::Scribble, image, options, base, data, errors }
+}
+
+/// The same over a backing image.
+fn overlay(name: &'static str, image: Vec<u8>, options: Value) -> Scenario {
+    Scenario { base: crate::lab::oracle::initial(SIZE), ..scribble(name, image, options) }
+}
+
+fn fresh(bits: u32) -> NewImage {
+    NewImage::new(SIZE, bits)
+}
+
+fn file(bits: u32) -> Vec<u8> {
+    images::file_of(&fresh(bits))
+}
+
+fn over(bits: u32) -> Vec<u8> {
+    images::file_of(&fresh(bits).over("base", "raw"))
+}
+
+fn plain() -> Value {
+    json!({})
+}
+
+fn usual() -> Vec<Scenario> {
+    let short = crate::lab::oracle::initial(SIZE / 3);
     vec![
-        scribble("tiny clusters", &fresh(9), json!({}), vec![]),
-        scribble("tiny clusters and caches", &fresh(9), images::tiny(), vec![]),
-        scribble("an overlay", &over(12), json!({}), base.clone()),
-        scribble(
-            "an overlay of a short image",
-            &over(11),
-            images::tiny(),
-            base[..SIZE as usize / 3].to_vec(),
-        ),
-        scribble("large clusters", &over(16), json!({}), base.clone()),
-        Scenario {
-            name: "an old image with an autoclear bit",
-            work: Work::Scribble,
-            image: filled(&fresh(12)),
-            options: json!({}),
-            base: vec![],
-            errors: 0.0,
-        },
-        Scenario {
-            name: "a refcount table that is full",
-            work: Work::Scribble,
-            image: images::crowded(&fresh(9)),
-            options: json!({}),
-            base: vec![],
-            errors: 0.0,
-        },
-        Scenario {
-            name: "a cache",
-            work: Work::Fill,
-            image: images::file_of(&over(12)),
-            options: json!({}),
-            base: base.clone(),
-            errors: 0.0,
-        },
-        Scenario { errors: 0.02, ..scribble("a disk that fails", &over(11), json!({}), base) },
+        scribble("tiny clusters", file(9), plain()),
+        scribble("tiny clusters and caches", file(9), images::tiny()),
+        overlay("an overlay", over(12), plain()),
+        Scenario { base: short, ..scribble("an overlay of a short image", over(11), images::tiny()) },
+        overlay("large clusters", over(16), plain()),
+        scribble("an old image with an autoclear bit", marked(filled(&fresh(12))), plain()),
+        scribble("a refcount table that is full", images::crowded(&fresh(9)), plain()),
+        Scenario { work: Work::Fill, ..overlay("a cache", over(12), plain()) },
+        Scenario { errors: 0.02, ..overlay("a disk that fails", over(11), plain()) },
     ]
 }
 
-/// An image that holds data, written by us, with an autoclear bit that nobody knows.
+/// Images that have what few have.
+fn unusual() -> Vec<Scenario> {
+    let shared = |bits| images::with_snapshot(filled(&fresh(bits)));
+    let shared_v2 = images::with_snapshot(images::version_2(filled(&fresh(12))));
+    let apart = |name, raw| Scenario {
+        data: Some(vec![]),
+        ..scribble(name, images::with_data_file(&fresh(12), raw), plain())
+    };
+    vec![
+        scribble("version 2", images::version_2(images::crowded(&fresh(9))), plain()),
+        overlay("an overlay of version 2", images::version_2(over(12)), plain()),
+        scribble("a snapshot", shared(12), plain()),
+        scribble("a snapshot and tiny clusters", shared(9), images::tiny()),
+        scribble("a snapshot of version 2", shared_v2, plain()),
+        scribble("subclusters", images::with_subclusters(file(14)), plain()),
+        overlay("an overlay with subclusters", images::with_subclusters(over(14)), images::tiny()),
+        apart("a data file", false),
+        apart("a raw data file", true),
+        Scenario { errors: 0.02, ..scribble("a disk that fails with a snapshot", shared(11), plain()) },
+    ]
+}
+
+/// An image that holds data, written by us.
 fn filled(image: &NewImage) -> Vec<u8> {
     let world = SimWorld::new(7, Options::calm());
     world.run(async {
@@ -103,7 +124,11 @@ fn filled(image: &NewImage) -> Vec<u8> {
         seam::write(&view, 0, &crate::lab::oracle::initial(SIZE / 2)).await.unwrap();
         flush(&view).await;
     });
-    let mut bytes = world.disk().bytes("disk").unwrap();
+    world.disk().bytes("disk").unwrap()
+}
+
+/// The same with an autoclear bit that nobody knows.
+fn marked(mut bytes: Vec<u8>) -> Vec<u8> {
     bytes[88..96].copy_from_slice(&UNKNOWN_AUTOCLEAR.to_be_bytes());
     bytes
 }
@@ -114,12 +139,15 @@ impl Scenario {
         let disk = SimDisk::new();
         disk.put("disk", &self.image);
         disk.put("base", &self.base);
+        if let Some(data) = &self.data {
+            disk.put("data", data);
+        }
         disk
     }
 
     /// What the image reads as at first.
     pub fn first(&self) -> Vec<u8> {
-        reader::read(&self.image, &self.base).unwrap()
+        reader::read(&self.disk()).unwrap()
     }
 
     /// Works until the power goes at `point`, or to the end.
@@ -132,7 +160,7 @@ impl Scenario {
             let lab = Lab::new(&world);
             let tree = self.open(&lab).await;
             match self.work {
-                Work::Scribble => scribble(&tree.view(), &model, seed, self.errors > 0.0).await,
+                Work::Scribble => work_on(&tree.view(), &model, seed, self.errors > 0.0).await,
                 Work::Fill => fill(&lab, &tree, &model, seed).await,
             }
         };
@@ -150,19 +178,35 @@ impl Scenario {
     }
 
     /// What is wrong with the image that a power loss has left.
-    pub fn check(&self, model: &Model, file: &[u8]) -> Result<(), String> {
-        images::check(file)?;
-        let bytes = reader::read(file, &self.base)?;
+    pub fn check(&self, model: &Model, disk: &SimDisk) -> Result<(), String> {
+        let file = disk.bytes("disk").unwrap();
+        images::check(&file)?;
+        let bytes = reader::read(disk)?;
         model.check_after_crash(&bytes)?;
-        let header = Header::parse(&file[..Header::needed(file).unwrap()]).unwrap();
-        if header.features.autoclear != 0 && model.has_changed(&bytes) {
+        let header = Header::parse(&file[..Header::needed(&file).unwrap()]).unwrap();
+        let raw = header.data_file.as_ref().is_some_and(|data| data.raw);
+        if raw {
+            // It reads as the disk by itself; before it has been written to it may be shorter.
+            let mut data = disk.bytes("data").unwrap();
+            data.resize(data.len().max(bytes.len()), 0);
+            model.check_after_crash(&data)?;
+        }
+        if header.features.autoclear & !header.features.kept_autoclear() != 0 && model.has_changed(&bytes) {
             return Err(format!("the autoclear bits {:#x} are set", header.features.autoclear));
         }
-        Ok(())
+        self.check_snapshot(&file)
+    }
+
+    /// An internal snapshot is what it was.
+    fn check_snapshot(&self, file: &[u8]) -> Result<(), String> {
+        match reader::snapshot(file)? == reader::snapshot(&self.image)? {
+            true => Ok(()),
+            false => Err("the snapshot has changed".to_owned()),
+        }
     }
 
     /// Goes on with what a power loss has left: writes all over it, and checks it again.
-    pub fn go_on(&self, seed: u64, disk: SimDisk) -> Result<Vec<u8>, String> {
+    pub fn go_on(&self, seed: u64, disk: SimDisk) -> Result<SimDisk, String> {
         let world = SimWorld::with_disk(seed, Options::default(), disk);
         let bytes = bytes_of(1 << 20, 0..SECTORS);
         world.run(async {
@@ -171,9 +215,10 @@ impl Scenario {
             seam::write(&view, 0, &bytes).await.unwrap();
             flush(&view).await;
         });
-        let left = world.disk().crash(&mut Rng::new(seed)).bytes("disk").unwrap();
-        images::check(&left)?;
-        match reader::read(&left, &self.base)? == bytes {
+        let left = world.disk().crash(&mut Rng::new(seed));
+        images::check(&left.bytes("disk").unwrap())?;
+        self.check_snapshot(&left.bytes("disk").unwrap())?;
+        match reader::read(&left)? == bytes {
             true => Ok(left),
             false => Err("what was written after the crash is not there".to_owned()),
         }
@@ -189,7 +234,7 @@ async fn try_flush(view: &View) -> block::Result<()> {
 }
 
 /// Several clients: one has the first half for itself, the others take turns of eight sectors in the second half.
-async fn scribble(view: &View, model: &RefCell<Model>, seed: u64, fails: bool) {
+async fn work_on(view: &View, model: &RefCell<Model>, seed: u64, fails: bool) {
     let mut rng = Rng::new(seed);
     let clients = (0..4).map(|number| Client { view, model, rng: rng.fork(), number, fails });
     join_all(clients.map(Client::work)).await;

@@ -57,14 +57,20 @@ impl HeaderEdit {
     /// The writes that carry it out on the image whose first cluster is `first` ([`Header::needed`] bytes), in order;
     /// none where nothing changes.
     ///
-    /// Errors: those of [`Header::parse`]; `Unsupported` for version 2; `Invalid` where the new header does not fit
+    /// Errors: those of [`Header::parse`]; `Unsupported` for extensions in version 2; `Invalid` where the new header does not fit
     /// the first cluster or the backing file name is longer than 1023 bytes.
     pub fn writes(&self, first: &[u8]) -> Result<Vec<HeaderWrite>, BlockError> {
         let header = Header::parse(first)?;
         if header.version == Version::V2 {
-            return Err(unsupported(
-                "the header of a version 2 image is not written: convert the image first",
-            ));
+            match self {
+                // It has none.
+                Self::ClearAutoclear(_) => return Ok(Vec::new()),
+                Self::Extension { .. } => {
+                    let context = "images of version 2 have no feature bits that would guard an extension: 'qemu-img amend -o compat=1.1' makes it version 3";
+                    return Err(unsupported(context));
+                }
+                _ => {}
+            }
         }
         let mut now = first.to_vec();
         now.resize(1 << header.cluster_bits, 0);

@@ -77,7 +77,9 @@ impl Image {
         // Tables may point there as soon as anybody knows of it.
         let end = self.host(run.first + run.count).0;
         self.file_len.fetch_max(end, Ordering::SeqCst);
-        self.data_len.fetch_max(end, Ordering::SeqCst);
+        if !self.is_apart() {
+            self.data_len.fetch_max(end, Ordering::SeqCst);
+        }
         let books = self.writer.as_ref().map(|writer| writer.books.clone());
         // Only who has a writer takes clusters.
         let books = books.expect("a cluster was taken from the books");

@@ -90,12 +90,18 @@ impl Locked {
         Some(Pin { books: self.clone(), slice })
     }
 
-    /// Puts a slice into the cache: the one that is pinned, if there is one, else what `read` was; answers whether there
-    /// was any.
-    pub(super) fn cache(&self, address: SliceAddress, cache: &Slices, read: Option<Arc<L2Slice>>) -> bool {
+    /// Puts a slice into the cache: the one that is pinned, if there is one, else what `read` was if that is `current`
+    /// still; answers whether there was any.
+    pub(super) fn cache(
+        &self,
+        address: SliceAddress,
+        cache: &Slices,
+        read: Option<Arc<L2Slice>>,
+        current: impl FnOnce() -> bool,
+    ) -> bool {
         let books = self.lock();
         let pinned = books.pinned.get(&address.first_guest).map(|pinned| pinned.slice.clone());
-        let slice = pinned.or(read);
+        let slice = pinned.filter(|slice| slice.address() == address).or(read.filter(|_| current()));
         let found = slice.is_some();
         slice.into_iter().for_each(|slice| cache.keep(slice));
         found
@@ -213,6 +219,15 @@ pub(super) enum Pressure {
 pub(super) struct Pin {
     books: Arc<Locked>,
     pub(super) slice: Arc<L2Slice>,
+}
+
+impl Clone for Pin {
+    fn clone(&self) -> Self {
+        if let Some(pinned) = self.books.lock().pinned.get_mut(&self.slice.address().first_guest) {
+            pinned.users += 1;
+        }
+        Self { books: self.books.clone(), slice: self.slice.clone() }
+    }
 }
 
 impl Drop for Pin {

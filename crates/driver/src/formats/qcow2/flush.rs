@@ -2,11 +2,12 @@
 //!
 //! Order: what is to be written is copied first, slices before refcounts; then
 //!
-//! 1. refcount blocks, barrier: it covers the data and the new L2 tables as well,
+//! 1. refcount blocks, barrier: it covers the data (in a data file: a barrier of that) and the new L2 tables as well,
 //! 2. entries of the refcount table, where blocks are new, barrier (a table that has moved: header, barrier),
 //! 3. slices of L2 tables and entries of the L1 table, barrier.
 //!
-//! An L1 entry needs no barrier of its own: new L2 tables are empty on disk, and durably so since the first one.
+//! An L1 entry needs no barrier of its own: new L2 tables are on disk, empty or as those that they are copies of, and
+//! durably so since the first one.
 //!
 //! Invariants:
 //! * What a copied entry points to was written, and counted, before it was copied. So nothing on disk ever points to
@@ -18,13 +19,13 @@
 use std::mem::take;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use block::{BlockError, Result};
+use block::{BlockError, ChildIndex, Result};
 use flow::sabotage::{self, Rule};
 use flow::{Next, Request};
 use futures_util::{StreamExt, TryStreamExt, stream};
 use io::Lease;
 use io::sync::{Notify, oneshot};
-use qcow2::{FILE_CHILD, HeaderEdit, L2Slice};
+use qcow2::{DATA_FILE_CHILD, FILE_CHILD, HeaderEdit, L2Slice};
 
 use super::books::{Locked, Pressure, Taken};
 use super::image::Image;
@@ -242,6 +243,9 @@ impl Image {
             None => table,
         };
         self.write_each(writes, turn, next).await?;
+        if self.is_apart() {
+            self.barrier_of(DATA_FILE_CHILD, Rule::DataFileBarrier, next).await?;
+        }
         self.barrier(rule, next).await?;
         self.write_all(table.into_iter().collect(), Rule::RefcountBarrier, turn, next).await?;
         let Some(place) = moved_to else { return Ok(()) };
@@ -288,12 +292,17 @@ impl Image {
 
     /// Makes durable what was written so far; `rule` is what breaks without.
     pub(super) async fn barrier(&self, rule: Rule, next: Next<'_>) -> Result<()> {
+        self.barrier_of(FILE_CHILD, rule, next).await
+    }
+
+    /// The same for another file.
+    async fn barrier_of(&self, child: ChildIndex, rule: Rule, next: Next<'_>) -> Result<()> {
         if sabotage::broken(rule) {
             return Ok(());
         }
         let writer = self.writer()?;
         writer.check_kept()?;
-        let flushed = next.execute(FILE_CHILD, Request::flush(), Lease::empty()).await.0;
+        let flushed = next.execute(child, Request::flush(), Lease::empty()).await.0;
         flushed.inspect_err(|_| writer.lose())
     }
 }

@@ -82,9 +82,9 @@ impl Freed {
 /// Appends the clusters that an entry refers to.
 pub(super) fn push_hosts(runs: &mut Vec<Run>, entry: &Entry) {
     let hosts = match entry {
-        Entry::Data { host, .. } | Entry::Zero { host: Some(host) } => *host..host + 1,
+        Entry::Plain { host: Some(host), .. } => *host..host + 1,
         Entry::Compressed { hosts } => hosts.clone(),
-        Entry::Unallocated | Entry::Zero { host: None } => return,
+        Entry::Plain { host: None, .. } => return,
     };
     match runs.last_mut() {
         Some(last) if last.first + last.count == hosts.start => last.count += hosts.end - hosts.start,
@@ -95,6 +95,7 @@ pub(super) fn push_hosts(runs: &mut Vec<Run>, entry: &Entry) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use qcow2::Parts;
 
     fn run(first: u64) -> Run {
         Run { first, count: 1 }
@@ -135,9 +136,11 @@ mod tests {
     #[test]
     fn neighbours_are_one_run_and_shared_compressed_clusters_are_not() {
         let mut runs = Vec::new();
-        push_hosts(&mut runs, &Entry::Data { host: 4, exclusive: true });
-        push_hosts(&mut runs, &Entry::Zero { host: Some(5) });
-        push_hosts(&mut runs, &Entry::Zero { host: None });
+        let plain = |host, parts| Entry::Plain { host, exclusive: true, parts };
+        let (data, zero) = (Parts { allocated: 1, zero: 0 }, Parts { allocated: 0, zero: 1 });
+        push_hosts(&mut runs, &plain(Some(4), data));
+        push_hosts(&mut runs, &plain(Some(5), zero));
+        push_hosts(&mut runs, &plain(None, zero));
         push_hosts(&mut runs, &Entry::Compressed { hosts: 5..7 });
         push_hosts(&mut runs, &Entry::Compressed { hosts: 6..7 });
         let found: Vec<_> = runs.iter().map(|run| (run.first, run.count)).collect();

@@ -16,13 +16,17 @@ use super::image::Image;
 use super::writer::Turn;
 
 impl Image {
-    /// Clears the autoclear bits that we do not keep, before the first change of anything else.
-    pub(super) async fn clear_autoclear(&self, next: Next<'_>) -> Result<()> {
+    /// Before the first change of anything else: clears the autoclear bits that we do not keep, and makes a data file as
+    /// long as the disk.
+    pub(super) async fn begin_changing(&self, next: Next<'_>) -> Result<()> {
         let writer = self.writer()?;
         self.alone(async |turn| {
-            if !writer.is_changing() && writer.to_clear != 0 {
-                let edit = HeaderEdit::ClearAutoclear(writer.to_clear);
-                self.write_header(&edit, Rule::HeaderBarrier, turn, next).await?;
+            if !writer.is_changing() {
+                if writer.to_clear != 0 {
+                    let edit = HeaderEdit::ClearAutoclear(writer.to_clear);
+                    self.write_header(&edit, Rule::HeaderBarrier, turn, next).await?;
+                }
+                self.stretch_data_file(next).await?;
             }
             writer.set_changing();
             Ok(())

@@ -28,8 +28,8 @@ pub(super) struct Image {
     pub(super) inflated: Inflated,
     /// Length of the image file as far as tables may point into it. Grows before they do.
     pub(super) file_len: AtomicU64,
-    /// The same of the file that holds guest data. A data file is opened after us: nothing is known of it before the
-    /// first slice is loaded, and nothing is mapped before that.
+    /// The same of the file that holds guest data. A data file is opened after us: nothing is known of it (`u64::MAX`)
+    /// before the first slice is loaded, and nothing is mapped before that.
     pub(super) data_len: AtomicU64,
     pub(super) writer: Option<Writer>,
     /// The ends of the chain that its file is.
@@ -76,22 +76,32 @@ impl Image {
     pub(super) async fn load_slice(&self, range: ByteRange, next: Next<'_>) -> Result<()> {
         let Located::Slice(address) = self.locate(range)? else { return Ok(()) };
         let _alone = self.loads.exclusive(ByteRange::new(address.first_guest, 1)).await;
-        if self.slices.find(address, |_| ()).is_some() || self.cache(address, None) {
+        if self.slices.find(address, |_| ()).is_some() || self.cache(address, None, range) {
             return Ok(());
         }
-        if self.geometry.data_child() == DATA_FILE_CHILD {
-            self.data_len.store(next.size(DATA_FILE_CHILD)?, Ordering::Release);
+        if self.is_apart() {
+            self.grow_data(next.size(DATA_FILE_CHILD)?);
         }
         let bytes = self.read_file(address.host.0, self.geometry.slice_bytes(), next).await;
         let bytes = bytes.map_err(|error| unreadable(error, address))?;
-        self.cache(address, Some(Arc::new(L2Slice::parse(&self.geometry, address, &bytes)?)));
+        self.cache(address, Some(Arc::new(L2Slice::parse(&self.geometry, address, &bytes)?)), range);
         Ok(())
     }
 
-    /// Puts a slice into the cache: the one that writers have of it, else `read`.
-    fn cache(&self, address: SliceAddress, read: Option<Arc<L2Slice>>) -> bool {
+    /// The file that holds guest data is at least that long.
+    pub(super) fn grow_data(&self, len: u64) {
+        let first = self.data_len.compare_exchange(u64::MAX, len, Ordering::AcqRel, Ordering::Acquire);
+        if first.is_err() {
+            self.data_len.fetch_max(len, Ordering::AcqRel);
+        }
+    }
+
+    /// Puts a slice into the cache that maps `range`: the one that writers have of it, else `read`, unless another table
+    /// has taken its place meanwhile.
+    fn cache(&self, address: SliceAddress, read: Option<Arc<L2Slice>>, range: ByteRange) -> bool {
+        let current = || matches!(self.locate(range), Ok(Located::Slice(now)) if now == address);
         match &self.writer {
-            Some(writer) => writer.books.cache(address, &self.slices, read),
+            Some(writer) => writer.books.cache(address, &self.slices, read, current),
             None => read.map(|slice| self.slices.keep(slice)).is_some(),
         }
     }
@@ -105,6 +115,12 @@ impl Image {
     pub(super) async fn write_file(&self, offset: u64, bytes: Lease, next: Next<'_>) -> Result<()> {
         let rq = Request::new(Op::Write, ByteRange::new(offset, bytes.len() as u64));
         next.execute(FILE_CHILD, rq, bytes).await.0
+    }
+
+    /// Writes where guest data lies.
+    pub(super) async fn write_data(&self, offset: u64, bytes: Lease, next: Next<'_>) -> Result<()> {
+        let rq = Request::new(Op::Write, ByteRange::new(offset, bytes.len() as u64));
+        next.execute(self.geometry.data_child(), rq, bytes).await.0
     }
 
     /// Where the compressed cluster is that holds `guest`; `None` when it is not compressed (any more).

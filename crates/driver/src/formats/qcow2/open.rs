@@ -17,7 +17,7 @@ use super::inflated::Inflated;
 use super::options::Options;
 use super::slices::Slices;
 use super::wants;
-use super::writer::{self, Start, Writer};
+use super::writer::{Start, Writer};
 use crate::context::{OpenContext, Opened};
 
 /// Opens a `qcow2` node.
@@ -107,7 +107,7 @@ async fn open_writer(
     geometry: &Geometry,
     before: Option<Arc<Image>>,
 ) -> Result<Writer> {
-    writer::refuse(header)?;
+    header.writable()?;
     let place = header.refcount_table;
     // At most 8 MiB, at an offset below 2^56.
     let range = ByteRange::new(place.offset.0, u64::from(place.clusters) << header.cluster_bits);

@@ -88,6 +88,19 @@ impl Slices {
         way.key.store(number + 1, Ordering::Release);
     }
 
+    /// Drops the slice at `address`, if it is here.
+    pub(super) fn forget(&self, address: SliceAddress) {
+        let number = self.number(address);
+        let _alone = self.hands.lock().unwrap_or_else(PoisonError::into_inner);
+        let same = |way: &&Way| way.key.load(Ordering::Acquire) == number + 1;
+        if let Some(way) = self.set(number).1.iter().find(same)
+            && way.slice.load().as_ref().is_some_and(|slice| slice.address() == address)
+        {
+            way.key.store(0, Ordering::Release);
+            way.slice.store(None);
+        }
+    }
+
     fn number(&self, address: SliceAddress) -> u64 {
         address.first_guest >> self.span_bits
     }
@@ -197,6 +210,10 @@ mod tests {
         assert!(slices.find(moved, |_| ()).is_none());
         slices.keep(Arc::new(L2Slice::parse(&geometry, moved, &[0; 4096]).unwrap()));
         assert!(slices.find(moved, |_| ()).is_some() && slices.find(address(3), |_| ()).is_none());
+        slices.forget(address(3));
+        assert!(slices.find(moved, |_| ()).is_some(), "that one was gone already");
+        slices.forget(moved);
+        assert!(slices.find(moved, |_| ()).is_none());
     }
 
     #[test]

@@ -13,7 +13,7 @@ use block::{BlockError, ErrorKind, Mapping, Place, Result};
 use flow::{Next, RangeLocks};
 use io::LocalFut;
 use io::sync::{Semaphore, oneshot};
-use qcow2::{Geometry, Header, Version};
+use qcow2::{Geometry, Header};
 
 use super::books::Locked;
 use super::flush::Flushes;
@@ -32,6 +32,8 @@ pub(super) struct Writer {
     pub(super) generations: Generations,
     /// Held while an L2 table is made, by number of its L1 entry.
     pub(super) tables: RangeLocks,
+    /// Held while new bytes are written to clusters that are kept, by guest bytes.
+    pub(super) kept: RangeLocks,
     /// Held while a refcount block is read, by its number.
     pub(super) block_loads: RangeLocks,
     pub(super) flushes: Flushes,
@@ -41,6 +43,8 @@ pub(super) struct Writer {
     changing: AtomicBool,
     /// Those that are cleared before.
     pub(super) to_clear: u64,
+    /// Whether the data file reads as the disk by itself, and has to go on doing so.
+    pub(super) raw_data: bool,
     /// Whether the header or the graph has named a backing image since it was opened: what is dropped has to be zeroed, or
     /// that one would show. Also once it is cut off: requests of older views still see it.
     pub(super) backed: AtomicBool,
@@ -81,11 +85,13 @@ impl Writer {
             books: Locked::new(refcounts, dirty_max as usize),
             generations: Generations::new(geometry.virtual_size()),
             tables: RangeLocks::default(),
+            kept: RangeLocks::default(),
             block_loads: RangeLocks::default(),
             flushes: Flushes::default(),
             turn: Arc::new(Semaphore::new(1)),
             changing: AtomicBool::new(false),
-            to_clear: header.features.autoclear & !keep,
+            to_clear: header.features.autoclear & !(keep | header.features.kept_autoclear()),
+            raw_data: header.data_file.as_ref().is_some_and(|data| data.raw),
             backed: AtomicBool::new(backed || header.backing.is_some()),
             earlier,
             quota,
@@ -176,23 +182,4 @@ impl Image {
 #[cold]
 pub(super) fn stopped() -> BlockError {
     BlockError::new(ErrorKind::Cancelled, "the image is being closed")
-}
-
-/// Refuses images that are not written here, by what they have.
-pub(super) fn refuse(header: &Header) -> Result<()> {
-    header.writable()?;
-    let why = if header.version == Version::V2 {
-        "images of version 2 (compat=0.10) are opened read-only: 'qemu-img amend -o compat=1.1' makes it version 3"
-    } else if header.data_file.is_some() {
-        "images with an external data file are opened read-only for now"
-    } else if header.features.extended_l2() {
-        "images with extended L2 entries (subclusters) are opened read-only for now"
-    } else if header.snapshots.count > 0 {
-        "images with internal snapshots are opened read-only for now: delete them with 'qemu-img snapshot -d'"
-    } else if header.bitmaps.is_some() {
-        "images with persistent bitmaps are opened read-only for now: remove them with 'qemu-img bitmap --remove'"
-    } else {
-        return Ok(());
-    };
-    Err(BlockError::new(ErrorKind::Unsupported, why))
 }

@@ -124,5 +124,23 @@ fn what_does_not_fit_is_refused() {
     assert_eq!(long.writes(&first).expect_err("too long").kind(), ErrorKind::Invalid);
     let mut v2 = image(16, None);
     v2[7] = 2;
-    assert_eq!(HeaderEdit::NoBacking.writes(&v2).expect_err("version 2").kind(), ErrorKind::Unsupported);
+    let guarded = cache::edit("{}").expect("good");
+    assert_eq!(guarded.writes(&v2).expect_err("version 2").kind(), ErrorKind::Unsupported);
+}
+
+#[test]
+fn version_2_has_the_older_fields() {
+    let mut first = image(16, None);
+    first[7] = 2;
+    assert_eq!(HeaderEdit::ClearAutoclear(u64::MAX).writes(&first).expect("nothing to do"), []);
+    let edit = HeaderEdit::RefcountTable { offset: HostOffset(9 << 16), clusters: 3 };
+    assert_eq!(carry_out(&edit, &first).refcount_table.offset, HostOffset(9 << 16));
+    let over = HeaderEdit::Backing(backing("base.raw", "raw"));
+    let mut over_base = first.clone();
+    for write in over.writes(&first).expect("possible") {
+        over_base[write.offset as usize..][..write.bytes.len()].copy_from_slice(&write.bytes);
+    }
+    let found = Header::parse(&over_base).expect("good");
+    assert_eq!((found.version, found.backing), (Version::V2, Some(backing("base.raw", "raw"))));
+    assert_eq!(carry_out(&HeaderEdit::NoBacking, &over_base).backing, None);
 }
