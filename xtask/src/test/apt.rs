@@ -7,8 +7,8 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-/// The package that interop needs newer than the release has it.
-const FROM_BACKPORTS: &str = "qemu-utils";
+/// The packages that interop needs newer than the release has them; of two versions one would remove the other.
+const FROM_BACKPORTS: [&str; 2] = ["qemu-utils", "qemu-system-x86"];
 const SOURCES: &str = "/etc/apt";
 const ADDED: &str = "/etc/apt/sources.list.d/millpond-backports";
 
@@ -18,10 +18,10 @@ pub(super) fn install(packages: &[&str]) -> Result<(), String> {
     if !is_root || !Path::new("/usr/bin/apt-get").exists() {
         return Err("this needs root and apt-get; install them by hand".to_owned());
     }
-    let backports = packages.contains(&FROM_BACKPORTS).then(add_backports).flatten();
+    let backports = packages.iter().any(is_newer).then(add_backports).flatten();
     // An unreachable source must not keep us from those that answer.
     let _ = apt_get(&["update"]);
-    let suite_of = |package: &str| backports.as_deref().filter(|_| package == FROM_BACKPORTS);
+    let suite_of = |package: &str| backports.as_deref().filter(|_| is_newer(&package));
     let from_release: Vec<&str> =
         packages.iter().copied().filter(|package| suite_of(package).is_none()).collect();
     let together = !from_release.is_empty() && install_from(None, &from_release).is_ok();
@@ -29,6 +29,10 @@ pub(super) fn install(packages: &[&str]) -> Result<(), String> {
     let failed: Vec<&str> =
         single.copied().filter(|package| install_from(suite_of(package), &[package]).is_err()).collect();
     if failed.is_empty() { Ok(()) } else { Err(format!("apt-get has no {}", failed.join(", "))) }
+}
+
+fn is_newer(package: &&str) -> bool {
+    FROM_BACKPORTS.contains(package)
 }
 
 fn install_from(suite: Option<&str>, packages: &[&str]) -> Result<(), String> {

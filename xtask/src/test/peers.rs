@@ -22,6 +22,7 @@ const PEERS: &[Peer] = &[
     peer("qemu-io", "qemu-utils"),
     peer("qemu-nbd", "qemu-utils"),
     peer("qemu-storage-daemon", "qemu-utils"),
+    peer("qemu-system-x86_64", "qemu-system-x86"),
     peer("nbdkit", "nbdkit"),
     peer("nbdinfo", "libnbd-bin"),
     peer("nbdcopy", "libnbd-bin"),

@@ -16,6 +16,7 @@ use clap::{Args as ClapArgs, ValueEnum};
 /// Examples:
 ///   millpond demo
 ///   millpond demo --rtt 1ms --rate 1G --readers 8
+///   millpond demo --boot
 ///   millpond demo --image nbd://repo.example/disk
 #[derive(ClapArgs, Debug)]
 #[command(verbatim_doc_comment)]
@@ -35,15 +36,18 @@ pub(crate) struct Args {
     /// Readers at the same time.
     #[arg(long, value_name = "N", default_value_t = 4, value_parser = clap::value_parser!(u16).range(1..=64))]
     pub(super) readers: u16,
-    /// MiB of files of this machine to put into the image that is made.
-    #[arg(long, value_name = "MIB", default_value_t = 192, value_parser = clap::value_parser!(u64).range(1..=65536))]
-    pub(super) data: u64,
+    /// MiB of files of this machine to put into the image that is made [default: 192; with --boot 96].
+    #[arg(long, value_name = "MIB", value_parser = clap::value_parser!(u64).range(1..=65536))]
+    pub(super) data: Option<u64>,
     /// File system of the image that is made.
     #[arg(long, value_enum, value_name = "KIND", default_value = "auto")]
     pub(super) filesystem: FileSystem,
     /// Where to put the temporary directory (about three times --data is needed).
     #[arg(long, value_name = "DIR")]
     pub(super) dir: Option<PathBuf>,
+    /// The readers are real guests: machines that boot from their clones (needs qemu-system-x86_64).
+    #[arg(long, conflicts_with = "image")]
+    pub(super) boot: bool,
     /// Print the results as JSON.
     #[arg(long)]
     pub(super) json: bool,
@@ -85,6 +89,11 @@ pub(super) enum Sabotage {
 }
 
 impl Args {
+    /// Bytes of files to put into the image that is made. Machines take their time to read what processes read at once.
+    pub(super) fn data_bytes(&self) -> u64 {
+        self.data.unwrap_or(if self.boot { 96 } else { 192 }) << 20
+    }
+
     /// Bytes per second of the link; `u64::MAX` for no limit.
     pub(super) fn bytes_per_second(&self) -> u64 {
         if self.rate == 0 { u64::MAX } else { (self.rate / 8).max(1) }

@@ -104,8 +104,7 @@ impl Stage<'_> {
     /// Starts a host, makes a clone for each reader, and lets them read.
     async fn use_at_once(&self) -> Result<Started> {
         let count = usize::from(self.args.readers);
-        let readers =
-            Readers::start(count, self.world, &self.engine, &self.source.reference, self.patience())?;
+        let readers = Readers::start(count, self.world, &self.kind, &self.source, self.patience())?;
         let workload = Workload::new(&self.source, count);
         let began = Instant::now();
         let mut host = self.start_host().await?;
@@ -127,6 +126,7 @@ impl Stage<'_> {
             pond: self.scratch.path("pond"),
             sockets: self.scratch.path("run"),
             overlays: self.overlays(),
+            size: self.overlay_size(),
         };
         let mut process = Process::start("host", &role.to_json())?;
         process.expect("ready", SILENCE_MAX).await?;
@@ -201,8 +201,8 @@ impl Stage<'_> {
     }
 
     fn show(&self, percent: u64, bytes: u64) {
-        let readers = self.args.readers;
-        self.live.show(&format!("filling beside {readers} readers: {percent} %, {} MiB", bytes >> 20));
+        let (readers, named) = (self.args.readers, self.kind.named());
+        self.live.show(&format!("filling beside {readers} {named}: {percent} %, {} MiB", bytes >> 20));
     }
 
     /// What part of the data so many bytes are.

@@ -32,13 +32,15 @@ pub(super) struct Role {
     pub(super) sockets: PathBuf,
     /// The disks of the readers.
     pub(super) overlays: Vec<PathBuf>,
+    /// How large they are, in bytes; as large as the image without it.
+    pub(super) size: Option<u64>,
 }
 
 impl Role {
     pub(super) fn to_json(&self) -> Value {
         json!({
             "role": "host", "source": self.source, "pond": self.pond, "sockets": self.sockets,
-            "overlays": self.overlays,
+            "overlays": self.overlays, "size": self.size,
         })
     }
 
@@ -50,6 +52,7 @@ impl Role {
             pond: text(&role["pond"]).into(),
             sockets: text(&role["sockets"]).into(),
             overlays: role["overlays"].as_array().into_iter().flatten().map(|o| text(o).into()).collect(),
+            size: role["size"].as_u64(),
         }
     }
 }
@@ -85,7 +88,8 @@ async fn clone(pond: &Arc<Pond>, role: &Role) -> Result<()> {
     for overlay in &role.overlays {
         let source = Source::parse(&role.source, &role.pond)?;
         let overlay = overlay.clone();
-        let request = CloneRequest { source, overlay, size: None, force: false, mode: Mode::Complete };
+        let size = role.size;
+        let request = CloneRequest { source, overlay, size, force: false, mode: Mode::Complete };
         pond.create_clone(&request).await?;
     }
     process::tell(&json!({ "event": "cloned" }));
@@ -130,6 +134,7 @@ mod tests {
             pond: "/p".into(),
             sockets: "/s".into(),
             overlays: vec!["/a".into(), "/b".into()],
+            size: Some(1 << 30),
         };
         assert_eq!(Role::from_json(&role.to_json()).to_json(), role.to_json());
     }

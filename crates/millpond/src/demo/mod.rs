@@ -1,10 +1,11 @@
-//! `millpond demo`: the main job on real input, in three kinds of processes, measured and verified.
+//! `millpond demo`: the main job on real input, in several kinds of processes, measured and verified.
 //!
 //! | process | does | file |
 //! |---|---|---|
 //! | repository | serves the image behind a simulated link | `repository`, `link` |
 //! | host | a pond: the cache and the readers' clones; killed once in between | `host` |
 //! | the demo | makes the image, starts the others, reads, compares, reports | `story`, `readers`, `report` |
+//! | a machine (`--boot`) | is a reader: QEMU, booted from its clone | `machine` |
 //!
 //! Invariants: nothing is left behind, however it ends; what a reader sees is compared with what the image is known to
 //! hold, never with what the cache says; the other processes end when this one does.
@@ -19,6 +20,7 @@ mod kept;
 mod latency;
 mod link;
 mod live;
+mod machine;
 mod process;
 mod reader;
 mod readers;

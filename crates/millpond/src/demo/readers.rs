@@ -1,4 +1,4 @@
-//! The readers: each a thread with a clone of its own, as virtual machines would be.
+//! The readers: each a thread with a clone of its own, as virtual machines would be, or one that runs one.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -6,13 +6,12 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use block::{BlockError, ByteRange, ErrorKind, Result};
-use engine::Engine;
 use io::Moment;
 use io::real::RealWorld;
 use io::sync::{mpsc, oneshot};
 
-use super::reader::{Answer, Compared, Guest, Sample, Task};
-use super::source::Reference;
+use super::reader::{Answer, Compared, Guest, Kind, Sample, Task};
+use super::source::Source;
 
 /// All readers.
 pub(super) struct Readers {
@@ -35,18 +34,25 @@ pub(super) struct Browsing {
 }
 
 impl Readers {
-    /// Starts `count` threads; none has a disk yet. Each phase may take `limit`.
+    /// Starts `count` threads of this kind for an image; none has a disk yet. Each phase may take `limit`.
     pub(super) fn start(
         count: usize,
         world: &RealWorld,
-        engine: &Arc<Engine>,
-        reference: &Arc<Reference>,
+        kind: &Kind,
+        source: &Source,
         limit: Duration,
     ) -> Result<Self> {
         let start = |number: usize| {
             let (tasks, todo) = mpsc::unbounded_channel();
-            let (world, engine, reference) = (world.clone(), engine.clone(), reference.clone());
-            let guest = Guest { name: format!("reader{number}"), engine, reference };
+            let world = world.clone();
+            let guest = Guest {
+                name: format!("reader{number}"),
+                number: number as u64,
+                kind: kind.clone(),
+                reference: source.reference.clone(),
+                size: source.size,
+                kept: None,
+            };
             let thread = std::thread::Builder::new().name(guest.name.clone());
             let started = thread.spawn(move || world.block_on(guest.work(todo)));
             started.map(|_| tasks).map_err(|e| BlockError::system("cannot start a reader", e))

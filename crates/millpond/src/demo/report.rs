@@ -30,6 +30,8 @@ pub(super) struct Report {
     pub(super) allocated_granules: u64,
     pub(super) shape: Shape,
     pub(super) readers: usize,
+    /// How the readers' machines were run, if they were machines.
+    pub(super) machines: Option<&'static str>,
     pub(super) full_copy: FullCopy,
     pub(super) figures: Figures,
     pub(super) verified: Verified,
@@ -66,6 +68,9 @@ impl Report {
             let wrong = wrong(list);
             complain(wrong > 0, format!("{wrong} wrong bytes {when}"));
             let whole = list.iter().filter(|compared| compared.bytes == self.size).count();
+            let lost =
+                list.iter().filter(|compared| self.machines.is_some() && compared.written == 0).count();
+            complain(lost > 0, format!("{lost} guests did not find what they had written {when}"));
             let saw = format!("only {whole} of {} readers saw the whole image {when}", self.readers);
             complain(whole < self.readers, saw);
         }
@@ -113,6 +118,9 @@ impl Report {
                 "bytes-per-second": (self.shape.rate < u64::MAX).then_some(self.shape.rate),
             },
             "readers": self.readers,
+            "machines": self.machines.map(|accelerator| json!({
+                "accelerator": accelerator, "written-bytes": written(&self.verified.pivoted),
+            })),
             "first-byte-seconds": self.figures.first_byte.as_secs_f64(),
             "full-copy": { "seconds": self.full_copy.took.as_secs_f64(), "measured": self.full_copy.measured },
             "fetched": { "link-bytes": self.figures.link_bytes, "hole-bytes": self.figures.holes },
@@ -183,15 +191,27 @@ impl Report {
         ("cold reads while filling", value)
     }
 
-    fn last_rows(&self) -> [Row; 3] {
+    fn last_rows(&self) -> Vec<Row> {
+        let who = if self.machines.is_some() { "guests" } else { "readers" };
         let verified = |list: &[Compared]| {
-            format!("{} by {} readers, {} bytes wrong", mib(bytes(list)), list.len(), wrong(list))
+            format!("{} by {} {who}, {} bytes wrong", mib(bytes(list)), list.len(), wrong(list))
         };
-        [
+        let mut rows = vec![
             ("verified, no repository", verified(&self.verified.cached)),
             ("verified, no host either", verified(&self.verified.pivoted)),
-            ("all of it", format!("{:.1} s", self.took.as_secs_f64())),
-        ]
+        ];
+        if let Some(accelerator) = self.machines {
+            let value =
+                format!("{} machines of QEMU (-accel {accelerator}), booted from their disks", self.readers);
+            rows.push(("the readers were guests", value));
+            let found = mib(written(&self.verified.pivoted));
+            rows.push((
+                "written by guests",
+                format!("{found} to their own disks, found there after the pivot"),
+            ));
+        }
+        rows.push(("all of it", format!("{:.1} s", self.took.as_secs_f64())));
+        rows
     }
 
     fn wrong(&self) -> u64 {
@@ -205,6 +225,10 @@ fn wrong(list: &[Compared]) -> u64 {
 
 fn bytes(list: &[Compared]) -> u64 {
     list.iter().map(|compared| compared.bytes).sum()
+}
+
+fn written(list: &[Compared]) -> u64 {
+    list.iter().map(|compared| compared.written).sum()
 }
 
 fn with_headers(bytes: u64) -> u64 {
@@ -229,7 +253,7 @@ mod tests {
     };
 
     fn good() -> Report {
-        let all = Compared { bytes: 10 << 20, wrong: 0 };
+        let all = Compared { bytes: 10 << 20, wrong: 0, written: 0 };
         Report {
             image: "i".to_owned(),
             size: 10 << 20,
@@ -237,6 +261,7 @@ mod tests {
             allocated_granules: 5 << 20,
             shape: Shape { round_trip: Duration::from_millis(10), rate: 25_000_000 },
             readers: 2,
+            machines: None,
             full_copy: FullCopy { took: Duration::from_secs(1), measured: true },
             figures: Figures {
                 first_byte: Duration::from_millis(50),
@@ -272,5 +297,16 @@ mod tests {
         told(&|r| r.figures.restart.left += with_headers(WINDOW) + r.flying(), "the kill of the host cost");
         told(&|r| r.figures.holes = 1, "1 bytes of holes");
         told(&|r| r.figures.restart.served = None, "served again");
+        let guests = |r: &mut Report| {
+            r.machines = Some("tcg");
+            r.verified.cached.iter_mut().chain(&mut r.verified.pivoted).for_each(|c| c.written = GRANULE);
+        };
+        told(
+            &|r| {
+                guests(r);
+                r.verified.pivoted[1].written = 0;
+            },
+            "1 guests did not find what they had written without the host",
+        );
     }
 }

@@ -129,6 +129,20 @@ impl Reference {
     pub(super) fn wrong(&self, start: u64, bytes: &[u8], buf: &mut Vec<u8>) -> Result<u64> {
         buf.clear();
         buf.resize(bytes.len(), 0);
+        self.fill(start, buf)?;
+        if buf == bytes {
+            return Ok(0);
+        }
+        Ok(buf.iter().zip(bytes).filter(|(right, read)| right != read).count() as u64)
+    }
+
+    /// So many bytes from `start` on. Zeros stand behind the file's end.
+    pub(super) fn read(&self, start: u64, len: u64) -> Result<Vec<u8>> {
+        let mut bytes = vec![0; len as usize];
+        self.fill(start, &mut bytes).map(|()| bytes)
+    }
+
+    fn fill(&self, start: u64, buf: &mut [u8]) -> Result<()> {
         let mut done = 0;
         while done < buf.len() {
             match self.file.read_at(&mut buf[done..], start + done as u64) {
@@ -139,10 +153,7 @@ impl Reference {
                 }
             }
         }
-        if buf == bytes {
-            return Ok(0);
-        }
-        Ok(buf.iter().zip(bytes).filter(|(right, read)| right != read).count() as u64)
+        Ok(())
     }
 }
 

@@ -12,10 +12,12 @@ use serde_json::Value;
 use super::args::{Args, Sabotage};
 use super::filling::{Figures, Filled};
 use super::full_copy::{FullCopy, full_copy};
+use super::host::GRANULE;
 use super::link::Shape;
 use super::live::Live;
+use super::machine::Qemu;
 use super::process::Process;
-use super::reader::Compared;
+use super::reader::{Compared, Kind};
 use super::readers::Readers;
 use super::report::{Report, Verified};
 use super::repository::{self, Shelved};
@@ -37,10 +39,14 @@ pub(super) async fn tell(world: &RealWorld, args: &Args, live: &Live) -> Result<
     let engine =
         Engine::new(Arc::new(world.clone()), EngineOptions { threads: 1, ..EngineOptions::default() })?;
     let source = study(&engine, &image, &scratch, live).await?;
-    live.say(&headline(args, &image.description, &source));
+    let kind = match (args.boot, &image.raw) {
+        (true, Some(raw)) => Kind::Machine(Qemu::find(raw, &source.reference).await?),
+        _ => Kind::Engine(engine.clone()),
+    };
+    live.say(&headline(args, &kind, &image.description, &source));
     let shape = Shape { round_trip: args.rtt, rate: args.bytes_per_second() };
     let shelved = image.shelved;
-    let stage = Stage { world, args, live, engine, source, scratch, shape, shelved };
+    let stage = Stage { world, args, live, engine, kind, source, scratch, shape, shelved };
     let mut repository = stage.start_repository().await?;
     let (full_copy, before) = stage.copy_first(&mut repository).await?;
     let filled = stage.use_and_fill(&mut repository, before).await?;
@@ -51,17 +57,18 @@ pub(super) async fn tell(world: &RealWorld, args: &Args, live: &Live) -> Result<
     Ok(stage.report(image.description, full_copy, figures, verified, began.elapsed()))
 }
 
-fn headline(args: &Args, image: &str, source: &Source) -> String {
+fn headline(args: &Args, kind: &Kind, image: &str, source: &Source) -> String {
     let rate = match args.rate {
         0 => "no limit".to_owned(),
         rate => format!("{} Mbit/s", rate as f64 / 1e6),
     };
     format!(
-        "{image}: {} MiB, {} MiB of them data; the link: {} ms, {rate}; {} readers",
+        "{image}: {} MiB, {} MiB of them data; the link: {} ms, {rate}; {} {}",
         source.size >> 20,
         source.allocated() >> 20,
         args.rtt.as_secs_f64() * 1e3,
-        args.readers
+        args.readers,
+        kind.named()
     )
 }
 
@@ -71,6 +78,8 @@ pub(super) struct Stage<'a> {
     pub(super) args: &'a Args,
     pub(super) live: &'a Live,
     pub(super) engine: Arc<Engine>,
+    /// What the readers are.
+    pub(super) kind: Kind,
     pub(super) source: Source,
     pub(super) shape: Shape,
     pub(super) shelved: Shelved,
@@ -85,6 +94,11 @@ impl Stage<'_> {
     /// The readers' disks.
     pub(super) fn overlays(&self) -> Vec<PathBuf> {
         (0..self.args.readers).map(|number| self.scratch.path(&format!("vm-{number}.qcow2"))).collect()
+    }
+
+    /// How large the readers' disks are, if not as large as the image: guests write behind it.
+    pub(super) fn overlay_size(&self) -> Option<u64> {
+        matches!(self.kind, Kind::Machine(_)).then_some(self.source.size + GRANULE)
     }
 
     async fn start_repository(&self) -> Result<Process> {
@@ -146,6 +160,7 @@ impl Stage<'_> {
             allocated_granules: self.source.allocated_granules(),
             shape: self.shape,
             readers: usize::from(self.args.readers),
+            machines: self.kind.accelerator(),
             full_copy,
             figures,
             verified,

@@ -1,7 +1,10 @@
-//! What a daemon needs from the system besides files and sockets: to go to the background, to be told to end.
+//! What programs need from the system besides files and sockets: to go to the background, to be told to end, to have
+//! programs of their own.
 
 mod background;
+mod child;
 mod signals;
 
 pub use background::{Forked, Readiness, fork};
+pub use child::end_with_thread;
 pub use signals::{Signal, Signals};

@@ -12,6 +12,7 @@ use nbd::uri::{Address, NbdUri};
 use serde_json::{Value, json};
 
 use super::args::{Args, FileSystem};
+use super::machine;
 use super::repository::Shelved;
 use super::scratch::Scratch;
 use super::worker::{self, CallOff};
@@ -37,8 +38,15 @@ pub(super) async fn prepare(args: &Args, scratch: &Scratch) -> Result<Image> {
     let made = std::fs::create_dir(&folder);
     made.map_err(|e| BlockError::system(format!("cannot make '{}'", folder.display()), e))?;
     let path = folder.join("image.raw");
-    let (kind, bytes) = (args.filesystem, args.data << 20);
-    worker::run("image", move |call_off| make(kind, bytes, &path, &staging, call_off)).await
+    let (kind, bytes, boot) = (args.filesystem, args.data_bytes(), args.boot);
+    worker::run("image", move |call_off| {
+        let image = make(kind, bytes, &path, &staging, call_off)?;
+        if boot {
+            machine::install(&path)?;
+        }
+        Ok(image)
+    })
+    .await
 }
 
 fn brought(name: &str, format: &str) -> Result<Image> {
