@@ -84,6 +84,11 @@ pub trait File: Send + Sync + Any {
     /// Size in bytes, asked of the system each time.
     fn size(&self) -> io::Result<u64>;
 
+    /// Bytes of storage that it takes, as far as that can be told; else its size.
+    fn allocated(&self) -> io::Result<u64> {
+        self.size()
+    }
+
     /// Reads into `buf` from `offset` as far as that needs no wait. Answers the number of bytes read from
     /// the front of `buf`, short when the rest would wait; `WouldBlock` when not one byte came at once.
     fn try_read(&self, offset: u64, buf: &mut [u8]) -> io::Result<usize>;

@@ -95,6 +95,11 @@ impl File for RealFile {
         }
     }
 
+    fn allocated(&self) -> io::Result<u64> {
+        // Of 512 bytes each, whatever the file system's own blocks are.
+        Ok(u64::try_from(fstat(&self.fd)?.st_blocks).unwrap_or(0) * 512)
+    }
+
     fn try_read(&self, offset: u64, buf: &mut [u8]) -> io::Result<usize> {
         let fd = self.fd.as_fd();
         match self.inline {

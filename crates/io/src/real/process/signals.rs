@@ -16,7 +16,7 @@ use tokio::io::unix::AsyncFd;
 
 use crate::real::watch::watch;
 
-/// What a daemon is told from outside.
+/// What a process is told from outside.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Signal {
     /// SIGTERM: end.
@@ -25,10 +25,25 @@ pub enum Signal {
     Interrupt,
     /// SIGHUP: the terminal is gone, or "read your configuration again".
     HangUp,
+    /// SIGUSR1: "how far are you?".
+    User1,
 }
 
-const NUMBERS: [(Signal, i32); 3] =
-    [(Signal::Terminate, libc::SIGTERM), (Signal::Interrupt, libc::SIGINT), (Signal::HangUp, libc::SIGHUP)];
+const NUMBERS: [(Signal, i32); 4] = [
+    (Signal::Terminate, libc::SIGTERM),
+    (Signal::Interrupt, libc::SIGINT),
+    (Signal::HangUp, libc::SIGHUP),
+    (Signal::User1, libc::SIGUSR1),
+];
+
+impl Signal {
+    /// Its number, of which shells make the exit status 128 + number.
+    pub fn number(self) -> u8 {
+        let number = NUMBERS.iter().find(|(signal, _)| *signal == self).map_or(0, |(_, number)| *number);
+        // Those that are watched are small.
+        number as u8
+    }
+}
 
 /// The signals that came, in order, one at a time. Several of a kind may count as one.
 pub struct Signals {
