@@ -32,6 +32,8 @@ pub struct OpenContext {
     pub no_flush: bool,
     /// Pass discards on (`discard=unmap`).
     pub unmap: bool,
+    /// Read without locks, whatever other processes do meanwhile (`force-share`).
+    pub force_share: bool,
     /// The children that the options named, in role order.
     pub children: Vec<(Role, Arc<View>)>,
     /// Whether the options said that there is no backing child (`backing: null`).
@@ -63,6 +65,7 @@ impl OpenContext {
             direct: false,
             no_flush: false,
             unmap: false,
+            force_share: false,
             children: Vec::new(),
             no_backing: false,
             base: None,

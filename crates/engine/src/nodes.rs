@@ -216,6 +216,14 @@ impl Engine {
         Ok(graph.view(graph.find(node)?)?.size())
     }
 
+    /// Virtual size in bytes of the image below a node; 0 without one.
+    pub fn backing_size(&self, node: &str) -> Result<u64> {
+        let graph = self.graph();
+        let node = graph.node(graph.find(node)?)?;
+        let backing = node.children.iter().find(|edge| edge.role == Role::Backing);
+        Ok(backing.map(|edge| graph.view(edge.child)).transpose()?.map_or(0, |view| view.size()))
+    }
+
     /// What a node's driver knows its image by, and what is stated of the image's version. `None` where the driver
     /// cannot tell.
     pub fn identity(&self, node: &str) -> Result<Option<(String, Option<String>)>> {

@@ -27,6 +27,7 @@ pub(crate) struct Inherited {
     pub(crate) direct: bool,
     pub(crate) no_flush: bool,
     pub(crate) unmap: bool,
+    pub(crate) force_share: bool,
 }
 
 /// Nodes that are open and not yet in the graph.
@@ -111,7 +112,12 @@ impl<'e> Opening<'e> {
             direct: options.direct.unwrap_or(inherited.direct),
             no_flush: options.no_flush.unwrap_or(inherited.no_flush),
             unmap: options.unmap.unwrap_or(inherited.unmap),
+            force_share: options.force_share.unwrap_or(inherited.force_share),
         };
+        if modes.force_share && !modes.read_only {
+            let context = "force-share=on can only be used with read-only images";
+            return Err(BlockError::new(ErrorKind::Invalid, context));
+        }
         let children = self.open_children(options, modes).await?;
         let file = match children.iter().find(|child| matches!(child.role, Role::File | Role::Filtered)) {
             Some(child) => self.file_of(child.node),
@@ -189,6 +195,7 @@ impl<'e> Opening<'e> {
             direct: below.modes.direct,
             no_flush: below.modes.no_flush,
             unmap: below.modes.unmap,
+            force_share: below.modes.force_share,
             children: below.children.iter().map(view).collect::<Result<_>>()?,
             no_backing: options.children.iter().any(no_backing),
             base: below.file.clone(),

@@ -25,6 +25,8 @@ pub struct NodeOptions {
     pub no_flush: Option<bool>,
     /// `discard=unmap`; `None`: as its parent.
     pub unmap: Option<bool>,
+    /// Read without locks, whatever other processes do meanwhile; `None`: as its parent.
+    pub force_share: Option<bool>,
     /// What becomes of writes of zeros.
     pub detect_zeroes: DetectZeroes,
     /// Its children.
@@ -96,6 +98,7 @@ impl NodeOptions {
                 "discard",
                 &[("ignore", false), ("off", false), ("unmap", true), ("on", true)],
             )?,
+            force_share: take_bool(&mut map, "force-share")?,
             detect_zeroes: take_choice(&mut map, "detect-zeroes", &DETECT_ZEROES)?.unwrap_or_default(),
             children: take_children(&mut map, driver, depth)?,
             own: map,

@@ -48,7 +48,10 @@ pub fn open(mut context: OpenContext) -> LocalFut<'static, Result<Opened>> {
         };
         let holder = before.map_or_else(|| file.clone(), |before| before.holder.clone());
         Ok(Opened::new(Body::Executes(Arc::new(FileNode {
-            locks: Locks { holder, locking: options.locking },
+            locks: Locks {
+                holder,
+                locking: if context.force_share { Locking::Off } else { options.locking },
+            },
             lending: Lending::default(),
             unmap: context.unmap,
             no_flush: context.no_flush,
