@@ -7,6 +7,7 @@
 //! Invariants: no byte is asked for twice; memory is bounded by the window; a chunk that fails ends the copy with
 //! its error, and what was copied stays.
 
+mod transfer;
 mod window;
 
 use std::collections::VecDeque;
@@ -21,6 +22,7 @@ use crate::request::{Op, Request};
 use crate::root::Root;
 use crate::seam;
 
+pub use transfer::{Failed, Follow, Transfer, Zeroes, transfer};
 pub use window::{Window, WindowLimits};
 
 /// How a copy is carried out.

@@ -47,4 +47,4 @@ pub use prepared::Prepared;
 pub use request::{Flags, Now, Op, Piece, PieceSource, Pieces, Request, Window};
 pub use root::{Retiring, Root, Turn};
 pub use view::{DetectZeroes, View, ViewBuilder, ViewIndex};
-pub use walk::{REMEMBER_BUDGET, remember_total, remember_usage, set_remember_budget};
+pub use walk::{Holds, Layer, REMEMBER_BUDGET, remember_total, remember_usage, set_remember_budget};

@@ -5,6 +5,7 @@
 
 mod below;
 mod change;
+mod layers;
 mod now;
 mod read;
 mod remember;
@@ -23,6 +24,8 @@ use crate::node::Body;
 use crate::request::{Op, Request};
 use crate::view::{View, ViewIndex};
 
+pub(crate) use layers::layer;
+pub use layers::{Holds, Layer};
 pub(crate) use now::try_now;
 pub use remember::{
     DEFAULT_BUDGET as REMEMBER_BUDGET, set_budget as set_remember_budget, total as remember_total,

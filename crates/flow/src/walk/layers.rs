@@ -1,0 +1,92 @@
+//! Which layer of a chain answers for a range, and what it has there: for those who show or copy layers apart.
+
+use block::{ByteRange, ChildIndex, ExtentState, Place, Result};
+
+use crate::node::Body;
+use crate::view::{View, ViewIndex};
+
+/// What a layer has of a run of bytes.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Holds {
+    /// Bytes in a file.
+    Data,
+    /// A hole of a file that is there byte by byte: it reads as zeros.
+    Hole,
+    /// Zeros, as it says itself.
+    Zeroes,
+    /// Bytes that only the format can produce (compressed).
+    Special,
+    /// Nothing, and no layer below it has anything either: zeros.
+    Nothing,
+}
+
+/// A run of bytes that one layer answers for.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Layer {
+    /// How many layers lie above it: 0 for the image itself.
+    pub depth: u32,
+    /// What it has.
+    pub holds: Holds,
+    /// Length of the run in bytes, at least 1 and at most what was asked for.
+    pub len: u64,
+    /// The node that has the bytes, by name, and the offset of the first one there.
+    pub at: Option<(String, u64)>,
+}
+
+/// The layer that answers for the first bytes of `range` (not empty, in bounds).
+pub(crate) async fn layer(view: &View, mut index: ViewIndex, mut range: ByteRange) -> Result<Layer> {
+    let _guards: Vec<_> = view.changing().iter().map(|at| view.node(*at).reclaim().waits().enter()).collect();
+    let mut depth = 0;
+    loop {
+        let format = match view.node(index).body() {
+            Body::Maps(format) => format,
+            Body::Executes(node) if node.size().is_none() => {
+                index = view.child(index, ChildIndex(0))?;
+                continue;
+            }
+            Body::Executes(_) => return in_file(view, index, depth, range).await,
+        };
+        let mapped = format.map_now(range).map_err(|e| super::at_node(view, index, e))?;
+        let Some(mapping) = mapped else {
+            super::read::load(view, index, range).await?;
+            continue;
+        };
+        let run = range.head(mapping.len);
+        let found = |holds, at| Ok(Layer { depth, holds, len: run.len(), at });
+        match mapping.place {
+            Place::Zero => return found(Holds::Zeroes, None),
+            Place::Special => return found(Holds::Special, None),
+            Place::Data { child, offset, .. } => {
+                let child = view.child(index, child)?;
+                // A format that allocates knows what it holds; everything else is asked.
+                if view.stores_clusters(child) {
+                    let at = Some((view.node(child).name().to_string(), offset));
+                    return found(Holds::Data, at);
+                }
+                let below = ByteRange::checked(offset, run.len());
+                let below = below.ok_or_else(|| super::resolve::overflows(view, index, offset))?;
+                return in_file(view, child, depth, below).await;
+            }
+            Place::Unallocated => {
+                let Some(backing) = view.backing(index) else { return found(Holds::Nothing, None) };
+                let inside = view.size_of(backing).saturating_sub(run.start());
+                if inside == 0 {
+                    return found(Holds::Nothing, None);
+                }
+                (index, range, depth) = (backing, run.head(inside), depth + 1);
+            }
+        }
+    }
+}
+
+/// What a file has of `range`.
+async fn in_file(view: &View, index: ViewIndex, depth: u32, range: ByteRange) -> Result<Layer> {
+    let extents = super::extents(view, index, range).await?;
+    let (len, holds) = match extents.first() {
+        Some(first) if first.state == ExtentState::Data => (first.range.len(), Holds::Data),
+        Some(first) => (first.range.len(), Holds::Hole),
+        None => (range.len(), Holds::Data),
+    };
+    let at = Some((view.node(index).name().to_string(), range.start()));
+    Ok(Layer { depth, holds, len: len.min(range.len()), at })
+}
