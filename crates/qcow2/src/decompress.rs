@@ -23,6 +23,16 @@ pub enum Compression {
     Zstd,
 }
 
+impl Compression {
+    /// As QEMU calls it.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Deflate => "zlib",
+            Self::Zstd => "zstd",
+        }
+    }
+}
+
 /// Decompresses clusters of one image. Keeps its working memory (below 1 MiB): use one again rather than a
 /// new one.
 pub struct Decompressor(Engine);

@@ -16,7 +16,7 @@ const BITMAPS: u32 = 0x2385_2875;
 /// Where the LUKS header is.
 const ENCRYPTION: u32 = 0x0537_be77;
 /// Name of the external data file, a string.
-const DATA_FILE_NAME: u32 = 0x4441_5441;
+pub(crate) const DATA_FILE_NAME: u32 = 0x4441_5441;
 
 /// The kinds of which there may be one each.
 const KNOWN: [u32; 5] = [BACKING_FORMAT, FEATURE_NAMES, BITMAPS, ENCRYPTION, DATA_FILE_NAME];

@@ -10,19 +10,19 @@ const DIRTY: u64 = 1 << 0;
 /// Incompatible bit 1: any table may be wrong.
 const CORRUPT: u64 = 1 << 1;
 /// Incompatible bit 2: guest data lies in another file.
-const DATA_FILE: u64 = 1 << 2;
+pub(crate) const DATA_FILE: u64 = 1 << 2;
 /// Incompatible bit 3: compressed clusters are not deflate.
-const COMPRESSION_TYPE: u64 = 1 << 3;
+pub(crate) const COMPRESSION_TYPE: u64 = 1 << 3;
 /// Incompatible bit 4: L2 entries of 128 bits, with subclusters.
-const EXTENDED_L2: u64 = 1 << 4;
+pub(crate) const EXTENDED_L2: u64 = 1 << 4;
 /// All incompatible bits that we know.
 const KNOWN_INCOMPATIBLE: u64 = DIRTY | CORRUPT | DATA_FILE | COMPRESSION_TYPE | EXTENDED_L2;
 /// Compatible bit 0: refcounts may be written late while the dirty bit is set.
-const LAZY_REFCOUNTS: u64 = 1 << 0;
+pub(crate) const LAZY_REFCOUNTS: u64 = 1 << 0;
 /// Autoclear bit 0: the bitmaps extension can be believed.
 const BITMAPS: u64 = 1 << 0;
 /// Autoclear bit 1: the data file reads as a raw image by itself.
-const DATA_FILE_RAW: u64 = 1 << 1;
+pub(crate) const DATA_FILE_RAW: u64 = 1 << 1;
 /// All autoclear bits that we know.
 const KNOWN_AUTOCLEAR: u64 = BITMAPS | DATA_FILE_RAW;
 

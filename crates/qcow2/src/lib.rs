@@ -49,7 +49,7 @@ pub use l1_table::L1Table;
 pub use l2_slice::{L2Slice, SliceAddress};
 pub use lookup::Located;
 pub use name::{Target, resolve};
-pub use new_image::{FreshImage, NewImage};
+pub use new_image::{FreshImage, NewImage, Preallocated};
 pub use offset::HostOffset;
 pub use options::Options;
 pub use refcount_block::RefcountBlock;

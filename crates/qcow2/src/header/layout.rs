@@ -120,17 +120,34 @@ pub(super) fn check_name(name: &str) -> Result<(), BlockError> {
 }
 
 /// A version 3 header without extensions: its fields of fixed place.
-pub(crate) fn fixed_v3(cluster_bits: u32, size: u64) -> Vec<u8> {
+pub(crate) fn fixed_v3(cluster_bits: u32, size: u64, refcount_order: u32) -> Vec<u8> {
     /// With the compression type and its padding, as QEMU writes it.
     const LEN: u32 = 112;
-    let mut bytes = vec![0; LEN as usize];
-    bytes[..4].copy_from_slice(b"QFI\xfb");
-    put32(&mut bytes, 4, 3);
-    put32(&mut bytes, 20, cluster_bits);
-    put64(&mut bytes, 24, size);
-    put32(&mut bytes, 96, crate::new_image::REFCOUNT_ORDER);
+    let mut bytes = fixed(cluster_bits, size, 3, LEN as usize);
+    put32(&mut bytes, 96, refcount_order);
     put32(&mut bytes, HEADER_LEN_AT, LEN);
     bytes
+}
+
+/// A version 2 header without extensions.
+pub(crate) fn fixed_v2(cluster_bits: u32, size: u64) -> Vec<u8> {
+    fixed(cluster_bits, size, 2, 72)
+}
+
+fn fixed(cluster_bits: u32, size: u64, version: u32, len: usize) -> Vec<u8> {
+    let mut bytes = vec![0; len];
+    bytes[..4].copy_from_slice(b"QFI\xfb");
+    put32(&mut bytes, 4, version);
+    put32(&mut bytes, 20, cluster_bits);
+    put64(&mut bytes, 24, size);
+    bytes
+}
+
+/// Feature bits of a version 3 header, and its compression type.
+pub(crate) fn put_features(fixed: &mut [u8], incompatible: u64, compatible: u64, compression: u8) {
+    put64(fixed, 72, incompatible);
+    put64(fixed, 80, compatible);
+    fixed[104] = compression;
 }
 
 /// Where the L1 table and the refcount table are.
