@@ -9,6 +9,7 @@ mod daemon;
 mod demo;
 mod ending;
 mod host;
+mod img;
 mod line;
 mod nbd;
 mod remedies;
@@ -41,15 +42,26 @@ enum Command {
     Watch(host::WatchArgs),
     Pivot(host::PivotArgs),
     Remove(host::RemoveArgs),
+    /// Make, copy, look at and change disk images, with qemu-img's command line.
+    #[command(disable_help_flag = true)]
+    Img {
+        /// A command of qemu-img and its options.
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        line: Vec<OsString>,
+    },
     /// Show the main job: instant start, one fetch, life without the source.
     Demo(Box<demo::Args>),
 }
 
 /// Links that select a face by their name.
-const FACES: [(&str, &str); 2] = [("qemu-nbd", "nbd"), ("qemu-storage-daemon", "daemon")];
+const FACES: [(&str, &str); 3] =
+    [("qemu-img", "img"), ("qemu-nbd", "nbd"), ("qemu-storage-daemon", "daemon")];
 
 fn main() -> ExitCode {
     let (program, arguments) = faced(std::env::args_os().collect());
+    if let Some(arguments) = of_img(&arguments) {
+        return img::run(if program == "millpond" { "millpond img" } else { program }, arguments);
+    }
     let command = CommandLine::command().name(program);
     let parsed = command.try_get_matches_from(arguments).and_then(|m| CommandLine::from_arg_matches(&m));
     let line = match parsed {
@@ -66,6 +78,7 @@ fn main() -> ExitCode {
         Command::Watch(args) => host::watch(args),
         Command::Pivot(args) => host::pivot(args),
         Command::Remove(args) => host::remove(args),
+        Command::Img { line } => return img::run("millpond img", line),
         Command::Demo(args) => demo::run(*args),
     };
     match outcome {
@@ -75,6 +88,12 @@ fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+/// What follows `img`: its command line is taken apart as qemu-img does it, not by clap.
+fn of_img(arguments: &[OsString]) -> Option<Vec<OsString>> {
+    let (verb, rest) = arguments.get(1..)?.split_first()?;
+    (verb == "img").then(|| rest.to_vec())
 }
 
 /// Tells of what ends the program: one line, under the name that it was called by.

@@ -32,8 +32,8 @@ const ALLOWED: &[Allowed] = &[
     Allowed {
         name: "millpond",
         rooms: &[
-            "control", "qmp", "pond", "engine", "export", "driver", "graph", "flow", "object", "nbd", "io",
-            "block",
+            "control", "qmp", "pond", "img", "engine", "export", "driver", "graph", "flow", "object", "nbd",
+            "io", "block",
         ],
         crates: &["clap", "fatfs", "serde_json"],
     },
@@ -41,6 +41,11 @@ const ALLOWED: &[Allowed] = &[
         name: "pond",
         rooms: &["engine", "export", "flow", "graph", "nbd", "qcow2", "io", "block"],
         crates: &["serde", "serde_json"],
+    },
+    Allowed {
+        name: "img",
+        rooms: &["engine", "driver", "flow", "graph", "qcow2", "io", "block"],
+        crates: &["futures-util", "serde_json"],
     },
     Allowed { name: "control", rooms: &["engine", "export", "qmp", "io", "block"], crates: &["serde_json"] },
     Allowed {

@@ -1,0 +1,29 @@
+//! What an image may make us open, as long as nobody has said that it is what it looks like.
+
+use qcow2::Header;
+use serde_json::{Map, Value};
+
+use crate::failure::{Failure, Result};
+use crate::words;
+
+/// Fails where an image whose format nobody has given names others: whoever wrote it chose them. `own` are options of
+/// the node: with a `backing` there the image's is not opened.
+pub(crate) fn stands_alone(header: &Header, own: &Map<String, Value>) -> Result<()> {
+    let backing = header.backing.as_ref().filter(|_| !own.contains_key("backing"));
+    let named = match (backing, &header.data_file) {
+        (Some(backing), _) => format!("backing file '{}'", words::escaped(&backing.name)),
+        (None, Some(data)) => format!("data file '{}'", words::escaped(data.name.as_deref().unwrap_or(""))),
+        (None, None) => return Ok(()),
+    };
+    Err(Failure::new(format!(
+        "its format was not given, and it looks like qcow2 with {named}, which a guest could have written: say its format (-f qcow2, or -f raw for its bytes)"
+    )))
+}
+
+/// Says that an image does not say the format of its backing file.
+pub(crate) fn no_format(image: &str, backing: &str) -> Failure {
+    let backing = words::escaped(backing);
+    Failure::new(format!(
+        "image '{image}' does not say the format of its backing file '{backing}', which is never guessed: store it with 'rebase -u -b {backing} -F FORMAT'"
+    ))
+}

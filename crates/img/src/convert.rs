@@ -1,0 +1,161 @@
+//! `convert`: copies one image, or several one after the other, to a new one.
+
+mod options;
+mod target;
+
+use block::BlockError;
+use flow::copy::{self, Failed, Follow, Transfer, Zeroes};
+use graph::Demand;
+use std::cell::Cell;
+
+use crate::failure::{Failure, Result};
+use crate::flags;
+use crate::given::Flag;
+use crate::image::{Image, SECTOR};
+use crate::session::{How, Session, Source};
+use crate::verbs::{Call, Verb};
+use crate::words;
+
+use options::Options;
+use target::Target;
+
+/// The verb.
+pub(crate) const VERB: Verb = Verb {
+    name: "convert",
+    about: "copy images to a new one",
+    operands: "FILENAME [FILENAME2 ...] OUTPUT_FILENAME",
+    flags: FLAGS,
+    run: |call| Box::pin(run(call)),
+};
+
+const FLAGS: &[Flag] = &[
+    Flag::with('f', "source-format", "FMT", "format of the sources"),
+    Flag::long("source-image-opts", "the sources are sets of options"),
+    Flag::long("image-opts", "the same"),
+    Flag::with('l', "source-snapshot", "SNAPSHOT", "take this snapshot of the source"),
+    Flag::with('T', "source-cache", "CACHE", "cache mode of the sources (writeback)"),
+    Flag::with('O', "target-format", "FMT", "format of the target (raw)"),
+    Flag::long("target-image-opts", "the target is a set of options; needs -n"),
+    Flag::with('o', "target-options", "OPTIONS", "options of the target; -o help lists them"),
+    Flag::switch('c', "compress", "compress the target"),
+    Flag::with('t', "target-cache", "CACHE", "cache mode of the target (unsafe)"),
+    Flag::with('B', "backing", "BACKING_FILENAME", "make the target an overlay on this image"),
+    Flag::with('F', "backing-format", "FMT", "format of the backing image"),
+    Flag::switch('n', "no-create", "the target is there already"),
+    Flag::long("target-is-zero", "and reads as zeros"),
+    Flag::with('S', "sparse-size", "SIZE", "shortest run of zeros that becomes a hole (4k); 0: none does"),
+    Flag::long("bitmaps", "copy persistent bitmaps, too"),
+    Flag::long("skip-broken-bitmaps", "but not those that are broken"),
+    flags::FORCE_SHARE,
+    Flag::with('r', "rate", "RATE", "most bytes per second"),
+    Flag::with('m', "parallel", "NUM", "requests at a time (8)"),
+    Flag::switch('C', "copy-range-offloading", "let the kernel copy, which finds no zeros"),
+    Flag::long("salvage", "what cannot be read becomes zeros"),
+    Flag::switch('W', "oob-writes", "write in any order"),
+    flags::PROGRESS,
+    flags::QUIET,
+    flags::OBJECT,
+];
+
+/// Most bytes of one request.
+const CHUNK: u64 = 1 << 20;
+
+async fn run(call: Call) -> Result<u8> {
+    let Call { session, given } = call;
+    if let Some(text) = options::help(&given)? {
+        session.listener.say(&text);
+        return Ok(0);
+    }
+    let options = Options::parse(&given)?;
+    session.add_objects(given.values("object")).await?;
+    let mut sources = Vec::new();
+    for name in options.sources {
+        let source = Source { name, format: options.source_format, image_opts: options.source_image_opts };
+        let how = How { cache: options.source_cache, force_share: options.force_share, ..How::READ };
+        sources.push(session.open(source, how).await?);
+    }
+    options.check_sources()?;
+    let target = Target::prepare(&session, &options, &sources).await?;
+    copy_all(&session, &options, &sources, &target).await?;
+    target.finish(&session).await?;
+    session.made.keep();
+    for source in sources {
+        source.close().await?;
+    }
+    Ok(0)
+}
+
+async fn copy_all(
+    session: &Session,
+    options: &Options<'_>,
+    sources: &[Image],
+    target: &Target,
+) -> Result<()> {
+    let mut total = 0;
+    for source in sources {
+        total += source.size_in_sectors()?;
+    }
+    let following = Following { session, total, done: Cell::new(0), quiet: options.quiet };
+    session.listener.progress(0.0);
+    let to = target.image.attach(Demand::WRITE)?;
+    let mut at = 0;
+    for source in sources {
+        let from = source.attach(Demand::READ)?;
+        let how = Transfer {
+            at,
+            chunk: CHUNK,
+            parallel: options.parallel,
+            sparse: options.sparse,
+            zeroes: if target.reads_zero { Zeroes::Skip } else { Zeroes::Write },
+            over: target.over,
+            salvage: options.salvage,
+            rate: options.rate,
+        };
+        copy::transfer(&from.root, &to.root, &how, &following).await.map_err(|why| following.told(why))?;
+        from.end().await?;
+        at += source.size_in_sectors()?;
+    }
+    to.end().await?;
+    session.listener.progress(100.0);
+    Ok(())
+}
+
+/// Who follows the copy: progress, and whether it was called off.
+struct Following<'a> {
+    session: &'a Session,
+    total: u64,
+    done: Cell<u64>,
+    quiet: bool,
+}
+
+impl Following<'_> {
+    fn told(&self, failed: Failed) -> Failure {
+        match failed {
+            Failed::Reading(at, error) => {
+                Failure::new(format!("error while reading at byte {at}: {}", words::cause(&error)))
+            }
+            Failed::Writing(at, error) => {
+                Failure::new(format!("error while writing at byte {at}: {}", words::cause(&error)))
+            }
+            Failed::Ended => Failure::silent(1),
+        }
+    }
+}
+
+impl Follow for Following<'_> {
+    fn moved(&self, bytes: u64) {
+        self.done.set(self.done.get() + bytes);
+        self.session.listener.progress(self.done.get() as f32 * 100.0 / self.total.max(1) as f32);
+    }
+
+    fn is_over(&self) -> bool {
+        self.session.check_called_off().is_err()
+    }
+
+    fn lost(&self, at: u64, error: &BlockError) {
+        if !self.quiet && at.is_multiple_of(SECTOR) {
+            let why = words::cause(error);
+            self.session.listener.complain(&format!("warning: error while reading offset {at}: {why}"));
+        }
+    }
+}

@@ -1,0 +1,140 @@
+//! What a command line asks of `convert`, checked in qemu-img's order.
+
+use crate::cache::Cache;
+use crate::failure::{Failure, Result};
+use crate::given::Given;
+use crate::image::SECTOR;
+use crate::numbers::{self, Range};
+use crate::option_list;
+
+/// Longest run of zeros that `-S` may ask for.
+const SPARSE_MAX: u64 = 16 << 20;
+/// Shortest run of zeros that becomes a hole unless `-S` says otherwise.
+const SPARSE: u64 = 4096;
+/// Most requests at a time.
+const PARALLEL_MAX: u64 = 16;
+const PARALLEL: u64 = 8;
+
+/// The options of one call.
+#[derive(Clone, Debug)]
+pub(super) struct Options<'a> {
+    pub(super) sources: &'a [String],
+    pub(super) target: &'a str,
+    pub(super) source_format: Option<&'a str>,
+    pub(super) source_image_opts: bool,
+    pub(super) source_cache: Cache,
+    pub(super) force_share: bool,
+    snapshot: bool,
+    pub(super) target_format: &'a str,
+    pub(super) target_image_opts: bool,
+    pub(super) target_cache: Cache,
+    /// The values of `-o`.
+    pub(super) settings: Vec<&'a str>,
+    pub(super) compress: bool,
+    pub(super) backing: Option<&'a str>,
+    pub(super) backing_format: Option<&'a str>,
+    pub(super) no_create: bool,
+    pub(super) target_is_zero: bool,
+    pub(super) sparse: u64,
+    pub(super) bitmaps: bool,
+    pub(super) rate: Option<u64>,
+    pub(super) parallel: usize,
+    pub(super) salvage: bool,
+    pub(super) quiet: bool,
+}
+
+/// The list of options, where that is asked for.
+pub(super) fn help(given: &Given) -> Result<Option<String>> {
+    if !given.values("target-options").any(option_list::asks_for_help) {
+        return Ok(None);
+    }
+    let format = given.value("target-format").unwrap_or("raw");
+    option_list::shown(format, given.operands.len() > 1).map(Some)
+}
+
+impl<'a> Options<'a> {
+    pub(super) fn parse(given: &'a Given) -> Result<Self> {
+        let sparse = given.value("sparse-size").map(sparse).transpose()?;
+        let parallel = given.number("parallel", "number of coroutines", Range(1, PARALLEL_MAX))?;
+        let rate = given.number("rate", "rate limit", numbers::ANY)?;
+        excluded(given, sparse.is_some())?;
+        let (target, sources) = match given.operands.split_last() {
+            Some((target, sources)) if !sources.is_empty() => (target, sources),
+            _ => return Err(Failure::new("Must specify image file name")),
+        };
+        let source_cache = Cache::named(given.value("source-cache"), "source cache", Cache::WRITEBACK)?;
+        let target_cache = Cache::named(given.value("target-cache"), "cache", Cache::UNSAFE)?;
+        Ok(Self {
+            sources,
+            target,
+            source_format: given.value("source-format"),
+            source_image_opts: given.has("image-opts") || given.has("source-image-opts"),
+            source_cache,
+            force_share: given.has("force-share"),
+            snapshot: given.has("source-snapshot"),
+            target_format: given.value("target-format").unwrap_or("raw"),
+            target_image_opts: given.has("target-image-opts"),
+            target_cache,
+            settings: given.values("target-options").collect(),
+            compress: given.has("compress"),
+            backing: given.value("backing"),
+            backing_format: given.value("backing-format"),
+            no_create: given.has("no-create"),
+            target_is_zero: given.has("target-is-zero"),
+            // The kernel copies without looking for zeros.
+            sparse: sparse.unwrap_or(SPARSE),
+            bitmaps: given.has("bitmaps"),
+            rate,
+            // At most 16.
+            parallel: parallel.unwrap_or(PARALLEL) as usize,
+            salvage: given.has("salvage"),
+            quiet: given.has("quiet"),
+        })
+    }
+
+    /// Refuses what is not done yet, once it is known that the sources are there.
+    pub(super) fn check_sources(&self) -> Result<()> {
+        if self.snapshot {
+            return Err(Failure::new("Snapshots are not yet supported: leave out -l"));
+        }
+        if self.bitmaps {
+            return Err(Failure::new("Copying bitmaps is not yet supported: leave out --bitmaps"));
+        }
+        Ok(())
+    }
+}
+
+/// What cannot be asked for together.
+fn excluded(given: &Given, sparse: bool) -> Result<()> {
+    let has = |flag| given.has(flag);
+    let image_opts = has("image-opts") || has("source-image-opts");
+    let rules = [
+        (image_opts && has("source-format"), "--image-opts and --format are mutually exclusive"),
+        (has("copy-range-offloading") && has("compress"), "Cannot enable copy offloading when -c is used"),
+        (has("copy-range-offloading") && sparse, "Cannot enable copy offloading when -S is used"),
+        (
+            has("target-image-opts") && has("target-format"),
+            "--image-opts and --format are mutually exclusive",
+        ),
+        (has("skip-broken-bitmaps") && !has("bitmaps"), "Use of --skip-broken-bitmaps requires --bitmaps"),
+        (has("target-image-opts") && !has("no-create"), "--target-image-opts requires use of -n flag"),
+        (has("no-create") && has("target-options"), "-o has no effect when skipping image creation"),
+        (has("target-is-zero") && !has("no-create"), "--target-is-zero requires use of -n flag"),
+    ];
+    match rules.iter().find(|(broken, _)| *broken) {
+        Some((_, why)) => Err(Failure::new(*why)),
+        None => Ok(()),
+    }
+}
+
+fn sparse(text: &str) -> Result<u64> {
+    let what = "buffer size for sparse output";
+    let malformed = Failure::new(format!("Invalid {what} specified: '{text}'."));
+    let value = numbers::size(text).map_err(|_| malformed)?;
+    if !value.is_multiple_of(SECTOR) || value > SPARSE_MAX {
+        return Err(Failure::new(format!(
+            "Invalid {what} specified. Valid sizes are multiples of {SECTOR} up to {SPARSE_MAX}. Select 0 to disable sparse detection (fully allocates output)."
+        )));
+    }
+    Ok(value)
+}

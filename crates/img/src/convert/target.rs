@@ -1,0 +1,93 @@
+//! Where `convert` writes to: a new image, or one that is there.
+
+use crate::failure::{Failure, Result};
+use crate::image::Image;
+use crate::new_image::NewImage;
+use crate::option_list;
+use crate::session::{How, Session, Source};
+use crate::settings::Settings;
+
+use super::options::Options;
+
+/// An open target.
+pub(super) struct Target {
+    pub(super) image: Image,
+    /// Whether all of it reads as zeros before anything is written.
+    pub(super) reads_zero: bool,
+    /// Size of the backing image that it is made over.
+    pub(super) over: Option<u64>,
+}
+
+impl Target {
+    /// Makes the target unless it is there, and opens it.
+    pub(super) async fn prepare(session: &Session, options: &Options<'_>, sources: &[Image]) -> Result<Self> {
+        let mut size = 0;
+        for source in sources {
+            size += source.size_in_sectors()?;
+        }
+        let zero = match options.no_create {
+            true => options.target_is_zero,
+            false => make(session, options, size).await?,
+        };
+        let format = (!options.target_image_opts).then_some(options.target_format);
+        let source = Source { name: options.target, format, image_opts: options.target_image_opts };
+        let how = How { cache: options.target_cache, unmap: true, ..How::WRITE };
+        let image = session.open(source, how).await?;
+        if options.compress {
+            return Err(Failure::new("Compression is not yet supported for new images: leave out -c"));
+        }
+        if image.size()? < size {
+            return Err(Failure::new("output file is smaller than input file"));
+        }
+        let over = match backing(options) {
+            true => Some(session.engine.backing_size(&image.node)?),
+            false => None,
+        };
+        Ok(Self { reads_zero: zero && over.is_none(), image, over })
+    }
+
+    /// Closes it, once all is in its file.
+    pub(super) async fn finish(self, session: &Session) -> Result<()> {
+        session.engine.flush(&self.image.node).await?;
+        self.image.close().await
+    }
+}
+
+fn backing(options: &Options<'_>) -> bool {
+    let set = |text: &&str| text.split(',').any(|item| item.starts_with("backing_file="));
+    options.backing.is_some() || options.settings.iter().any(set)
+}
+
+/// Makes the target; answers whether it reads as zeros.
+async fn make(session: &Session, options: &Options<'_>, size: u64) -> Result<bool> {
+    let format = options.target_format;
+    let mut settings = Settings::new(option_list::on_file(format)?);
+    for text in &options.settings {
+        settings.parse(text)?;
+    }
+    for (value, key, what) in [
+        (options.backing, "backing_file", "Backing file"),
+        (options.backing_format, "backing_fmt", "Backing format"),
+    ] {
+        if let Some(value) = value {
+            let refused = |_| Failure::new(format!("{what} not supported for file format '{format}'"));
+            settings.set(key, value).map_err(refused)?;
+        }
+    }
+    if settings.text("backing_file").is_some() && settings.text("backing_fmt").is_none() {
+        return Err(Failure::new("Use of backing file requires explicit backing format"));
+    }
+    if options.compress && format == "raw" {
+        return Err(Failure::new("Compression not supported for this file format"));
+    }
+    if options.compress && settings.text("preallocation").is_some_and(|mode| mode != "off") {
+        return Err(Failure::new("Compression and preallocation not supported at the same time"));
+    }
+    // Of the sources, whatever was asked for.
+    settings.set("size", &size.to_string())?;
+    let told = |failure: Failure| {
+        let why = failure.text.unwrap_or_default();
+        Failure::new(format!("{}: error while converting {format}: {why}", options.target))
+    };
+    NewImage::new(format, &settings).map_err(told)?.create(session, options.target).await.map_err(told)
+}

@@ -1,0 +1,64 @@
+//! An image that is open, and who uses it.
+
+use std::sync::Arc;
+
+use engine::Engine;
+use flow::Root;
+use graph::{Demand, RootId, User};
+use qcow2::Header;
+
+use crate::failure::Result;
+
+/// Sizes of raw images are shown in whole sectors, as QEMU does.
+pub(crate) const SECTOR: u64 = 512;
+
+/// An open image. Close it, or what was written to it is not all in its file.
+pub(crate) struct Image {
+    engine: Arc<Engine>,
+    /// Its node.
+    pub(crate) node: String,
+    /// The header of a qcow2 image, as it was when it was opened.
+    pub(crate) header: Option<Header>,
+}
+
+/// A use of an image, for requests.
+pub(crate) struct Use {
+    engine: Arc<Engine>,
+    id: RootId,
+    /// Where requests enter.
+    pub(crate) root: Arc<Root>,
+}
+
+impl Image {
+    pub(crate) fn new(engine: Arc<Engine>, node: String, header: Option<Header>) -> Self {
+        Self { engine, node, header }
+    }
+
+    /// Size of the virtual disk in bytes.
+    pub(crate) fn size(&self) -> Result<u64> {
+        Ok(self.engine.size(&self.node)?)
+    }
+
+    /// The same in whole sectors.
+    pub(crate) fn size_in_sectors(&self) -> Result<u64> {
+        Ok(self.size()?.next_multiple_of(SECTOR))
+    }
+
+    /// Begins to use it.
+    pub(crate) fn attach(&self, demand: Demand) -> Result<Use> {
+        let (id, root) = self.engine.attach(&self.node, User::named("img"), demand)?;
+        Ok(Use { engine: self.engine.clone(), id, root })
+    }
+
+    /// Closes it: what was written to it is in its file then, and durable as its cache mode says.
+    pub(crate) async fn close(self) -> Result<()> {
+        Ok(self.engine.delete_node(&self.node).await?)
+    }
+}
+
+impl Use {
+    /// Gives the image up; what was written is in its file then.
+    pub(crate) async fn end(self) -> Result<()> {
+        Ok(self.engine.detach(self.id).await?)
+    }
+}

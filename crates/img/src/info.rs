@@ -1,0 +1,244 @@
+//! `info`: what an image is. It reads the image's own tables and opens nothing that the image names, but for
+//! `--backing-chain`.
+
+use std::path::Path;
+
+use io::OpenOptions;
+use qcow2::{Header, Target, Version};
+use serde_json::{Map, Value, json};
+
+use crate::failure::{Failure, Result};
+use crate::flags;
+use crate::given::Flag;
+use crate::image::SECTOR;
+use crate::naming;
+use crate::numbers::shown;
+use crate::session::{How, Looked, Session, Source};
+use crate::verbs::{Call, Verb};
+use crate::{chain, json as printed};
+
+/// The verb.
+pub(crate) const VERB: Verb = Verb {
+    name: "info",
+    about: "show what an image is",
+    operands: "FILENAME",
+    flags: FLAGS,
+    run: |call| Box::pin(run(call)),
+};
+
+const FLAGS: &[Flag] = &[
+    flags::FORMAT,
+    Flag::switch('b', "backing-chain", "and all images below it"),
+    flags::FORCE_SHARE,
+    flags::OUTPUT,
+    flags::OBJECT,
+    flags::IMAGE_OPTS,
+];
+
+/// What is known of an image.
+#[derive(Clone, Debug)]
+struct About {
+    filename: String,
+    format: &'static str,
+    virtual_size: u64,
+    /// Bytes that its file takes; of files only.
+    disk_size: Option<u64>,
+    header: Option<Header>,
+    /// Where the backing image is, seen from here.
+    full_backing: Option<String>,
+    file: Below,
+}
+
+/// What is known of the node that an image lies on.
+#[derive(Clone, Debug)]
+struct Below {
+    driver: String,
+    len: u64,
+    disk_size: Option<u64>,
+}
+
+async fn run(call: Call) -> Result<u8> {
+    let Call { session, given } = call;
+    let json = given.json()?;
+    let name = given.one_operand()?;
+    let source = Source { name, format: given.format()?, image_opts: given.has("image-opts") };
+    session.add_objects(given.values("object")).await?;
+    let how = How { force_share: given.has("force-share"), alone: true, ..How::READ };
+    let whole = given.has("backing-chain");
+    let found = match whole {
+        true => all_below(&session, source, how).await?,
+        false => vec![one(&session, source, how).await?.0],
+    };
+    let text = match (json, whole) {
+        (true, true) => printed::pretty(&Value::Array(found.iter().map(About::json).collect())),
+        (true, false) => printed::pretty(&found[0].json()),
+        (false, _) => found.iter().map(About::text).collect::<Vec<_>>().join("\n"),
+    };
+    session.listener.say(&text);
+    Ok(0)
+}
+
+/// The image and all that lie below it.
+async fn all_below(session: &Session, source: Source<'_>, how: How) -> Result<Vec<About>> {
+    let mut found: Vec<About> = Vec::new();
+    let mut next = Some((source.name.to_owned(), source.format.map(str::to_owned), source.image_opts));
+    while let Some((name, format, image_opts)) = next.take() {
+        if found.iter().any(|about| about.filename == name) {
+            return Err(Failure::new(format!("Backing file '{name}' creates an infinite loop.")));
+        }
+        let source = Source { name: &name, format: format.as_deref(), image_opts };
+        let (about, recognised) = one(session, source, how).await?;
+        if let Some(header) = about.header.as_ref().filter(|_| recognised) {
+            chain::stands_alone(header, &Map::new()).map_err(|failure| failure.opening(&name))?;
+        }
+        let backing = about.header.as_ref().and_then(|header| header.backing.as_ref());
+        if let (Some(backing), Some(full)) = (backing, &about.full_backing) {
+            let format = backing.format.clone().ok_or_else(|| chain::no_format(&name, full))?;
+            next = Some((full.clone(), Some(format), false));
+        }
+        found.push(about);
+    }
+    Ok(found)
+}
+
+/// One image, and whether its format was recognised.
+async fn one(session: &Session, source: Source<'_>, how: How) -> Result<(About, bool)> {
+    let looked = session.look(source, how).await.map_err(|failure| failure.opening(source.name))?;
+    let recognised = looked.recognised;
+    let about = about(session, source, looked).await?;
+    Ok((about, recognised))
+}
+
+async fn about(session: &Session, source: Source<'_>, looked: Looked) -> Result<About> {
+    let filename = looked.named.filename(source.name);
+    let len = session.engine.size(&looked.node)?.next_multiple_of(SECTOR);
+    let driver = looked.named.driver();
+    let disk_size = match driver {
+        "file" => allocated(session, &filename).await,
+        _ => None,
+    };
+    session.engine.delete_node(&looked.node).await?;
+    let backing = looked.header.as_ref().and_then(|header| header.backing.as_ref());
+    let full_backing = backing.map(|backing| full_name(&backing.name, &filename));
+    Ok(About {
+        format: looked.format,
+        virtual_size: looked.header.as_ref().map_or(len, |header| header.virtual_size),
+        file: Below { driver: driver.to_owned(), len, disk_size },
+        header: looked.header,
+        filename,
+        disk_size,
+        full_backing,
+    })
+}
+
+/// Bytes that a file takes on its disk, as far as that can be found out.
+async fn allocated(session: &Session, filename: &str) -> Option<u64> {
+    let path = naming::path(filename)?;
+    let file = session.engine.world().open(Path::new(path), OpenOptions::default()).await.ok()?;
+    file.allocated().ok()
+}
+
+/// A backing file's name as seen from here, not from its overlay.
+fn full_name(name: &str, overlay: &str) -> String {
+    match qcow2::resolve(name, overlay) {
+        Ok(Target::Path(path)) => path,
+        Ok(Target::Protocol { name, .. }) => name,
+        Ok(Target::Options(_)) | Err(_) => name.to_owned(),
+    }
+}
+
+/// Facts of the format, by QMP's names.
+fn specific(header: &Header) -> Map<String, Value> {
+    let version3 = header.version == Version::V3;
+    let facts = [
+        ("compat", Some(json!(if version3 { "1.1" } else { "0.10" }))),
+        ("compression-type", Some(json!(header.compression.name()))),
+        ("lazy-refcounts", version3.then(|| json!(header.features.lazy_refcounts()))),
+        ("refcount-bits", Some(json!(header.refcount_table.bits))),
+        ("data-file", header.data_file.as_ref().and_then(|file| file.name.as_ref()).map(|name| json!(name))),
+        ("data-file-raw", header.data_file.as_ref().map(|file| json!(file.raw))),
+        ("corrupt", version3.then(|| json!(header.features.corrupt()))),
+        ("extended-l2", version3.then(|| json!(header.features.extended_l2()))),
+    ];
+    facts.into_iter().filter_map(|(name, fact)| Some((name.to_owned(), fact?))).collect()
+}
+
+impl About {
+    fn json(&self) -> Value {
+        let header = self.header.as_ref();
+        let backing = header.and_then(|header| header.backing.as_ref());
+        let file = json!({ "name": "file", "info": self.file.json(&self.filename) });
+        let members = [
+            ("children", Some(json!([file]))),
+            ("backing-filename-format", backing.and_then(|b| b.format.as_ref()).map(|f| json!(f))),
+            ("virtual-size", Some(json!(self.virtual_size))),
+            ("filename", Some(json!(self.filename))),
+            ("cluster-size", header.map(|header| json!(1u64 << header.cluster_bits))),
+            ("format", Some(json!(self.format))),
+            ("actual-size", self.disk_size.map(|size| json!(size))),
+            ("format-specific", header.map(|h| json!({ "type": "qcow2", "data": specific(h) }))),
+            ("full-backing-filename", self.full_backing.as_ref().map(|name| json!(name))),
+            ("backing-filename", backing.map(|backing| json!(backing.name))),
+            ("dirty-flag", Some(json!(header.is_some_and(|header| header.features.dirty())))),
+        ];
+        let members = members.into_iter().filter_map(|(name, value)| Some((name.to_owned(), value?)));
+        Value::Object(members.collect())
+    }
+
+    fn text(&self) -> String {
+        let size = |bytes| format!("{} ({bytes} bytes)", shown(bytes));
+        let disk = |bytes: Option<u64>| bytes.map_or_else(|| "unavailable".to_owned(), shown);
+        let mut lines = vec![
+            format!("image: {}", self.filename),
+            format!("file format: {}", self.format),
+            format!("virtual size: {}", size(self.virtual_size)),
+            format!("disk size: {}", disk(self.disk_size)),
+        ];
+        if let Some(header) = &self.header {
+            self.text_of_format(header, &mut lines);
+        }
+        lines.extend([
+            "Child node '/file':".to_owned(),
+            format!("    filename: {}", self.filename),
+            format!("    protocol type: {}", self.file.driver),
+            format!("    file length: {}", size(self.file.len)),
+            format!("    disk size: {}", disk(self.file.disk_size)),
+        ]);
+        lines.join("\n") + "\n"
+    }
+
+    fn text_of_format(&self, header: &Header, lines: &mut Vec<String>) {
+        lines.push(format!("cluster_size: {}", 1u64 << header.cluster_bits));
+        if header.features.dirty() {
+            lines.push("cleanly shut down: no".to_owned());
+        }
+        if let Some(backing) = &header.backing {
+            let full = self.full_backing.as_ref().filter(|full| **full != backing.name);
+            let actual = full.map(|full| format!(" (actual path: {full})")).unwrap_or_default();
+            lines.push(format!("backing file: {}{actual}", backing.name));
+            lines.extend(backing.format.iter().map(|format| format!("backing file format: {format}")));
+        }
+        lines.push("Format specific information:".to_owned());
+        for (name, fact) in specific(header) {
+            let fact = fact.as_str().map_or_else(|| fact.to_string(), str::to_owned);
+            lines.push(format!("    {}: {fact}", name.replace('-', " ")));
+        }
+    }
+}
+
+impl Below {
+    fn json(&self, filename: &str) -> Value {
+        let specific = (self.driver == "file").then(|| json!({ "type": "file", "data": {} }));
+        let members = [
+            ("children", Some(json!([]))),
+            ("virtual-size", Some(json!(self.len))),
+            ("filename", Some(json!(filename))),
+            ("format", Some(json!(self.driver))),
+            ("actual-size", self.disk_size.map(|size| json!(size))),
+            ("format-specific", specific),
+            ("dirty-flag", Some(json!(false))),
+        ];
+        let members = members.into_iter().filter_map(|(name, value)| Some((name.to_owned(), value?)));
+        Value::Object(members.collect())
+    }
+}

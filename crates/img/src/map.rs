@@ -1,0 +1,186 @@
+//! `map`: which layer of a chain has which bytes, and where.
+
+use block::ByteRange;
+use flow::{Holds, Layer, seam};
+use graph::Demand;
+
+use crate::failure::{Failure, Result};
+use crate::flags;
+use crate::given::Flag;
+use crate::numbers::ANY;
+use crate::session::{How, Session, Source};
+use crate::verbs::{Call, Verb};
+
+/// The verb.
+pub(crate) const VERB: Verb = Verb {
+    name: "map",
+    about: "show where the bytes of an image lie",
+    operands: "FILENAME",
+    flags: FLAGS,
+    run: |call| Box::pin(run(call)),
+};
+
+const FLAGS: &[Flag] = &[
+    flags::FORMAT,
+    Flag::with('s', "start-offset", "OFFSET", "from here on"),
+    Flag::with('l', "max-length", "LENGTH", "this many bytes"),
+    flags::FORCE_SHARE,
+    flags::OUTPUT,
+    flags::OBJECT,
+    flags::IMAGE_OPTS,
+];
+
+/// A run of bytes in the same place.
+struct Run {
+    range: ByteRange,
+    layer: Layer,
+}
+
+impl Run {
+    /// Takes `next` in where it goes on in the same place.
+    fn join(&mut self, next: &Self) -> bool {
+        let goes_on = match (&self.layer.at, &next.layer.at) {
+            (Some((node, offset)), Some((other, there))) => {
+                node == other && offset + self.range.len() == *there
+            }
+            (None, None) => true,
+            _ => false,
+        };
+        let same = self.layer.depth == next.layer.depth && self.layer.holds == next.layer.holds;
+        if goes_on && same {
+            self.range = ByteRange::between(self.range.start(), next.range.end());
+        }
+        goes_on && same
+    }
+
+    fn reads_zero(&self) -> bool {
+        !matches!(self.layer.holds, Holds::Data | Holds::Special)
+    }
+}
+
+/// How runs are told.
+enum Words<'a> {
+    Json { first: bool },
+    Human(&'a Session),
+}
+
+async fn run(call: Call) -> Result<u8> {
+    let Call { session, given } = call;
+    let json = given.json()?;
+    let start = given.number("start-offset", "start offset", ANY)?.unwrap_or(0);
+    let most = given.number("max-length", "max length", ANY)?;
+    let name = given.one_operand()?;
+    let source = Source { name, format: given.format()?, image_opts: given.has("image-opts") };
+    session.add_objects(given.values("object")).await?;
+    let how = How { force_share: given.has("force-share"), ..How::READ };
+    let image = session.open(source, how).await?;
+    let size = image.size_in_sectors()?;
+    let end = most.map_or(size, |most| start.saturating_add(most).min(size));
+    let mut words = if json { Words::Json { first: true } } else { Words::Human(&session) };
+    words.begin(&session);
+    let user = image.attach(Demand::READ)?;
+    let told = tell(&session, &user.root, ByteRange::between(start.min(end), end), &mut words).await;
+    user.end().await?;
+    told?;
+    if let Words::Json { .. } = words {
+        session.listener.say("]\n");
+    }
+    image.close().await?;
+    Ok(0)
+}
+
+async fn tell(
+    session: &Session,
+    root: &flow::Root,
+    mut rest: ByteRange,
+    words: &mut Words<'_>,
+) -> Result<()> {
+    let size = root.view().size();
+    let mut last: Option<Run> = None;
+    while !rest.is_empty() {
+        let inside = ByteRange::between(rest.start(), rest.end().min(size).max(rest.start()));
+        let layer = match inside.is_empty() {
+            // What fills the last sector.
+            true => Layer { depth: 0, holds: Holds::Nothing, len: rest.len(), at: None },
+            false => seam::layer(&root.view(), inside).await?,
+        };
+        let next = Run { range: rest.head(layer.len), layer };
+        rest = rest.skip(next.range.len());
+        if !last.as_mut().is_some_and(|last| last.join(&next))
+            && let Some(run) = last.replace(next)
+        {
+            words.tell(session, &run)?;
+        }
+    }
+    match last {
+        Some(run) => words.tell(session, &run),
+        None => words.tell_none(session),
+    }
+}
+
+impl Words<'_> {
+    fn begin(&self, session: &Session) {
+        session.listener.say(match self {
+            Words::Json { .. } => "[",
+            Words::Human(_) => "Offset          Length          Mapped to       File\n",
+        });
+    }
+
+    /// An empty image has one empty run.
+    fn tell_none(&mut self, session: &Session) -> Result<()> {
+        if let Words::Json { .. } = self {
+            session.listener.say(
+                "{ \"start\": 0, \"length\": 0, \"depth\": 0, \"present\": false, \"zero\": false, \"data\": false, \"compressed\": false}",
+            );
+        }
+        Ok(())
+    }
+
+    fn tell(&mut self, session: &Session, run: &Run) -> Result<()> {
+        match self {
+            Words::Json { first } => {
+                if !std::mem::replace(first, false) {
+                    session.listener.say(",\n");
+                }
+                session.listener.say(&json(run));
+                Ok(())
+            }
+            Words::Human(session) => human(session, run),
+        }
+    }
+}
+
+fn json(run: &Run) -> String {
+    let holds = run.layer.holds;
+    let offset = run.layer.at.as_ref().map(|(_, offset)| format!(", \"offset\": {offset}"));
+    format!(
+        "{{ \"start\": {}, \"length\": {}, \"depth\": {}, \"present\": {}, \"zero\": {}, \"data\": {}, \"compressed\": {}{}}}",
+        run.range.start(),
+        run.range.len(),
+        run.layer.depth,
+        holds != Holds::Nothing,
+        run.reads_zero(),
+        !run.reads_zero(),
+        holds == Holds::Special,
+        offset.unwrap_or_default(),
+    )
+}
+
+fn human(session: &Session, run: &Run) -> Result<()> {
+    if run.reads_zero() {
+        return Ok(());
+    }
+    let Some((node, offset)) = &run.layer.at else {
+        return Err(Failure::new("File contains external, encrypted or compressed clusters."));
+    };
+    let file = session.engine.files_of(node).first().map(|file| file.display().to_string());
+    let hex = |number: u64| if number == 0 { "0".to_owned() } else { format!("{number:#x}") };
+    session.listener.say(&format!(
+        "{:<16}{:<16}{:<16}{}\n",
+        hex(run.range.start()),
+        hex(run.range.len()),
+        hex(*offset),
+        file.unwrap_or_else(|| node.clone()),
+    ));
+    Ok(())
+}

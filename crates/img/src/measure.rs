@@ -1,0 +1,259 @@
+//! `measure`: how large the file of an image would be.
+
+use block::ByteRange;
+use flow::{Root, seam};
+use graph::Demand;
+use qcow2::{Header, Version};
+
+use crate::failure::{Failure, Result};
+use crate::flags;
+use crate::foreign;
+use crate::given::{Flag, Given};
+use crate::image::Image;
+use crate::json as printed;
+use crate::numbers::ANY;
+use crate::option_list;
+use crate::session::{How, Session, Source};
+use crate::settings::Settings;
+use crate::verbs::{Call, Verb};
+
+/// The verb.
+pub(crate) const VERB: Verb = Verb {
+    name: "measure",
+    about: "tell how large the file of a new image would be",
+    operands: "[FILENAME]",
+    flags: FLAGS,
+    run: |call| Box::pin(run(call)),
+};
+
+const FLAGS: &[Flag] = &[
+    Flag::with('O', "target-format", "FMT", "format of the new image (raw)"),
+    Flag::with('o', "options", "OPTIONS", "options of the format"),
+    Flag::with('s', "size", "SIZE", "size of the new image, in place of FILENAME"),
+    flags::FORMAT,
+    Flag::with('l', "snapshot", "SNAPSHOT", "take this snapshot of FILENAME"),
+    flags::OUTPUT,
+    flags::FORCE_SHARE,
+    flags::OBJECT,
+    flags::IMAGE_OPTS,
+];
+
+/// Longest L1 table in bytes.
+const L1_MAX: u64 = 32 << 20;
+
+/// What was measured, in bytes.
+struct Measured {
+    required: u64,
+    fully_allocated: u64,
+    /// Of persistent bitmaps, where the source could have some.
+    bitmaps: Option<u64>,
+}
+
+async fn run(call: Call) -> Result<u8> {
+    let Call { session, given } = call;
+    let json = given.json()?;
+    let size = given.number("size", "image size", ANY)?;
+    let filename = match &given.operands[..] {
+        [] => None,
+        [one] => Some(one.as_str()),
+        _ => return Err(Failure::new("At most one filename argument is allowed.")),
+    };
+    let of_file = given.has("image-opts") || given.has("format") || given.has("snapshot");
+    if filename.is_none() && of_file {
+        return Err(Failure::new("--image-opts, -f, and -l require a filename argument."));
+    }
+    match (filename, size) {
+        (None, None) => return Err(Failure::new("Either --size N or one filename must be specified.")),
+        (Some(_), Some(_)) => {
+            return Err(Failure::new("--size N cannot be used together with a filename."));
+        }
+        _ => {}
+    }
+    if given.has("snapshot") {
+        return Err(Failure::new("Snapshots are not yet supported: leave out -l"));
+    }
+    session.add_objects(given.values("object")).await?;
+    let image = match filename {
+        Some(name) => {
+            let source = Source { name, format: given.format()?, image_opts: given.has("image-opts") };
+            let how = How { force_share: given.has("force-share"), ..How::READ };
+            Some(session.open(source, how).await?)
+        }
+        None => None,
+    };
+    let format = given.value("target-format").unwrap_or("raw");
+    let settings = settings(&session, &given, format)?;
+    let measured = measure(format, &settings, size.unwrap_or(0), image.as_ref()).await?;
+    session.listener.say(&if json { measured.json() } else { measured.text() });
+    if let Some(image) = image {
+        image.close().await?;
+    }
+    Ok(0)
+}
+
+fn settings(session: &Session, given: &Given, format: &str) -> Result<Settings> {
+    if foreign::is_foreign(format) {
+        let text = format!("Block driver '{format}' does not support size measurement");
+        return Err(Failure::new(text));
+    }
+    let mut settings = Settings::new(option_list::on_file(format)?);
+    for text in given.values("options") {
+        if let Err(failure) = settings.parse(text) {
+            session.listener.complain(&failure.text.unwrap_or_default());
+            return Err(Failure::new(format!("Invalid options for file format '{format}'")));
+        }
+    }
+    Ok(settings)
+}
+
+async fn measure(format: &str, settings: &Settings, size: u64, source: Option<&Image>) -> Result<Measured> {
+    let size = match source {
+        Some(image) => image.size_in_sectors()?,
+        None => size,
+    };
+    if format == "raw" {
+        let size = size.next_multiple_of(512);
+        return Ok(Measured { required: size, fully_allocated: size, bitmaps: None });
+    }
+    let plan = Plan::new(settings)?;
+    let whole = size.checked_next_multiple_of(plan.cluster).ok_or_else(too_large)?;
+    let tables = (whole / plan.cluster).div_ceil(plan.cluster / plan.entry);
+    if tables * 8 > L1_MAX {
+        return Err(too_large());
+    }
+    let reserved = matches!(settings.text("preallocation"), Some("falloc" | "full"));
+    let data = match source {
+        _ if reserved => whole,
+        None => 0,
+        Some(_) if settings.text("backing_file").is_some() => whole,
+        Some(image) => {
+            let user = image.attach(Demand::READ)?;
+            let data = data_of(&user.root, plan.cluster).await;
+            user.end().await?;
+            data?
+        }
+    };
+    let fully_allocated = plan.file(whole);
+    let bitmaps = match source {
+        Some(Image { header: Some(header), .. }) if plan.version == Version::V3 => bitmaps(header)?,
+        _ => None,
+    };
+    Ok(Measured { required: fully_allocated - whole + data, fully_allocated, bitmaps })
+}
+
+/// Bytes that the persistent bitmaps of a source would take.
+fn bitmaps(header: &Header) -> Result<Option<u64>> {
+    if header.version == Version::V2 {
+        return Ok(None);
+    }
+    match header.bitmaps {
+        None => Ok(Some(0)),
+        Some(_) => Err(Failure::new("Persistent bitmaps of the source are not yet supported")),
+    }
+}
+
+fn too_large() -> Failure {
+    Failure::new("The image size is too large (try using a larger cluster size)")
+}
+
+/// Bytes of whole clusters that have data.
+async fn data_of(root: &Root, cluster: u64) -> Result<u64> {
+    let size = root.view().size();
+    let (mut at, mut data, mut counted) = (0, 0, 0);
+    while at < size {
+        for extent in seam::extents(&root.view(), ByteRange::between(at, size)).await? {
+            let end = extent.range.end();
+            if !extent.state.reads_zero() {
+                let start = (extent.range.start() / cluster * cluster).max(counted);
+                let stop = end.next_multiple_of(cluster);
+                data += stop.saturating_sub(start);
+                counted = stop.max(counted);
+            }
+            at = at.max(end);
+        }
+    }
+    Ok(data)
+}
+
+/// What decides how large a qcow2 file gets.
+struct Plan {
+    cluster: u64,
+    entry: u64,
+    refcount_bits: u64,
+    version: Version,
+}
+
+impl Plan {
+    fn new(settings: &Settings) -> Result<Self> {
+        let cluster = settings.number("cluster_size").unwrap_or(65536);
+        if !cluster.is_power_of_two() || !(512..=2 << 20).contains(&cluster) {
+            return Err(Failure::new("Cluster size must be a power of two between 512 and 2048k"));
+        }
+        let version = match settings.text("compat") {
+            None | Some("1.1") => Version::V3,
+            Some("0.10") => Version::V2,
+            Some(other) => return Err(Failure::new(format!("Invalid compatibility level: '{other}'"))),
+        };
+        let extended = settings.is_on("extended_l2");
+        if extended && version == Version::V2 {
+            return Err(Failure::new(
+                "Extended L2 entries are only supported with compatibility level 1.1 and above (use version=v3 or greater)",
+            ));
+        }
+        if extended && cluster < 16384 {
+            return Err(Failure::new(
+                "Extended L2 entries are only supported with cluster sizes of at least 16384 bytes",
+            ));
+        }
+        let refcount_bits = settings.number("refcount_bits").unwrap_or(16);
+        if !refcount_bits.is_power_of_two() || refcount_bits > 64 {
+            return Err(Failure::new("Refcount width must be a power of two and may not exceed 64 bits"));
+        }
+        if version == Version::V2 && refcount_bits != 16 {
+            return Err(Failure::new(
+                "Different refcount widths than 16 bits require compatibility level 1.1 or above (use version=v3 or greater)",
+            ));
+        }
+        Ok(Self { cluster, entry: if extended { 16 } else { 8 }, refcount_bits, version })
+    }
+
+    /// Length of the file of an image of `whole` bytes that has all its data.
+    fn file(&self, whole: u64) -> u64 {
+        let per_table = self.cluster / self.entry;
+        let l2 = (whole / self.cluster).next_multiple_of(per_table) * self.entry;
+        let l1 = (l2 / self.cluster).next_multiple_of(self.cluster / 8) * 8;
+        let meta = self.cluster + l2 + l1;
+        meta + self.refcounts((meta + whole) / self.cluster) + whole
+    }
+
+    /// Bytes of refcount blocks and table that account for so many clusters and themselves.
+    fn refcounts(&self, clusters: u64) -> u64 {
+        let per_block = self.cluster * 8 / self.refcount_bits;
+        let (mut table, mut blocks) = (0, 0);
+        loop {
+            let more = (clusters + table + blocks).div_ceil(per_block);
+            let longer = more.div_ceil(self.cluster / 8);
+            if (more, longer) == (blocks, table) {
+                return (blocks + table) * self.cluster;
+            }
+            (blocks, table) = (more, longer);
+        }
+    }
+}
+
+impl Measured {
+    fn text(&self) -> String {
+        let bitmaps = self.bitmaps.map(|bytes| format!("bitmaps size: {bytes}\n")).unwrap_or_default();
+        format!("required size: {}\nfully allocated size: {}\n{bitmaps}", self.required, self.fully_allocated)
+    }
+
+    fn json(&self) -> String {
+        let mut members = serde_json::Map::new();
+        if let Some(bitmaps) = self.bitmaps {
+            members.insert("bitmaps".to_owned(), bitmaps.into());
+        }
+        members.insert("required".to_owned(), self.required.into());
+        members.insert("fully-allocated".to_owned(), self.fully_allocated.into());
+        printed::pretty(&serde_json::Value::Object(members))
+    }
+}

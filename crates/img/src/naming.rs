@@ -1,0 +1,163 @@
+//! From the name of an image, or its options, to the options of nodes: which protocol, and what on it.
+//!
+//! Invariant: nothing is opened here, and no format is guessed.
+
+use engine::keyval;
+use serde_json::{Map, Value, json};
+
+use crate::failure::{Failure, Result};
+
+/// An image as it was named.
+#[derive(Clone, Debug)]
+pub(crate) struct Named {
+    /// The format, where it was said.
+    pub(crate) format: Option<String>,
+    /// Options of the node that the format lies on.
+    pub(crate) file: Map<String, Value>,
+    /// Options of the format node itself.
+    pub(crate) own: Map<String, Value>,
+}
+
+impl Named {
+    /// The driver of the node that the format lies on.
+    pub(crate) fn driver(&self) -> &str {
+        self.file.get("driver").and_then(Value::as_str).unwrap_or_default()
+    }
+
+    /// The file name as QEMU shows it; `given` where there is none.
+    pub(crate) fn filename(&self, given: &str) -> String {
+        self.file.get("filename").and_then(Value::as_str).unwrap_or(given).to_owned()
+    }
+}
+
+/// Protocols whose names are told by their prefix.
+const PREFIXES: [&str; 2] = ["nbd", "nbd+unix"];
+
+/// An image by its name, or with `image_opts` by its options.
+pub(crate) fn named(name: &str, format: Option<&str>, image_opts: bool) -> Result<Named> {
+    if image_opts {
+        return from_options(keyval::parse(name, Some("driver"))?);
+    }
+    if let Some(text) = name.strip_prefix("json:") {
+        let mut named = match serde_json::from_str(text) {
+            Ok(Value::Object(map)) => from_options(keyval::nest(map)?)?,
+            Ok(_) => return Err(Failure::new("Invalid JSON object given")),
+            Err(error) => return Err(Failure::new(format!("Could not parse the JSON options: {error}"))),
+        };
+        match (&named.format, format) {
+            (Some(_), Some(_)) => return Err(Failure::new("Driver specified twice")),
+            (None, Some(format)) => named.format = Some(format.to_owned()),
+            _ => {}
+        }
+        return Ok(named);
+    }
+    Ok(Named { format: format.map(str::to_owned), file: protocol(name)?, own: Map::new() })
+}
+
+/// Options of the protocol node of a name.
+pub(crate) fn protocol(name: &str) -> Result<Map<String, Value>> {
+    if name.is_empty() {
+        return Err(Failure::new("The 'file' block driver requires a file name"));
+    }
+    let filename = match prefix(name) {
+        None => name,
+        Some("file") => &name["file:".len()..],
+        Some(prefix) if PREFIXES.contains(&prefix) => {
+            return Ok(object(json!({ "driver": "nbd", "filename": name })));
+        }
+        Some(prefix) => return Err(Failure::new(format!("Unknown protocol '{prefix}'"))),
+    };
+    Ok(object(json!({ "driver": "file", "filename": filename })))
+}
+
+/// Fails where nothing can be made under that name, because its protocol is unknown.
+pub(crate) fn protocol_of_new(name: &str) -> Result<()> {
+    protocol(name).map(|_| ())
+}
+
+/// Whether the name is that of a file, and of which one.
+pub(crate) fn path(name: &str) -> Option<&str> {
+    match prefix(name) {
+        None => Some(name),
+        Some("file") => Some(&name["file:".len()..]),
+        Some(_) => None,
+    }
+}
+
+/// What stands before a colon that comes before any slash.
+fn prefix(name: &str) -> Option<&str> {
+    let end = name.find([':', '/'])?;
+    name[end..].starts_with(':').then_some(&name[..end])
+}
+
+/// Options as a user gives them: the protocol may be left out where a file name is there.
+fn from_options(mut map: Map<String, Value>) -> Result<Named> {
+    let driver = match map.remove("driver") {
+        Some(Value::String(driver)) => Some(driver),
+        None => None,
+        Some(_) => return Err(Failure::new("Invalid parameter type for 'driver', expected: string")),
+    };
+    let kind = driver.as_deref().and_then(driver::find).map(|driver| driver.kind);
+    if kind == Some(driver::Kind::Protocol) {
+        map.insert("driver".to_owned(), json!(driver));
+        return Ok(Named { format: Some("raw".to_owned()), file: map, own: Map::new() });
+    }
+    let file = match map.remove("file") {
+        Some(Value::Object(file)) => with_driver(file)?,
+        Some(Value::String(_)) => {
+            return Err(Failure::new("Cannot reference an existing block device here"));
+        }
+        Some(_) => return Err(Failure::new("Invalid parameter type for 'file', expected: string")),
+        None => match map.remove("filename") {
+            Some(Value::String(name)) => protocol(&name)?,
+            _ => return Err(Failure::new("A block device must be specified for \"file\"")),
+        },
+    };
+    Ok(Named { format: driver, file, own: map })
+}
+
+/// The same with the driver that the file name stands for.
+fn with_driver(mut file: Map<String, Value>) -> Result<Map<String, Value>> {
+    if file.contains_key("driver") {
+        return Ok(file);
+    }
+    match file.remove("filename") {
+        Some(Value::String(name)) => {
+            let mut options = protocol(&name)?;
+            options.extend(file);
+            Ok(options)
+        }
+        _ => Err(Failure::new("Must specify either driver or file")),
+    }
+}
+
+/// The members of a JSON object.
+pub(crate) fn object(value: Value) -> Map<String, Value> {
+    match value {
+        Value::Object(map) => map,
+        _ => Map::new(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn prefixes_choose_the_protocol() {
+        let file = |name: &str| Value::Object(protocol(name).unwrap());
+        assert_eq!(file("a/b:c"), json!({ "driver": "file", "filename": "a/b:c" }));
+        assert_eq!(file("file:x"), json!({ "driver": "file", "filename": "x" }));
+        assert_eq!(file("nbd://h/e"), json!({ "driver": "nbd", "filename": "nbd://h/e" }));
+        assert_eq!(protocol("foo:bar").unwrap_err().text.unwrap(), "Unknown protocol 'foo'");
+        assert!(protocol("").is_err());
+    }
+
+    #[test]
+    fn options_may_leave_the_protocol_out() {
+        let named = named("driver=qcow2,file.filename=x,l2-cache-size=1M", None, true).unwrap();
+        assert_eq!(named.format.as_deref(), Some("qcow2"));
+        assert_eq!(Value::Object(named.file), json!({ "driver": "file", "filename": "x" }));
+        assert_eq!(Value::Object(named.own), json!({ "l2-cache-size": "1M" }));
+    }
+}

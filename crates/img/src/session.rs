@@ -1,0 +1,231 @@
+//! One call of a verb: its engine, who listens, and how images are opened for it.
+
+use std::cell::Cell;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use block::ByteRange;
+use engine::{Engine, keyval};
+use qcow2::Header;
+use serde_json::{Map, Value, json};
+
+use crate::cache::Cache;
+use crate::chain;
+use crate::failure::{Failure, Result};
+use crate::foreign::{self, LOOKED_AT, Looks};
+use crate::image::Image;
+use crate::naming::{self, Named};
+
+/// Who is told what a verb has to say. The text ends its own lines.
+pub trait Listener {
+    /// An answer.
+    fn say(&self, text: &str);
+
+    /// A warning as it is.
+    fn warn(&self, text: &str);
+
+    /// What is wrong, behind the name of the program; without a line feed at the end.
+    fn complain(&self, text: &str);
+
+    /// How far it is, in percent.
+    fn progress(&self, percent: f32);
+}
+
+/// One call of a verb.
+pub struct Session {
+    /// What carries it out.
+    pub(crate) engine: Arc<Engine>,
+    /// Who is told.
+    pub(crate) listener: Rc<dyn Listener>,
+    /// What was made and has to go if the verb fails.
+    pub(crate) made: crate::made::Made,
+    opened: Cell<u32>,
+    called_off: Cell<bool>,
+}
+
+/// Which image to open.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Source<'a> {
+    /// Its name, or its options.
+    pub(crate) name: &'a str,
+    /// Its format, where it was given.
+    pub(crate) format: Option<&'a str>,
+    /// Whether the name is a set of options.
+    pub(crate) image_opts: bool,
+}
+
+/// How to open it.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct How {
+    /// For writing.
+    pub(crate) writable: bool,
+    /// The page cache and flushes.
+    pub(crate) cache: Cache,
+    /// Without locks, while others write to it.
+    pub(crate) force_share: bool,
+    /// Not what lies below it.
+    pub(crate) alone: bool,
+    /// Zeroing may give storage back.
+    pub(crate) unmap: bool,
+}
+
+impl How {
+    /// For reading, with all that lies below.
+    pub(crate) const READ: Self =
+        Self { writable: false, cache: Cache::WRITEBACK, force_share: false, alone: false, unmap: false };
+    /// For writing.
+    pub(crate) const WRITE: Self = Self { writable: true, ..Self::READ };
+}
+
+/// What an image has turned out to be.
+pub(crate) struct Looked {
+    /// As it was named.
+    pub(crate) named: Named,
+    /// Its format.
+    pub(crate) format: &'static str,
+    /// Whether nobody had said the format.
+    pub(crate) recognised: bool,
+    /// The header of a qcow2 image.
+    pub(crate) header: Option<Header>,
+    /// The node that it lies on.
+    pub(crate) node: String,
+}
+
+/// Said where a format was not given and the bytes are taken as they are, before they are written to.
+const GUESSED: &str = "WARNING: Image format was not specified for '{}' and probing guessed raw.\n         Automatically detecting the format is dangerous for raw images, write operations on block 0 will be restricted.\n         Specify the 'raw' format explicitly to remove the restrictions.\n";
+
+impl Session {
+    /// A call that is carried out by `engine`.
+    pub fn new(engine: Arc<Engine>, listener: Rc<dyn Listener>) -> Rc<Self> {
+        Rc::new(Self {
+            engine,
+            listener,
+            made: crate::made::Made::default(),
+            opened: Cell::new(0),
+            called_off: Cell::new(false),
+        })
+    }
+
+    /// Has a verb that is making something end at its next step. Answers whether there is one: any other can be ended by
+    /// dropping its future.
+    pub fn call_off(&self) -> bool {
+        self.called_off.set(true);
+        !self.made.is_empty()
+    }
+
+    /// Fails once the verb was called off.
+    pub(crate) fn check_called_off(&self) -> Result<()> {
+        if self.called_off.get() { Err(Failure::silent(1)) } else { Ok(()) }
+    }
+
+    /// Takes away what an unfinished verb has made. For whoever calls it off.
+    pub async fn undo(&self) {
+        self.made.undo(&**self.engine.world()).await;
+    }
+
+    /// Defines the objects of `--object`.
+    pub(crate) async fn add_objects<'a>(&self, objects: impl Iterator<Item = &'a str>) -> Result<()> {
+        for object in objects {
+            let options = keyval::parse(object, Some("qom-type"))?;
+            self.engine.add_object(options).await?;
+        }
+        Ok(())
+    }
+
+    /// Opens an image; a failure names it.
+    pub(crate) async fn open(&self, source: Source<'_>, how: How) -> Result<Image> {
+        let opened = self.open_plainly(source, how).await;
+        opened.map_err(|failure| failure.opening(source.name))
+    }
+
+    /// As [`Session::open`]; a failure says only what is wrong.
+    pub(crate) async fn open_plainly(&self, source: Source<'_>, how: How) -> Result<Image> {
+        let looked = self.look(source, how).await?;
+        self.engine.delete_node(&looked.node).await?;
+        if looked.recognised && looked.format == "raw" && how.writable {
+            self.listener.warn(&GUESSED.replace("{}", source.name));
+        }
+        if let (true, Some(header)) = (looked.recognised && !how.alone, &looked.header) {
+            chain::stands_alone(header, &looked.named.own)?;
+        }
+        let number = self.opened.replace(self.opened.get() + 1);
+        let (node, file) = (format!("image{number}"), format!("file{number}"));
+        let mut options = looked.named.own;
+        options.extend(common(how));
+        options.insert("driver".to_owned(), json!(looked.format));
+        options.insert("node-name".to_owned(), json!(node));
+        options.insert("file".to_owned(), Value::Object(with_name(looked.named.file, &file, how)));
+        if how.alone && looked.format == "qcow2" && !options.contains_key("backing") {
+            options.insert("backing".to_owned(), Value::Null);
+        }
+        self.engine.add_node(options).await.map_err(Failure::from)?;
+        Ok(Image::new(self.engine.clone(), node, looked.header))
+    }
+
+    /// Finds out what an image is: opens the node that it lies on and leaves it open. Nothing that the image names is
+    /// touched.
+    pub(crate) async fn look(&self, source: Source<'_>, how: How) -> Result<Looked> {
+        let named = naming::named(source.name, source.format, source.image_opts)?;
+        let stated = named.format.as_deref().map(known).transpose()?;
+        let number = self.opened.replace(self.opened.get() + 1);
+        let mut options = with_name(named.file.clone(), &format!("looked-at{number}"), how);
+        options.extend(common(How { writable: false, ..how }));
+        let node = self.engine.add_node(options).await.map_err(Failure::from)?;
+        let (format, recognised) = match stated {
+            Some(format) => (format, false),
+            None => match foreign::looks(&self.start(&node, LOOKED_AT).await?) {
+                Looks::Like(format) => (format, true),
+                Looks::Foreign(format) => return Err(foreign::not_yet(format)),
+                Looks::Plain => ("raw", true),
+            },
+        };
+        let header = if format == "qcow2" { Some(self.header(&node).await?) } else { None };
+        Ok(Looked { named, format, recognised, header, node })
+    }
+
+    async fn header(&self, node: &str) -> Result<Header> {
+        let prefix = self.start(node, Header::PREFIX).await?;
+        if !prefix.starts_with(b"QFI\xfb") {
+            return Err(Failure::new("Image is not in qcow2 format"));
+        }
+        let needed = Header::needed(&prefix)?;
+        Ok(Header::parse(&self.start(node, needed).await?)?)
+    }
+
+    /// The first `len` bytes of a node, or all where it is shorter.
+    async fn start(&self, node: &str, len: usize) -> Result<Vec<u8>> {
+        let reader = self.engine.reader("look", node)?;
+        let range = ByteRange::between(0, reader.size().min(len as u64));
+        let bytes = reader.read(range).await.map(|lease| lease.to_vec());
+        reader.close().await?;
+        Ok(bytes?)
+    }
+}
+
+/// The driver of that name, if it is a format.
+fn known(format: &str) -> Result<&'static str> {
+    if foreign::is_foreign(format) {
+        return Err(foreign::not_yet(format));
+    }
+    let driver = driver::find(format);
+    driver.map(|driver| driver.name).ok_or_else(|| Failure::new(format!("Unknown driver '{format}'")))
+}
+
+/// Options that every node has.
+fn common(how: How) -> Map<String, Value> {
+    let mut options = how.cache.options();
+    options.insert("read-only".to_owned(), json!(!how.writable));
+    if how.unmap {
+        options.insert("discard".to_owned(), json!("unmap"));
+    }
+    options
+}
+
+/// The protocol node's options with a name of its own.
+fn with_name(mut file: Map<String, Value>, name: &str, how: How) -> Map<String, Value> {
+    file.insert("node-name".to_owned(), json!(name));
+    if how.force_share {
+        file.insert("force-share".to_owned(), json!(true));
+    }
+    file
+}

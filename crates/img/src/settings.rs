@@ -1,0 +1,220 @@
+//! `-o key=value,...`: text becomes settings of known names and types, as QEMU's option lists do it.
+//!
+//! A comma is doubled in a value; a key without a value is a switch that is on; of a key that is given twice the last
+//! one counts.
+
+use crate::failure::{Failure, Result};
+use crate::numbers;
+
+/// What a setting takes.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Takes {
+    /// Text.
+    Text,
+    /// `on` or `off`.
+    Switch,
+    /// A whole number.
+    Number,
+    /// A size in bytes.
+    Size,
+}
+
+impl Takes {
+    /// As lists of options show it.
+    pub(crate) const fn shown(self) -> &'static str {
+        match self {
+            Self::Text => "<str>",
+            Self::Switch => "<bool (on/off)>",
+            Self::Number => "<num>",
+            Self::Size => "<size>",
+        }
+    }
+}
+
+/// A setting that a format takes.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Setting {
+    /// Its name.
+    pub(crate) name: &'static str,
+    /// What it takes.
+    pub(crate) takes: Takes,
+    /// What lists of options say of it.
+    pub(crate) about: &'static str,
+    /// What it is where it is not given.
+    pub(crate) default: Option<&'static str>,
+}
+
+/// A value.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) enum Value {
+    Text(String),
+    Switch(bool),
+    Number(u64),
+}
+
+/// Settings with their values, in the order of their table.
+#[derive(Clone, Debug)]
+pub(crate) struct Settings {
+    table: Vec<Setting>,
+    given: Vec<(&'static str, Value)>,
+}
+
+const SIZE_HELP: &str =
+    "Optional suffix k, M, G, T, P or E means kilo-, mega-, giga-, tera-, peta-\nand exabytes, respectively.";
+
+impl Settings {
+    /// No setting of those in `table`.
+    pub(crate) fn new(table: Vec<Setting>) -> Self {
+        Self { table, given: Vec::new() }
+    }
+
+    /// Takes over what one `-o` says.
+    pub(crate) fn parse(&mut self, text: &str) -> Result<()> {
+        for item in items(text) {
+            let (key, value) = match item.split_once('=') {
+                Some((key, value)) => (key.to_owned(), value.to_owned()),
+                None => (item, "on".to_owned()),
+            };
+            self.set(&key, &value)?;
+        }
+        Ok(())
+    }
+
+    /// Sets one of them.
+    pub(crate) fn set(&mut self, key: &str, value: &str) -> Result<()> {
+        let setting = self.table.iter().find(|setting| setting.name == key).copied();
+        let setting = setting.ok_or_else(|| Failure::new(format!("Invalid parameter '{key}'")))?;
+        let value = typed(&setting, value)?;
+        self.given.retain(|(name, _)| *name != setting.name);
+        self.given.push((setting.name, value));
+        Ok(())
+    }
+
+    fn value(&self, name: &str) -> Option<&Value> {
+        self.given.iter().find(|(given, _)| *given == name).map(|(_, value)| value)
+    }
+
+    /// A text that was given.
+    pub(crate) fn text(&self, name: &str) -> Option<&str> {
+        match self.value(name)? {
+            Value::Text(text) => Some(text),
+            Value::Switch(_) | Value::Number(_) => None,
+        }
+    }
+
+    /// A number that was given.
+    pub(crate) fn number(&self, name: &str) -> Option<u64> {
+        match self.value(name)? {
+            Value::Number(number) => Some(*number),
+            Value::Switch(_) | Value::Text(_) => None,
+        }
+    }
+
+    /// Whether a switch was given and is on.
+    pub(crate) fn is_on(&self, name: &str) -> bool {
+        self.value(name) == Some(&Value::Switch(true))
+    }
+
+    /// The first setting that was given and is among `names`.
+    pub(crate) fn any_of<'a>(&self, names: &[&'a str]) -> Option<&'a str> {
+        names.iter().copied().find(|name| self.value(name).is_some())
+    }
+
+    /// All that were given or have a default, as `key=value` in the order of the table.
+    pub(crate) fn shown(&self) -> String {
+        let shown = |setting: &Setting| {
+            let value = match self.value(setting.name) {
+                Some(Value::Text(text)) => text.replace(',', ",,"),
+                Some(Value::Switch(on)) => if *on { "on" } else { "off" }.to_owned(),
+                Some(Value::Number(number)) => number.to_string(),
+                None => setting.default?.to_owned(),
+            };
+            Some(format!(" {}={value}", setting.name))
+        };
+        self.table.iter().filter_map(shown).collect()
+    }
+}
+
+fn typed(setting: &Setting, text: &str) -> Result<Value> {
+    let name = setting.name;
+    match setting.takes {
+        Takes::Text => Ok(Value::Text(text.to_owned())),
+        Takes::Switch => match text {
+            "on" | "yes" | "true" | "y" => Ok(Value::Switch(true)),
+            "off" | "no" | "false" | "n" => Ok(Value::Switch(false)),
+            _ => Err(Failure::new(format!("Parameter '{name}' expects 'on' or 'off'"))),
+        },
+        Takes::Number => match number(text) {
+            Some(number) => Ok(Value::Number(number)),
+            None => Err(Failure::new(format!("Parameter '{name}' expects a number"))),
+        },
+        Takes::Size => match numbers::size(text) {
+            Ok(size) => Ok(Value::Number(size)),
+            Err(_) => Err(Failure::new(format!(
+                "Parameter '{name}' expects a non-negative number below 2^64\n{SIZE_HELP}"
+            ))),
+        },
+    }
+}
+
+/// As C's `strtoull` with any base.
+fn number(text: &str) -> Option<u64> {
+    match text.strip_prefix("0x").or(text.strip_prefix("0X")) {
+        Some(hex) => u64::from_str_radix(hex, 16).ok(),
+        None if text.len() > 1 && text.starts_with('0') => u64::from_str_radix(text, 8).ok(),
+        None => text.parse().ok(),
+    }
+}
+
+/// At single commas; a doubled one stands for itself.
+fn items(text: &str) -> Vec<String> {
+    let mut items = vec![String::new()];
+    let mut chars = text.chars().peekable();
+    while let Some(c) = chars.next() {
+        let last = items.len() - 1;
+        match c {
+            ',' if chars.next_if_eq(&',').is_some() => items[last].push(','),
+            ',' => items.push(String::new()),
+            _ => items[last].push(c),
+        }
+    }
+    items.retain(|item| !item.is_empty());
+    items
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn settings() -> Settings {
+        let setting = |name, takes, default| Setting { name, takes, about: "", default };
+        Settings::new(vec![
+            setting("name", Takes::Text, None),
+            setting("fast", Takes::Switch, Some("off")),
+            setting("bits", Takes::Number, Some("16")),
+            setting("size", Takes::Size, None),
+        ])
+    }
+
+    #[test]
+    fn values_have_types_and_the_last_counts() {
+        let mut settings = settings();
+        settings.parse("size=1M,name=a,,b,fast,size=2M").unwrap();
+        assert_eq!((settings.number("size"), settings.text("name")), (Some(2 << 20), Some("a,b")));
+        assert!(settings.is_on("fast"));
+        assert_eq!(settings.shown(), " name=a,,b fast=on bits=16 size=2097152");
+    }
+
+    #[test]
+    fn what_is_wrong_is_named() {
+        for (text, why) in [
+            ("x=1", "Invalid parameter 'x'"),
+            ("fast=maybe", "Parameter 'fast' expects 'on' or 'off'"),
+            ("bits=x", "Parameter 'bits' expects a number"),
+            ("size", "Parameter 'size' expects a non-negative number"),
+        ] {
+            let told = settings().parse(text).unwrap_err().text.unwrap();
+            assert!(told.starts_with(why), "{text}: {told}");
+        }
+    }
+}

@@ -1,0 +1,80 @@
+//! Errors of the engine in the words of QEMU.
+
+use block::BlockError;
+
+/// What our rooms say, and what QEMU says in its place.
+const WORDS: &[(&str, &str)] =
+    &[(" lock: Is another process using the image", " lock\nIs another process using the image")];
+
+/// The error as qemu-img words it: errors of the system without their number, and backing files as it names them.
+pub fn explained(error: &BlockError) -> String {
+    let mut text = without_number(&error.to_string());
+    for (ours, theirs) in WORDS {
+        text = text.replace(ours, theirs);
+    }
+    let text = without_node(&text);
+    if let Some((_, rest)) = text.split_once(CONNECTING)
+        && let Some((address, why)) = rest.rsplit_once(": ")
+    {
+        return format!("Failed to connect to '{address}': {why}");
+    }
+    match text.strip_prefix("backing file of image '").and_then(|rest| rest.split_once("': ")) {
+        Some((_, why)) => format!("Could not open backing file: {why}"),
+        None => text.to_owned(),
+    }
+}
+
+/// What stands before the address in our words.
+const CONNECTING: &str = "cannot connect; does the server run there?: ";
+
+/// Without the name of the node where it arose: nobody has named it.
+fn without_node(text: &str) -> &str {
+    match text.strip_prefix("node '").and_then(|rest| rest.split_once("': ")) {
+        Some((_, rest)) => without_node(rest),
+        None => text,
+    }
+}
+
+/// Why a request has failed, without saying where: whoever tells it has said that.
+pub(crate) fn cause(error: &BlockError) -> String {
+    let system = std::error::Error::source(error).and_then(|source| source.downcast_ref::<std::io::Error>());
+    match system {
+        Some(system) => without_number(&system.to_string()),
+        None => explained(error),
+    }
+}
+
+/// What an image says, without what could steer a terminal.
+pub(crate) fn escaped(text: &str) -> String {
+    text.chars().flat_map(|c| if c.is_control() { c.escape_default().collect() } else { vec![c] }).collect()
+}
+
+/// Without the number that our language adds to texts of the system.
+fn without_number(text: &str) -> String {
+    let Some((before, rest)) = text.rsplit_once(" (os error ") else { return text.to_owned() };
+    match rest.split_once(')') {
+        Some((number, after)) if number.bytes().all(|b| b.is_ascii_digit()) => format!("{before}{after}"),
+        _ => text.to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use block::ErrorKind;
+
+    #[test]
+    fn errors_read_as_those_of_qemu() {
+        let missing = std::io::Error::from_raw_os_error(2);
+        let error = BlockError::system("Could not open 'x'", missing);
+        assert_eq!(explained(&error), "Could not open 'x': No such file or directory");
+        let error = error.within("backing file of image 'y'");
+        assert_eq!(
+            explained(&error),
+            "Could not open backing file: Could not open 'x': No such file or directory"
+        );
+        let text = "Failed to get \"write\" lock: Is another process using the image [a]?";
+        let lock = BlockError::new(ErrorKind::Busy, text);
+        assert_eq!(explained(&lock), "Failed to get \"write\" lock\nIs another process using the image [a]?");
+    }
+}

@@ -1,0 +1,172 @@
+//! `millpond img`: qemu-img's command line. What the verbs do and say is in the room `img`; here it is printed.
+//!
+//! Invariant: a process that is told to end leaves no image behind that it has not finished.
+
+mod getopt;
+mod help;
+mod told;
+
+use std::ffi::OsString;
+use std::process::ExitCode;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use block::{BlockError, Result};
+use engine::{Engine, EngineOptions};
+use img::{Call, Failure, Given, Session, Verb};
+use io::real::RealWorld;
+use io::real::process::{Signal, Signals};
+use io::select::{Either, race};
+
+use getopt::Line;
+use told::Told;
+
+const FAILED: u8 = 1;
+
+/// Carries out a command line, without the name of the program, under which errors are told.
+pub(crate) fn run(program: &'static str, arguments: Vec<OsString>) -> ExitCode {
+    ExitCode::from(status(program, arguments))
+}
+
+fn status(program: &'static str, arguments: Vec<OsString>) -> u8 {
+    let told = Rc::new(Told::new(program));
+    let mut words = Vec::with_capacity(arguments.len());
+    for argument in arguments {
+        match argument.into_string() {
+            Ok(word) => words.push(word),
+            Err(other) => {
+                let shown = other.as_encoded_bytes().escape_ascii();
+                told.error(&format!("'{shown}' is not UTF-8: rename it, or name it by a symbolic link"));
+                return FAILED;
+            }
+        }
+    }
+    let (verb, rest) = match command(&told, words) {
+        Ok(found) => found,
+        Err(status) => return status,
+    };
+    match getopt::parse(verb, rest) {
+        Ok(Line::Help) => {
+            told.print(&help::of_verb(program, verb));
+            0
+        }
+        Ok(Line::Call(given)) => call(&told, verb, given),
+        Err(mistake) => {
+            told.misused(&format!("{program} {}: {mistake}", verb.name), Some(verb.name));
+            FAILED
+        }
+    }
+}
+
+/// The verb and its arguments; `Err`: all is said, and this is the exit status.
+fn command(told: &Told, words: Vec<String>) -> std::result::Result<(&'static Verb, Vec<String>), u8> {
+    let program = told.program();
+    let mistake = |text: String| {
+        told.misused(&format!("{program}: {text}"), None);
+        FAILED
+    };
+    let mut words = words.into_iter();
+    let word = words.next().ok_or_else(|| mistake("Not enough arguments".to_owned()))?;
+    match word.as_str() {
+        "-h" | "--help" => {
+            told.print(&help::of_all(program));
+            Err(0)
+        }
+        "-V" | "--version" => {
+            told.print(&help::version(program));
+            Err(0)
+        }
+        "-T" | "--trace" => Err(mistake("tracing ('-T') is not yet supported".to_owned())),
+        flag if flag.starts_with("--") => Err(mistake(format!("unrecognized option '{flag}'"))),
+        flag if flag.starts_with('-') && flag.len() > 1 => {
+            let letter = flag[1..].chars().next().unwrap_or('-');
+            Err(mistake(format!("invalid option -- '{letter}'")))
+        }
+        name => {
+            let verb = img::find(name).ok_or_else(|| mistake(format!("Command not found: {name}")))?;
+            Ok((verb, words.collect()))
+        }
+    }
+}
+
+fn call(told: &Rc<Told>, verb: &'static Verb, given: Given) -> u8 {
+    told.show_progress(given.shows_progress());
+    let world = RealWorld::new();
+    let shared: Arc<RealWorld> = Arc::new(world.clone());
+    let outcome = world.block_on(carry_out(shared, told.clone(), verb, given));
+    told.end();
+    match outcome {
+        Ok(Ok(status)) => status,
+        Ok(Err(failure)) => {
+            tell(told, verb, &failure);
+            failure.status
+        }
+        Err(error) => {
+            told.error(&img::explained(&error));
+            FAILED
+        }
+    }
+}
+
+fn tell(told: &Told, verb: &Verb, failure: &Failure) {
+    let Some(text) = &failure.text else { return };
+    match failure.misused {
+        true => told.misused(&format!("{}: {text}", told.program()), Some(verb.name)),
+        false => told.error(text),
+    }
+}
+
+type Outcome = std::result::Result<u8, Failure>;
+
+async fn carry_out(
+    world: Arc<RealWorld>,
+    told: Rc<Told>,
+    verb: &'static Verb,
+    given: Given,
+) -> Result<Outcome> {
+    let mut signals = Signals::watch(&[Signal::Terminate, Signal::Interrupt, Signal::HangUp, Signal::User1])
+        .map_err(|error| BlockError::system("cannot watch signals", error))?;
+    let engine = Engine::new(world, EngineOptions { threads: 1, ..EngineOptions::default() })?;
+    let session = Session::new(engine, told.clone());
+    let running = (verb.run)(Call { session: session.clone(), given });
+    let outcome = until_ended(running, &session, &told, &mut signals).await;
+    if !matches!(outcome, Ok(0)) {
+        session.undo().await;
+    }
+    Ok(outcome)
+}
+
+/// Runs the verb until it ends or a signal ends it. One that is making a file is asked to stop, so that nothing of it is
+/// written later; the second signal does not wait for that.
+async fn until_ended(
+    mut running: io::LocalFut<'static, Outcome>,
+    session: &Session,
+    told: &Told,
+    signals: &mut Signals,
+) -> Outcome {
+    let mut ended_by = None;
+    loop {
+        let signal = match race(&mut running, signals.next()).await {
+            Either::First(outcome) => {
+                // Only what did not end well was ended by it.
+                return match (outcome, ended_by) {
+                    (Err(_), Some(signal)) => Err(by(signal)),
+                    (outcome, _) => outcome,
+                };
+            }
+            Either::Second(Ok(signal)) => signal,
+            // Without news there is nothing to end it.
+            Either::Second(Err(_)) => return running.await,
+        };
+        match signal {
+            Signal::User1 => told.tell_progress(),
+            _ if ended_by.is_none() && session.call_off() => ended_by = Some(signal),
+            _ => return Err(by(signal)),
+        }
+    }
+}
+
+/// As a process is told of that a signal has ended.
+fn by(signal: Signal) -> Failure {
+    Failure { text: None, misused: false, status: 128 + signal.number() }
+}

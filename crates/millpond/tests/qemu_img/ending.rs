@@ -1,0 +1,90 @@
+//! What is left of a command that does not end well.
+
+use std::process::{Child, Stdio};
+
+use crate::lab::{self, Lab};
+
+/// A copy that cannot end by itself: one byte in a second.
+fn slow_copy(lab: &Lab, target: &str) -> Child {
+    let mut command = lab.command(lab::MILLPOND);
+    command.args(["img", "convert", "-r", "1", "-m", "1", "-O", "qcow2", "disk.raw", target]);
+    command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap()
+}
+
+fn end(mut child: Child, signal: &str) -> Option<i32> {
+    lab::signal(child.id(), signal);
+    child.wait().unwrap().code()
+}
+
+#[test]
+fn a_copy_that_is_called_off_leaves_no_image() {
+    let lab = Lab::on(std::path::Path::new(env!("CARGO_TARGET_TMPDIR")));
+    lab.image("disk.raw", 8 << 20);
+    for (signal, status) in [("TERM", 143), ("INT", 130), ("HUP", 129)] {
+        let child = slow_copy(&lab, "new.qcow2");
+        lab::wait_for("the target is there", || lab.path("new.qcow2").exists());
+        assert_eq!(end(child, signal), Some(status), "{signal}");
+        assert!(!lab.path("new.qcow2").exists(), "{signal}");
+    }
+}
+
+#[test]
+fn a_file_that_was_there_stays_and_is_emptied() {
+    let lab = Lab::on(std::path::Path::new(env!("CARGO_TARGET_TMPDIR")));
+    lab.image("disk.raw", 8 << 20);
+    std::fs::write(lab.path("old"), "something").unwrap();
+    let child = slow_copy(&lab, "old");
+    let len = || std::fs::metadata(lab.path("old")).unwrap().len();
+    lab::wait_for("the target has a header", || len() > 65536);
+    end(child, "TERM");
+    assert_eq!(len(), 0);
+}
+
+#[test]
+fn a_full_disk_leaves_no_image() {
+    let lab = Lab::on(std::path::Path::new(env!("CARGO_TARGET_TMPDIR")));
+    lab.image("disk.raw", 8 << 20);
+    // A limit on the length of files stands for a disk without room.
+    let script = "trap '' XFSZ; ulimit -f 2048; millpond img convert -O qcow2 disk.raw new.qcow2";
+    let output = lab.run("bash", &["-c", script]);
+    assert_eq!(output.status.code(), Some(1), "{}", lab::said(&output));
+    assert!(lab::said(&output).contains("error while writing at byte"), "{}", lab::said(&output));
+    assert!(!lab.path("new.qcow2").exists());
+}
+
+#[test]
+fn usr1_asks_how_far_it_is() {
+    let lab = Lab::on(std::path::Path::new(env!("CARGO_TARGET_TMPDIR")));
+    lab.image("disk.raw", 8 << 20);
+    let child = slow_copy(&lab, "new.qcow2");
+    lab::wait_for("the target is there", || lab.path("new.qcow2").exists());
+    lab::signal(child.id(), "USR1");
+    let id = child.id();
+    // The first answer is enough; it ends only when it is told to.
+    let reader = std::thread::spawn(move || {
+        use std::io::BufRead as _;
+        let mut line = String::new();
+        let mut child = child;
+        std::io::BufReader::new(child.stderr.take().unwrap()).read_line(&mut line).unwrap();
+        lab::signal(id, "TERM");
+        child.wait().unwrap();
+        line
+    });
+    let line = reader.join().unwrap();
+    assert!(line.starts_with("    (") && line.ends_with("/100%)\n"), "{line}");
+}
+
+#[test]
+fn a_source_that_names_others_needs_its_format() {
+    let Some(lab) = Lab::new("a_source_that_names_others_needs_its_format", &["qemu-img"]) else { return };
+    lab.image("disk.raw", 1 << 20);
+    lab.ok("qemu-img", &["create", "-q", "-f", "qcow2", "-b", "disk.raw", "-F", "raw", "over.qcow2"]);
+    for verb in [&["map", "over.qcow2"][..], &["convert", "over.qcow2", "x"], &["info", "-b", "over.qcow2"]] {
+        let told = lab.fails("millpond", &[&["img"], verb].concat());
+        assert!(told.contains("say its format"), "{verb:?}: {told}");
+    }
+    lab.ok("millpond", &["img", "info", "over.qcow2"]);
+    lab.ok("millpond", &["img", "map", "-f", "qcow2", "over.qcow2"]);
+    let told = lab.fails("millpond", &["img", "info", "-f", "vmdk", "disk.raw"]);
+    assert!(told.contains("'vmdk' is not yet supported"), "{told}");
+}
