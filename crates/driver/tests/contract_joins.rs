@@ -71,7 +71,14 @@ impl Bench {
     }
 
     async fn check(&self) -> CheckReport {
-        self.tree.node().powers().check.unwrap().check(self.view.next()).await.unwrap()
+        self.tree
+            .node()
+            .powers()
+            .check
+            .unwrap()
+            .check(flow::Repair::Nothing, &mut |_| (), self.view.next())
+            .await
+            .unwrap()
     }
 }
 

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use block::{BlockError, ErrorKind, Result};
 use driver::Kind;
-use flow::{CheckReport, DetectZeroes, NodeId, Request, Role, seam};
+use flow::{CheckReport, DetectZeroes, NodeId, Repair, Request, Role, Tell, seam};
 use graph::{Demand, Drained, Edit, Operation, Place, Reopen, User};
 use io::Lease;
 use serde_json::{Map, Value};
@@ -183,10 +183,12 @@ impl Engine {
         resized
     }
 
-    /// Checks a node's own tables; an error where its driver has none.
-    pub async fn check(&self, node: &str) -> Result<CheckReport> {
-        let (root, entry) = self.attach(node, User::named("check"), Demand::READ)?;
-        let report = seam::check_tables(&entry.view()).await;
+    /// Checks a node's own tables, and mends what `repair` says of a node that was opened for that; `tell` hears of each
+    /// thing that is wrong. An error where its driver has none.
+    pub async fn check(&self, node: &str, repair: Repair, tell: Tell<'_>) -> Result<CheckReport> {
+        let demand = if repair == Repair::Nothing { Demand::READ } else { Demand::WRITE };
+        let (root, entry) = self.attach(node, User::named("check"), demand)?;
+        let report = seam::check_tables(&entry.view(), repair, tell).await;
         self.detach(root).await?;
         report
     }

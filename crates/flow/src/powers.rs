@@ -80,21 +80,59 @@ pub trait Resize: Sync {
     fn resize<'a>(&'a self, size: u64, next: Next<'a>) -> LocalFut<'a, Result<()>>;
 }
 
-/// What a check has found.
-#[derive(Clone, Debug, PartialEq, Eq, Default)]
-pub struct CheckReport {
-    /// Units of allocation in use.
-    pub allocated: u64,
-    /// Units that are taken and reachable from nowhere: harmless.
-    pub leaks: u64,
-    /// What is wrong, one line each; at most some hundred lines.
-    pub corruptions: Vec<String>,
+/// What a check mends of what it finds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub enum Repair {
+    /// Nothing: no write.
+    #[default]
+    Nothing,
+    /// What is taken and reachable from nowhere.
+    Leaks,
+    /// Everything that can be mended.
+    All,
 }
+
+/// What a check has found, in units of allocation (clusters) where nothing else is said.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub struct CheckReport {
+    /// What is wrong, and was left so.
+    pub corruptions: u64,
+    /// Units that are taken and reachable from nowhere, and were left so: harmless.
+    pub leaks: u64,
+    /// What could not be checked.
+    pub errors: u64,
+    /// What was wrong and is mended.
+    pub corruptions_fixed: u64,
+    /// Leaks that are gone.
+    pub leaks_fixed: u64,
+    /// Units of the virtual disk; 0 where that is not counted.
+    pub total: u64,
+    /// Those in use.
+    pub allocated: u64,
+    /// Allocated units that do not lie behind the one before.
+    pub fragmented: u64,
+    /// Compressed units.
+    pub compressed: u64,
+    /// Where the last unit in use ends in the image file, in bytes; 0 where that is not known.
+    pub image_end: u64,
+}
+
+/// Takes what a check has to say, a line at a time.
+pub type Tell<'a> = &'a mut dyn FnMut(&str);
 
 /// Checking a node's own tables.
 pub trait Check: Sync {
-    /// Checks all tables.
-    fn check<'a>(&'a self, next: Next<'a>) -> LocalFut<'a, Result<CheckReport>>;
+    /// Checks all tables, and mends what `repair` says; `tell` hears of each thing that is wrong. A node in use is
+    /// checked as it is on disk, and not mended: what is just being written may count as a leak.
+    ///
+    /// Errors: tables that cannot be read, or are too broken to be checked; `Busy` where it cannot be mended as it was
+    /// opened.
+    fn check<'a>(
+        &'a self,
+        repair: Repair,
+        tell: Tell<'a>,
+        next: Next<'a>,
+    ) -> LocalFut<'a, Result<CheckReport>>;
 }
 
 /// Internal snapshots.

@@ -5,7 +5,7 @@ use block::{BlockError, ByteRange, ErrorKind, Extent, Result};
 use io::Lease;
 
 use crate::next::Next;
-use crate::powers::CheckReport;
+use crate::powers::{CheckReport, Repair, Tell};
 use crate::request::{Flags, Now, Op, Request, Window};
 use crate::root::Turn;
 use crate::view::{DetectZeroes, View, ViewIndex};
@@ -88,11 +88,11 @@ pub async fn resize(view: &View, size: u64) -> Result<()> {
     walk::resize(view, ViewIndex::ROOT, size).await
 }
 
-/// Has the root check its own tables, if its driver can.
-pub async fn check_tables(view: &View) -> Result<CheckReport> {
+/// Has the root check its own tables, if its driver can, and mend what `repair` says.
+pub async fn check_tables(view: &View, repair: Repair, tell: Tell<'_>) -> Result<CheckReport> {
     let root = view.root();
     match root.powers().check {
-        Some(power) => power.check(Next::new(view, ViewIndex::ROOT)).await,
+        Some(power) => power.check(repair, tell, Next::new(view, ViewIndex::ROOT)).await,
         None => {
             let context =
                 format!("node '{}': driver '{}' has no tables to check", root.name(), root.driver());

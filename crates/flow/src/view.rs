@@ -102,6 +102,11 @@ impl View {
         self.size_of(ViewIndex::ROOT)
     }
 
+    /// Whether writes beyond the end of the root make it longer: it is carried out by a node that can be resized.
+    pub fn root_grows(&self) -> bool {
+        self.grows(ViewIndex::ROOT)
+    }
+
     /// Limits of the root.
     pub fn limits(&self) -> Limits {
         *self.limits_of(ViewIndex::ROOT)

@@ -1,5 +1,10 @@
 //! Big-endian numbers in byte slices, as every number in the format is stored.
 
+/// The 16-bit number at byte `at`, or `None` where `bytes` ends before its end.
+pub(crate) fn be16(bytes: &[u8], at: usize) -> Option<u16> {
+    bytes.get(at..)?.first_chunk().map(|b| u16::from_be_bytes(*b))
+}
+
 /// The 32-bit number at byte `at`, or `None` where `bytes` ends before its end.
 pub(crate) fn be32(bytes: &[u8], at: usize) -> Option<u32> {
     bytes.get(at..)?.first_chunk().map(|b| u32::from_be_bytes(*b))

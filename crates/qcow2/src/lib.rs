@@ -16,7 +16,9 @@
 //! `docs/formats/qcow2.md` has the byte diagrams.
 
 mod big_endian;
+mod bitmap_directory;
 pub mod cache;
+pub mod check;
 mod compressed;
 mod decompress;
 mod entry;
@@ -36,7 +38,9 @@ mod new_image;
 mod offset;
 mod options;
 mod refcount_block;
+mod snapshot_table;
 
+pub use bitmap_directory::{BitmapCluster, BitmapEntry};
 pub use compressed::CompressedCluster;
 pub use decompress::{Compression, Decompressor};
 pub use entry::{Entry, NewEntry, Parts};
@@ -53,6 +57,7 @@ pub use new_image::{FreshImage, NewImage, Preallocated};
 pub use offset::HostOffset;
 pub use options::Options;
 pub use refcount_block::RefcountBlock;
+pub use snapshot_table::{ParsedSnapshots, Snapshot};
 
 use block::{BlockError, ErrorKind};
 

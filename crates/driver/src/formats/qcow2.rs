@@ -11,6 +11,7 @@
 mod allocate;
 mod books;
 mod change;
+mod check;
 mod flush;
 mod freed;
 mod generations;
@@ -90,7 +91,8 @@ impl Format for Qcow2 {
     fn powers(&self) -> Powers<'_> {
         let backing = self.changing.then_some(self as &dyn flow::Backing);
         let quota = self.changing.then_some(self).filter(|body| body.bound().is_some());
-        Powers { backing, quota: quota.map(|body| body as &dyn Quota), ..Powers::default() }
+        let quota = quota.map(|body| body as &dyn Quota);
+        Powers { backing, quota, check: Some(self), ..Powers::default() }
     }
 }
 

@@ -44,9 +44,12 @@ pub async fn finish(tree: &Tree, root: &flow::Root, oracle: &Oracle) -> Result<(
     oracle.end_read(begun, whole, &bytes)?;
     for below in tree.subtrees() {
         if let Some(check) = below.node().powers().check {
-            let report = check.check(below.view().next()).await.map_err(|e| e.to_string())?;
-            if report.leaks > 0 || !report.corruptions.is_empty() {
-                return Err(format!("{:?}: {report:?}", below.node()));
+            let (view, mut lines) = (below.view(), String::new());
+            let mut tell = |line: &str| lines = format!("{lines}\n{line}");
+            let report = check.check(flow::Repair::Nothing, &mut tell, view.next()).await;
+            let report = report.map_err(|e| e.to_string())?;
+            if report.leaks + report.corruptions + report.errors > 0 {
+                return Err(format!("{:?}: {report:?}{lines}", below.node()));
             }
         }
     }

@@ -20,7 +20,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
 use engine::{Engine, EngineOptions, Event, ImagePolicy, NbdServer, ServerRequest};
-use flow::CheckReport;
+use flow::{CheckReport, Repair};
 use io::select::{Either, race};
 use io::sync::oneshot;
 use io::{Address, Thread, World};
@@ -307,9 +307,12 @@ impl Field {
             let export = self.server.add(request("check", cache, false)).map_err(|e| e.to_string())?;
             let view = export.root().view();
             let check = view.root().powers().check.ok_or("a cache can be checked")?;
-            let found = check.check(view.next()).await.map_err(|e| e.to_string())?;
+            let mut lines = String::new();
+            let mut tell = |line: &str| lines = format!("{lines}\n{line}");
+            let found =
+                check.check(Repair::Nothing, &mut tell, view.next()).await.map_err(|e| e.to_string())?;
             if found != (CheckReport { allocated: found.allocated, ..CheckReport::default() }) {
-                return Err(format!("cache '{cache}': {found:?}"));
+                return Err(format!("cache '{cache}': {found:?}{lines}"));
             }
             drop(view);
             self.server.remove("check").await.map_err(|e| e.to_string())?;

@@ -181,10 +181,11 @@ fn nodes_are_resized_checked_and_drained() {
         engine.resize("disk", 1 << 20).await.unwrap();
         engine.drain("disk").await.unwrap();
         says(engine.drain("none").await, "Failed to find node with node-name='none'");
-        says(engine.check("disk").await, "driver 'raw' has no tables to check");
+        let nothing = flow::Repair::Nothing;
+        says(engine.check("disk", nothing, &mut |_| ()).await, "driver 'raw' has no tables to check");
         let cache = json!({"driver": "memory-format", "node-name": "cache", "size": 1 << 20, "file": file("room.raw")});
         add(engine, cache).await.unwrap();
-        assert_eq!(engine.check("cache").await.unwrap(), flow::CheckReport::default());
+        assert_eq!(engine.check("cache", nothing, &mut |_| ()).await.unwrap(), flow::CheckReport::default());
     });
 }
 

@@ -1,7 +1,7 @@
 //! Checking the table against the clusters: every cluster that was taken is mapped once, prepared or waiting.
 
-use block::{ByteRange, Result};
-use flow::{Check, CheckReport, Next};
+use block::{BlockError, ByteRange, ErrorKind, Result};
+use flow::{Check, CheckReport, Next, Repair, Tell};
 use io::LocalFut;
 
 use super::MemoryFormat;
@@ -12,14 +12,25 @@ use super::table::Entry;
 const LINES_MAX: usize = 100;
 
 impl Check for MemoryFormat {
-    fn check<'a>(&'a self, _next: Next<'a>) -> LocalFut<'a, Result<CheckReport>> {
-        Box::pin(async move { Ok(self.report()) })
+    fn check<'a>(
+        &'a self,
+        repair: Repair,
+        tell: Tell<'a>,
+        _next: Next<'a>,
+    ) -> LocalFut<'a, Result<CheckReport>> {
+        Box::pin(async move {
+            if repair != Repair::Nothing {
+                let context = "its tables are in memory: there is nothing that could be mended";
+                return Err(BlockError::new(ErrorKind::Unsupported, context));
+            }
+            Ok(self.report(tell))
+        })
     }
 }
 
 impl MemoryFormat {
     /// Entries do not change meanwhile: that needs the books.
-    fn report(&self) -> CheckReport {
+    fn report(&self, tell: Tell<'_>) -> CheckReport {
         let books = self.clusters.books();
         let mut mapped = self.mapped();
         mapped.sort_unstable();
@@ -30,7 +41,13 @@ impl MemoryFormat {
             corruptions.push(format!("{distinct} clusters are mapped, {} should be", books.mapped));
         }
         let reachable = distinct + books.prepared() + books.waiting();
-        CheckReport { allocated: books.taken(), leaks: books.taken().saturating_sub(reachable), corruptions }
+        corruptions.iter().for_each(|line| tell(line));
+        CheckReport {
+            allocated: books.taken(),
+            leaks: books.taken().saturating_sub(reachable),
+            corruptions: corruptions.len() as u64,
+            ..CheckReport::default()
+        }
     }
 
     /// Host and guest cluster of every entry with data.

@@ -191,7 +191,7 @@ impl Image {
     }
 
     /// One flush, from what there is now.
-    async fn flush_once(self: &Arc<Self>, turn: &Turn, next: Next<'_>) -> Result<()> {
+    pub(super) async fn flush_once(self: &Arc<Self>, turn: &Turn, next: Next<'_>) -> Result<()> {
         let writer = self.writer()?;
         self.settle(next).await;
         let mut flush =

@@ -12,6 +12,7 @@ use io::LocalFut;
 use qcow2::{Geometry, Header, L1Table, cache};
 
 use super::Qcow2;
+use super::check;
 use super::image::Image;
 use super::inflated::Inflated;
 use super::options::Options;
@@ -33,8 +34,16 @@ pub fn open(mut context: OpenContext) -> LocalFut<'static, Result<Opened>> {
 
 async fn open_image(context: &OpenContext, options: &Options, file: &View, name: &str) -> Result<Opened> {
     let kept = context.kept.clone().and_then(|kept| kept.downcast::<Image>().ok());
-    let header = read_header(file).await?;
+    let mut header = read_header(file).await?;
     let wants = wants::wants(context, &header)?;
+    if options.check_only {
+        let body = Arc::new(check::CheckOnly::new(name, &header));
+        return Ok(Opened { body: Body::Maps(body), wants });
+    }
+    if header.features.dirty() && !header.features.corrupt() && !context.read_only && kept.is_none() {
+        check::repair_dirty(file).await?;
+        header = read_header(file).await?;
+    }
     let image = match kept {
         Some(image) if image.writer.is_some() => again(image, file)?,
         kept => fresh(context, options, file, name, &header, kept).await?,

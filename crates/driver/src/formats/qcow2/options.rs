@@ -26,6 +26,8 @@ pub struct Options {
     /// Who opens the image writes nothing to it but what its backing image reads as: what its header says of its
     /// source stays valid (`docs/formats/cache.md`).
     pub(super) keep_identity: bool,
+    /// It is opened to be checked, or repaired, and for nothing else: whatever its tables hold, it opens.
+    pub(super) check_only: bool,
     #[serde(rename = "lazy-refcounts")]
     _lazy_refcounts: Option<bool>,
     #[serde(rename = "overlap-check")]

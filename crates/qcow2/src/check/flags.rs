@@ -1,0 +1,90 @@
+//! Mending the `COPIED` flags of the active tables, after the refcounts.
+//!
+//! Invariant: a table is written only where all that refers to its clusters takes it for what it is.
+
+use super::mend::changed_sectors;
+use super::{Check, PIECE, Piece, Repair, Step};
+use crate::l2_entry::{COPIED, OFFSET};
+
+impl Check {
+    pub(super) fn ask_l1_flags(&mut self) -> Step {
+        let (offset, entries) = self.facts.l1();
+        for at in (0..entries * 8).step_by(PIECE as usize) {
+            self.ask(Piece::FlagsL1(at), offset + at, PIECE.min(entries * 8 - at));
+        }
+        self.asked_for()
+    }
+
+    pub(super) fn ask_l2_flags(&mut self) -> Step {
+        for number in 0..self.l2_tables.len() {
+            let table = self.l2_tables[number];
+            let can_be_judged = self.disk.get(table.offset >> self.facts.bits()).is_some();
+            if table.active > 0 && table.offset != 0 && can_be_judged {
+                self.ask(Piece::FlagsL2(number), table.offset, self.facts.cluster());
+            }
+        }
+        self.asked_for()
+    }
+
+    /// Whether flags are mended: always with everything; with leaks alone where nothing else is wrong.
+    fn mends_flags(&self) -> bool {
+        let found = &self.found;
+        self.repair == Repair::All || found.corruptions + found.check_errors + found.leaks == 0
+    }
+
+    pub(super) fn take_l1_flags(&mut self, from: u64, bytes: &[u8]) {
+        let (offset, entries) = self.facts.l1();
+        let (first, last) = (offset >> self.facts.bits(), (offset + entries * 8 - 1) >> self.facts.bits());
+        let mends = self.mends_flags() && (first..=last).all(|cluster| self.references.get(cluster) == 1);
+        let mut now = bytes.to_vec();
+        for (number, entry) in super::words(bytes).enumerate() {
+            let table = entry & OFFSET;
+            let count = self.disk.get(table >> self.facts.bits()).filter(|_| table != 0);
+            let Some(count) = count.filter(|count| (*count == 1) != (entry & COPIED != 0)) else { continue };
+            let index = from / 8 + number as u64;
+            let what =
+                format!("OFLAG_COPIED L2 cluster: l1_index={index} l1_entry={entry:x} refcount={count}");
+            self.flag(mends, 1, &what);
+            if mends {
+                put(&mut now, number, entry ^ COPIED);
+            }
+        }
+        self.writes.extend(changed_sectors(offset + from, bytes, &now));
+    }
+
+    pub(super) fn take_l2_flags(&mut self, number: usize, bytes: &[u8]) {
+        let table = self.l2_tables[number];
+        let is_table = self.facts.is_aligned(table.offset)
+            && self.references.get(table.offset >> self.facts.bits())
+                == u64::from(table.active + table.others);
+        let mends = self.mends_flags() && is_table;
+        let mut now = bytes.to_vec();
+        let step = self.facts.entry_bytes() as usize / 8;
+        for (number, entry) in super::words(bytes).enumerate().step_by(step) {
+            let count = self.has_flag(entry).then(|| self.count_for_flag(entry)).flatten();
+            let Some(count) = count.filter(|count| (*count == 1) != (entry & COPIED != 0)) else { continue };
+            let what = format!("OFLAG_COPIED data cluster: l2_entry={entry:x} refcount={count}");
+            self.flag(mends, table.active, &what);
+            if mends {
+                put(&mut now, number, entry ^ COPIED);
+            }
+        }
+        self.writes.extend(changed_sectors(table.offset, bytes, &now));
+    }
+
+    fn flag(&mut self, mends: bool, times: u32, what: &str) {
+        match mends {
+            true => {
+                self.found.corruptions_fixed += 1;
+                self.lines.push(format!("Repairing {what}"));
+            }
+            false => self.corrupt_late(times.into(), format!("ERROR {what}")),
+        }
+    }
+}
+
+fn put(bytes: &mut [u8], number: usize, word: u64) {
+    if let Some(place) = bytes.get_mut(number * 8..number * 8 + 8) {
+        place.copy_from_slice(&word.to_be_bytes());
+    }
+}

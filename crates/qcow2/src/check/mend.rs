@@ -1,0 +1,196 @@
+//! Repairing, once all is counted: in which order what is written.
+//!
+//! 1. Entries that lose room for zeros: what they pointed to is no longer counted.
+//! 2. Refcounts: in place, where there is a block for each; else new blocks, a new table, and a new snapshot table if that
+//!    is to be mended, all in clusters that nothing refers to.
+//! 3. For those, one sector of the header.
+//! 4. `COPIED` flags of the active tables, which say what refcounts say.
+//! 5. The dirty and the corrupt bit, if nothing is wrong any more.
+//!
+//! A barrier lies between any two.
+
+use block::BlockError;
+
+use super::{Check, CheckWrite, Repair, State, Step};
+use crate::corrupt;
+use crate::l2_entry::ZERO;
+
+/// What is written whole or not at all.
+pub(super) const SECTOR: usize = 512;
+/// Where the header has its incompatible feature bits; the dirty and the corrupt one of them.
+const INCOMPATIBLE_AT: usize = 72;
+const DIRTY_AND_CORRUPT: u64 = 3;
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Stage {
+    Begin,
+    Zeroings,
+    Refcounts,
+    Header,
+    FlagsL1,
+    FlagsL2,
+    FlagsEnd,
+    Clean,
+    End,
+}
+
+impl Check {
+    pub(super) fn mend(&mut self, stage: Stage) -> Result<Step, BlockError> {
+        use Stage::{Begin, Clean, End, FlagsEnd, FlagsL1, FlagsL2, Header, Refcounts, Zeroings};
+        let (next, step) = match stage {
+            Begin if self.repair == Repair::Nothing => (End, Step::Again),
+            Begin => (Zeroings, self.zero_entries()?),
+            Zeroings => (Refcounts, Step::Barrier),
+            Refcounts => (Header, self.mend_refcounts()?),
+            Header => return Ok(self.point_to_new()),
+            FlagsL1 => (FlagsL2, self.ask_l1_flags()),
+            FlagsL2 => (FlagsEnd, self.ask_l2_flags()),
+            FlagsEnd => (Clean, Step::Barrier),
+            Clean => (End, self.clean()),
+            End => {
+                self.tell_late();
+                self.state = State::Done;
+                return Ok(if self.repair == Repair::Nothing { Step::Done } else { Step::Barrier });
+            }
+        };
+        self.state = State::Mend(next);
+        Ok(step)
+    }
+
+    /// Which entries may lose their room: those in tables that are nothing else. The others are counted after all.
+    pub(super) fn settle_zeroings(&mut self) {
+        let zeroings = std::mem::take(&mut self.zeroings);
+        for zeroing in zeroings {
+            let table = self.l2_tables[zeroing.table];
+            let times = u64::from(table.active + table.others);
+            let is_table = self.facts.is_aligned(table.offset)
+                && self.references.get(table.offset >> self.facts.bits()) == times;
+            if is_table && self.facts.is_v3() {
+                self.zeroings.push(zeroing);
+                continue;
+            }
+            let before = self.found.corruptions;
+            self.corrupt(times, format!("ERROR offset={:x}: cannot be repaired", zeroing.host));
+            if !self.facts.external {
+                self.refer(zeroing.host, self.facts.cluster(), times);
+            }
+            self.lasting += self.found.corruptions - before;
+        }
+    }
+
+    fn zero_entries(&mut self) -> Result<Step, BlockError> {
+        if self.rebuild && self.repair == Repair::Leaks {
+            return Err(corrupt(
+                "its refcounts cannot be mended in place: repair all of it, not only leaks (-r all)",
+            ));
+        }
+        let entry = if self.facts.extended { 0 } else { ZERO };
+        let writes = self.zeroings.iter().map(|zeroing| (zeroing.at, entry.to_be_bytes().to_vec()));
+        let writes: Vec<_> = writes.collect();
+        self.found.corruptions_fixed += writes.len() as u64;
+        Ok(Step::Write(writes))
+    }
+
+    fn mend_refcounts(&mut self) -> Result<Step, BlockError> {
+        let writes = match self.rebuild || self.incomplete_snapshots > 0 && self.repair == Repair::All {
+            true => {
+                let writes = self.new_structures()?;
+                self.lines.push("Rebuilding refcount structure".to_owned());
+                self.mended(true, true);
+                self.found.check_errors = 0;
+                writes
+            }
+            false => {
+                let writes = self.mend_in_place();
+                self.mended(true, self.repair == Repair::All);
+                writes
+            }
+        };
+        self.found.image_end_offset = self.end_of_use();
+        Ok(Step::Write(writes))
+    }
+
+    fn end_of_use(&self) -> u64 {
+        let used = |cluster: &u64| self.references.get(*cluster) | self.disk.get(*cluster).unwrap_or(0) > 0;
+        (0..self.clusters).rev().find(used).map_or(1, |cluster| cluster + 1) << self.facts.bits()
+    }
+
+    fn mended(&mut self, leaks: bool, corruptions: bool) {
+        if leaks {
+            self.found.leaks_fixed += std::mem::take(&mut self.found.leaks);
+        }
+        if corruptions {
+            self.found.corruptions_fixed += self.found.corruptions - self.lasting;
+            self.found.corruptions = self.lasting;
+        }
+    }
+
+    /// Makes refcounts exact in the blocks that there are.
+    fn mend_in_place(&mut self) -> Vec<CheckWrite> {
+        let (per_block, all) = (1 << self.disk.per_block_bits(), self.repair == Repair::All);
+        let mut writes = Vec::new();
+        for block in 0..self.clusters.div_ceil(per_block) {
+            let super::disk_counts::TableEntry::Block(offset) = self.disk.entry(block) else { continue };
+            let Some(before) = self.disk.bytes(block).map(<[u8]>::to_vec) else { continue };
+            for cluster in block * per_block..self.clusters.min((block + 1) * per_block) {
+                let references = self.countable(cluster);
+                let count = self.disk.get(cluster).unwrap_or(references);
+                if count > references || all && count < references {
+                    let line = format!("Repairing cluster {cluster} refcount={count} reference={references}");
+                    self.lines.push(line);
+                    self.disk.set(cluster, references);
+                }
+            }
+            let now = self.disk.bytes(block).unwrap_or_default();
+            writes.extend(changed_sectors(offset, &before, now));
+        }
+        writes
+    }
+
+    /// Has the header point to what was made new, once that is durable.
+    fn point_to_new(&mut self) -> Step {
+        let rebuilt = self.facts.new_sector.take();
+        match rebuilt {
+            // Twice here: once for the barrier before, then with nothing left to be written.
+            Some(sector) if !self.facts.is_durable => {
+                self.facts.is_durable = true;
+                self.facts.new_sector = Some(sector);
+                Step::Barrier
+            }
+            Some(sector) => {
+                self.facts.sector.clone_from(&sector);
+                Step::Write(vec![(0, sector)])
+            }
+            None => {
+                self.state = State::Mend(Stage::FlagsL1);
+                Step::Barrier
+            }
+        }
+    }
+
+    fn clean(&mut self) -> Step {
+        let mut sector = self.facts.sector.clone();
+        let field = &mut sector[INCOMPATIBLE_AT..INCOMPATIBLE_AT + 8];
+        let bits = self.facts.header.features.incompatible;
+        let sound = self.found.corruptions + self.found.check_errors == 0;
+        if !sound || bits & DIRTY_AND_CORRUPT == 0 {
+            return Step::Again;
+        }
+        field.copy_from_slice(&(bits & !DIRTY_AND_CORRUPT).to_be_bytes());
+        Step::Write(vec![(0, sector)])
+    }
+}
+
+/// The runs of sectors of a table at `offset` that differ.
+pub(super) fn changed_sectors(offset: u64, before: &[u8], now: &[u8]) -> Vec<CheckWrite> {
+    let mut writes: Vec<CheckWrite> = Vec::new();
+    for (number, (old, new)) in before.chunks(SECTOR).zip(now.chunks(SECTOR)).enumerate() {
+        let at = offset + (number * SECTOR) as u64;
+        match writes.last_mut() {
+            _ if old == new => {}
+            Some((from, bytes)) if *from + bytes.len() as u64 == at => bytes.extend(new),
+            _ => writes.push((at, new.to_vec())),
+        }
+    }
+    writes
+}

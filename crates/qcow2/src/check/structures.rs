@@ -1,0 +1,184 @@
+//! What has references besides guest data: snapshot table, refcount table, bitmaps, refcount blocks.
+
+use block::BlockError;
+
+use super::{Check, PIECE, Piece, Repair, State};
+use crate::check::disk_counts::TableEntry;
+use crate::{BitmapCluster, BitmapEntry, ParsedSnapshots, Snapshot, corrupt};
+
+/// No file has bytes from here on.
+const OFFSET_MAX: u64 = 1 << 63;
+/// Most bytes of an L1 table.
+const L1_BYTES_MAX: u64 = 32 << 20;
+
+impl Check {
+    pub(super) fn ask_snapshots(&mut self) -> Result<(), BlockError> {
+        let table = self.facts.header.snapshots;
+        if table.count == 0 {
+            self.state = State::RefcountTable;
+            return Ok(());
+        }
+        if !self.ask(Piece::Snapshots, table.offset.0, self.snapshots_want) {
+            self.take_snapshots(&[])?;
+        }
+        Ok(())
+    }
+
+    pub(super) fn take_snapshots(&mut self, bytes: &[u8]) -> Result<(), BlockError> {
+        let table = self.facts.header.snapshots;
+        let at_end = (bytes.len() as u64) < self.snapshots_want;
+        match Snapshot::parse_table(bytes, table.count, at_end)? {
+            ParsedSnapshots::More(more) => self.snapshots_want = more.max(2 * self.snapshots_want),
+            ParsedSnapshots::Whole(snapshots, len) => {
+                (self.snapshots, self.snapshots_len) = (snapshots, len);
+                self.state = State::RefcountTable;
+                self.check_complete();
+            }
+        }
+        Ok(())
+    }
+
+    /// Entries of version 3 images say how large the disk was.
+    fn check_complete(&mut self) {
+        let incomplete = |snapshot: &Snapshot| !snapshot.is_complete();
+        let lacking: Vec<_> =
+            (0..self.snapshots.len()).filter(|number| incomplete(&self.snapshots[*number])).collect();
+        if !self.facts.is_v3() {
+            return;
+        }
+        let verb = if self.repair == Repair::All { "Repairing" } else { "ERROR" };
+        for number in lacking {
+            self.incomplete_snapshots += 1;
+            self.corrupt(1, format!("{verb} snapshot table entry {number} is incomplete"));
+        }
+    }
+
+    /// The L1 tables of snapshots: where, how many entries, how often.
+    pub(super) fn snapshots_l1(&mut self) -> Result<Vec<(u64, u64, u32)>, BlockError> {
+        if self.facts.external && !self.snapshots.is_empty() {
+            let line = format!("ERROR {} snapshots in image with data file", self.snapshots.len());
+            self.corrupt(1, line);
+        }
+        let mut tables: Vec<(u64, u64)> = Vec::new();
+        for number in 0..self.snapshots.len() {
+            let Snapshot { l1_offset, l1_entries, .. } = self.snapshots[number];
+            if l1_offset.0 >= OFFSET_MAX {
+                return Err(corrupt(format!("the L1 table of snapshot {number} lies at {l1_offset}")));
+            }
+            let wrong = if !self.facts.is_aligned(l1_offset.0) {
+                format!("l1_offset={:#x}: L1 table is not cluster aligned", l1_offset.0)
+            } else if u64::from(l1_entries) * 8 > L1_BYTES_MAX {
+                format!("l1_size={l1_entries:#x}: L1 table is too large")
+            } else {
+                if l1_entries > 0 {
+                    tables.push((l1_offset.0, l1_entries.into()));
+                }
+                continue;
+            };
+            let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+            let (id, name) = (text(&self.snapshots[number].id), text(&self.snapshots[number].name));
+            let line = format!("ERROR snapshot {id} ({name}) {wrong}; snapshot table entry corrupted");
+            self.corrupt(1, line);
+        }
+        tables.sort_unstable();
+        Ok(tables.chunk_by(|a, b| a == b).map(|same| (same[0].0, same[0].1, same.len() as u32)).collect())
+    }
+
+    pub(super) fn ask_refcount_table(&mut self) {
+        let table = self.facts.header.refcount_table;
+        let len = u64::from(table.clusters) << self.facts.bits();
+        for at in (0..len).step_by(PIECE as usize) {
+            self.ask(Piece::RefcountTable, table.offset.0 + at, PIECE.min(len - at));
+        }
+        self.state = State::RefcountBlocks;
+    }
+
+    pub(super) fn ask_refcount_blocks(&mut self) {
+        let table = self.facts.header.refcount_table;
+        let entries = (u64::from(table.clusters) << self.facts.bits()) / 8;
+        self.disk.table.resize(entries as usize, 0);
+        for offset in self.disk.wanted(self.clusters + 1, self.facts.file_len) {
+            self.ask(Piece::RefcountBlock(offset), offset, self.facts.cluster());
+        }
+        self.state = State::L1Tables;
+    }
+
+    pub(super) fn ask_bitmaps(&mut self) -> Result<(), BlockError> {
+        let (snapshots, table) = (self.facts.header.snapshots, self.facts.header.refcount_table);
+        self.refer(snapshots.offset.0, self.snapshots_len, 1);
+        self.refer(table.offset.0, u64::from(table.clusters) << self.facts.bits(), 1);
+        self.state = State::BitmapTables;
+        let Some(bitmaps) = self.facts.header.bitmaps else { return Ok(()) };
+        let end = bitmaps.directory.0.saturating_add(bitmaps.directory_len);
+        self.refer(bitmaps.directory.0, bitmaps.directory_len, 1);
+        if bitmaps.directory_len == 0 || end > self.facts.file_len {
+            return Err(corrupt("the bitmap directory is empty or leaves the file"));
+        }
+        for at in (0..bitmaps.directory_len).step_by(PIECE as usize) {
+            let len = PIECE.min(bitmaps.directory_len - at);
+            self.ask(Piece::BitmapDirectory, bitmaps.directory.0 + at, len);
+        }
+        Ok(())
+    }
+
+    pub(super) fn ask_bitmap_tables(&mut self) -> Result<(), BlockError> {
+        self.state = State::Blocks;
+        let Some(extension) = self.facts.header.bitmaps else { return Ok(()) };
+        let directory = std::mem::take(&mut self.directory);
+        let (bits, size) = (self.facts.bits(), self.facts.header.virtual_size);
+        self.bitmaps = BitmapEntry::parse_directory(&directory, extension.count, bits, size)?;
+        for number in 0..self.bitmaps.len() {
+            let (offset, len) =
+                (self.bitmaps[number].table.0, u64::from(self.bitmaps[number].table_entries) * 8);
+            self.refer(offset, len, 1);
+            for at in (0..len.min(self.facts.file_len)).step_by(PIECE as usize) {
+                self.ask(Piece::BitmapTable, offset + at, PIECE.min(len - at));
+            }
+        }
+        Ok(())
+    }
+
+    pub(super) fn take_bitmap_table(&mut self, bytes: &[u8]) -> Result<(), BlockError> {
+        for entry in super::words(bytes) {
+            if let BitmapCluster::At(offset) = BitmapCluster::parse(entry, self.facts.bits())? {
+                self.refer(offset.0, self.facts.cluster(), 1);
+            }
+        }
+        Ok(())
+    }
+
+    /// The refcount blocks: each lies in the file, by itself.
+    pub(super) fn check_blocks(&mut self) {
+        // What they are found to be is mended by others in their place.
+        self.lasting = self.found.corruptions - self.incomplete_snapshots;
+        for block in 0..self.disk.table.len() as u64 {
+            let said = match self.disk.entry(block) {
+                TableEntry::Nothing => continue,
+                TableEntry::Reserved => format!("refcount table entry {block} has reserved bits set"),
+                TableEntry::Unaligned => {
+                    format!("refcount block {block} is not cluster aligned; refcount table entry corrupted")
+                }
+                TableEntry::Block(offset) if offset >> self.facts.bits() >= self.clusters => {
+                    // Elsewhere it is as good as not there.
+                    self.corrupt(1, format!("ERROR refcount block {block} is outside image"));
+                    self.rebuild |= self.repair == Repair::All;
+                    continue;
+                }
+                TableEntry::Block(offset) => {
+                    self.refer(offset, self.facts.cluster(), 1);
+                    // What is used as something else too must not be written.
+                    self.rebuild |= self.repair != Repair::Nothing
+                        && self.references.get(offset >> self.facts.bits()) != 1;
+                    match self.countable(offset >> self.facts.bits()) {
+                        1 => continue,
+                        count => format!("refcount block {block} refcount={count}"),
+                    }
+                }
+            };
+            self.corrupt(1, format!("ERROR {said}"));
+            self.rebuild = true;
+        }
+        self.settle_zeroings();
+        self.state = State::Compare(0);
+    }
+}

@@ -1,0 +1,233 @@
+//! The table of internal snapshots: one entry after the other, each with texts of its own length.
+//!
+//! Invariant: what an entry claims is compared with the bytes that are there before anything is allocated for it.
+
+use block::BlockError;
+
+use crate::big_endian::{be16, be32, be64};
+use crate::{HostOffset, corrupt};
+
+/// Bytes of an entry before its extra data.
+const FIXED: usize = 40;
+/// Most bytes of extra data that QEMU accepts.
+const MAX_EXTRA: usize = 1024;
+/// Longest table that QEMU accepts, in bytes.
+const MAX_TABLE: usize = 64 << 20;
+/// Extra data that every entry of a version 3 image has: size of the VM state, size of the disk.
+const V3_EXTRA: usize = 16;
+/// Extra data that we write: those, and the instruction count.
+const WRITTEN_EXTRA: usize = 24;
+
+/// An internal snapshot.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Snapshot {
+    /// Where its L1 table is. Not checked: any number.
+    pub l1_offset: HostOffset,
+    /// Number of entries of that table. Not checked: any number.
+    pub l1_entries: u32,
+    /// Its id, unique in the image; as a rule a decimal number.
+    pub id: Vec<u8>,
+    /// Its name.
+    pub name: Vec<u8>,
+    /// When it was taken: seconds since 1970.
+    pub date_s: u32,
+    /// And nanoseconds.
+    pub date_ns: u32,
+    /// How long the guest had run, in nanoseconds.
+    pub vm_clock_ns: u64,
+    /// Bytes of VM state, which lie behind the virtual disk.
+    pub vm_state_size: u64,
+    /// Size of the disk when it was taken, in bytes; `None` in old images: the present one.
+    pub disk_size: Option<u64>,
+    /// Instructions that the guest had executed, where that was counted.
+    pub icount: Option<u64>,
+    /// Extra data behind these, as stored.
+    pub unknown_extra: Vec<u8>,
+}
+
+/// What parsing the beginning of a table answers.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum ParsedSnapshots {
+    /// All entries, and how many bytes of the file they take.
+    Whole(Vec<Snapshot>, u64),
+    /// So many bytes of the table are needed at the least.
+    More(u64),
+}
+
+impl Snapshot {
+    /// Parses `count` entries from the first bytes of the table. `at_end`: the file has no more bytes; what is missing reads
+    /// as zeros, as in QEMU.
+    ///
+    /// Errors: `Corrupt` where an entry has more than 1024 bytes of extra data or the table more than 64 MiB.
+    pub fn parse_table(bytes: &[u8], count: u32, at_end: bool) -> Result<ParsedSnapshots, BlockError> {
+        let (mut snapshots, mut at) = (Vec::new(), 0usize);
+        for number in 0..count {
+            at = at.next_multiple_of(8);
+            let head = part(bytes, at, FIXED, at_end);
+            let Some(head) = head else { return Ok(ParsedSnapshots::More((at + FIXED) as u64)) };
+            let lengths = Lengths::read(&head);
+            if lengths.extra > MAX_EXTRA {
+                return Err(corrupt(format!(
+                    "entry {number} of the snapshot table claims {} bytes of extra data, more than {MAX_EXTRA}",
+                    lengths.extra
+                )));
+            }
+            let Some(rest) = part(bytes, at + FIXED, lengths.sum(), at_end) else {
+                return Ok(ParsedSnapshots::More((at + FIXED + lengths.sum()) as u64));
+            };
+            snapshots.push(Self::read(&head, &rest, &lengths));
+            at += FIXED + lengths.sum();
+            if at > MAX_TABLE {
+                return Err(corrupt(format!("the snapshot table is longer than {MAX_TABLE} bytes")));
+            }
+        }
+        Ok(ParsedSnapshots::Whole(snapshots, at as u64))
+    }
+
+    /// The bytes of a table of these.
+    pub fn table_bytes(snapshots: &[Self]) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        for snapshot in snapshots {
+            bytes.resize(bytes.len().next_multiple_of(8), 0);
+            snapshot.write(&mut bytes);
+        }
+        bytes
+    }
+
+    /// Whether a version 3 image may hold it as it is: its disk size is there.
+    pub const fn is_complete(&self) -> bool {
+        self.disk_size.is_some()
+    }
+
+    fn read(head: &[u8], rest: &[u8], lengths: &Lengths) -> Self {
+        let word = |bytes: &[u8], at| be64(bytes, at).unwrap_or_default();
+        let half = |at| be32(head, at).unwrap_or_default();
+        let (extra, texts) = rest.split_at(lengths.extra);
+        let (id, name) = texts.split_at(lengths.id);
+        Self {
+            l1_offset: HostOffset(word(head, 0)),
+            l1_entries: half(8),
+            id: id.to_vec(),
+            name: name.to_vec(),
+            date_s: half(16),
+            date_ns: half(20),
+            vm_clock_ns: word(head, 24),
+            vm_state_size: be64(extra, 0).unwrap_or_else(|| half(32).into()),
+            disk_size: (extra.len() >= V3_EXTRA).then(|| word(extra, 8)),
+            icount: (extra.len() >= WRITTEN_EXTRA).then(|| word(extra, 16)),
+            unknown_extra: extra.get(WRITTEN_EXTRA..).unwrap_or_default().to_vec(),
+        }
+    }
+
+    fn write(&self, bytes: &mut Vec<u8>) {
+        let len = |text: &[u8]| u16::try_from(text.len()).unwrap_or(u16::MAX);
+        let extra = WRITTEN_EXTRA + self.unknown_extra.len();
+        bytes.extend(self.l1_offset.0.to_be_bytes());
+        bytes.extend(self.l1_entries.to_be_bytes());
+        bytes.extend(len(&self.id).to_be_bytes());
+        bytes.extend(len(&self.name).to_be_bytes());
+        bytes.extend(self.date_s.to_be_bytes());
+        bytes.extend(self.date_ns.to_be_bytes());
+        bytes.extend(self.vm_clock_ns.to_be_bytes());
+        // Who knows only this field takes a larger state for none.
+        bytes.extend(u32::try_from(self.vm_state_size).unwrap_or(0).to_be_bytes());
+        bytes.extend((extra as u32).to_be_bytes());
+        bytes.extend(self.vm_state_size.to_be_bytes());
+        bytes.extend(self.disk_size.unwrap_or(0).to_be_bytes());
+        bytes.extend(self.icount.unwrap_or(u64::MAX).to_be_bytes());
+        bytes.extend(&self.unknown_extra);
+        bytes.extend(&self.id[..len(&self.id).into()]);
+        bytes.extend(&self.name[..len(&self.name).into()]);
+    }
+}
+
+/// Lengths of what follows the fixed part.
+struct Lengths {
+    extra: usize,
+    id: usize,
+    name: usize,
+}
+
+impl Lengths {
+    fn read(head: &[u8]) -> Self {
+        Self {
+            extra: be32(head, 36).unwrap_or_default() as usize,
+            id: be16(head, 12).unwrap_or_default().into(),
+            name: be16(head, 14).unwrap_or_default().into(),
+        }
+    }
+
+    fn sum(&self) -> usize {
+        self.extra + self.id + self.name
+    }
+}
+
+/// `len` bytes from `at` on; at the end of the file zeros stand for what is missing.
+fn part(bytes: &[u8], at: usize, len: usize, at_end: bool) -> Option<Vec<u8>> {
+    match bytes.get(at..).and_then(|rest| rest.get(..len)) {
+        Some(part) => Some(part.to_vec()),
+        None if at_end => {
+            let mut part = bytes.get(at..).unwrap_or_default().to_vec();
+            part.resize(len, 0);
+            Some(part)
+        }
+        None => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn snapshot(id: &str, name: &str) -> Snapshot {
+        Snapshot {
+            l1_offset: HostOffset(0x50000),
+            l1_entries: 3,
+            id: id.into(),
+            name: name.into(),
+            date_s: 1_700_000_000,
+            date_ns: 5,
+            vm_clock_ns: 1 << 40,
+            vm_state_size: 1 << 33,
+            disk_size: Some(1 << 30),
+            icount: None,
+            unknown_extra: vec![],
+        }
+    }
+
+    #[test]
+    fn what_is_written_is_read() {
+        let mut second = snapshot("2", "a name");
+        second.unknown_extra = vec![1, 2, 3];
+        second.icount = Some(77);
+        let first = Snapshot { icount: Some(u64::MAX), ..snapshot("1", "x") };
+        let table = [first, second];
+        let bytes = Snapshot::table_bytes(&table);
+        let parsed = Snapshot::parse_table(&bytes, 2, false).expect("good");
+        assert_eq!(parsed, ParsedSnapshots::Whole(table.to_vec(), bytes.len() as u64));
+    }
+
+    #[test]
+    fn a_table_that_goes_on_is_asked_for() {
+        let bytes = Snapshot::table_bytes(&[snapshot("1", "x"), snapshot("2", "y")]);
+        for len in 0..bytes.len() {
+            match Snapshot::parse_table(&bytes[..len], 2, false).expect("good") {
+                ParsedSnapshots::More(more) => assert!(more > len as u64 && more <= bytes.len() as u64),
+                ParsedSnapshots::Whole(..) => panic!("{len} bytes are not all"),
+            }
+            let zeros = Snapshot::parse_table(&bytes[..len], 2, true);
+            assert!(matches!(zeros, Ok(ParsedSnapshots::Whole(found, _)) if found.len() == 2));
+        }
+    }
+
+    #[test]
+    fn lies_are_refused() {
+        let mut bytes = Snapshot::table_bytes(&[snapshot("1", "x")]);
+        bytes[36..40].copy_from_slice(&1025u32.to_be_bytes());
+        assert!(Snapshot::parse_table(&bytes, 1, true).is_err());
+        // Texts of 65535 bytes in each of 512 entries.
+        let mut long = vec![0; 131_112];
+        long[12..16].copy_from_slice(&[0xff; 4]);
+        assert!(Snapshot::parse_table(&long.repeat(512), 512, true).is_err(), "more than 64 MiB");
+    }
+}
