@@ -4,6 +4,7 @@
 
 mod apt;
 mod peers;
+mod python;
 mod report;
 mod step;
 
@@ -38,7 +39,7 @@ pub(crate) fn run(root: &Path, options: &Options) -> Result<bool, String> {
         let outcome = step();
         report.add(name, start.elapsed(), outcome);
     };
-    timed("peers", &mut || Ok(peers::prepare(!options.no_install)));
+    timed("peers", &mut || Ok(peers::prepare(root, !options.no_install)));
     timed("tidy", &mut || crate::tidy::run(root, false).map(Output::of));
     let cargo = |arguments: &str| {
         let full = if options.full { "1" } else { "" };
@@ -52,6 +53,6 @@ pub(crate) fn run(root: &Path, options: &Options) -> Result<bool, String> {
     timed("doc tests", &mut || cargo("test --workspace --doc"));
     // A workspace of its own: without this nothing would notice that a target no longer builds.
     timed("fuzz targets", &mut || cargo("check --manifest-path fuzz/Cargo.toml --no-default-features"));
-    report.print(&peers::missing(), &std::fs::read_to_string(&skip_log).unwrap_or_default());
+    report.print(&peers::missing(root), &std::fs::read_to_string(&skip_log).unwrap_or_default());
     Ok(report.passed())
 }

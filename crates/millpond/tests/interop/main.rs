@@ -12,6 +12,7 @@ mod ending;
 mod fallbacks;
 mod hostile;
 mod info;
+mod library;
 mod lifetime;
 mod load;
 mod pond;
