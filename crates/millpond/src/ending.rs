@@ -3,7 +3,7 @@
 //! | told to end | what happens |
 //! |---|---|
 //! | once | no new requests; what a filter holds back goes on, what waits for a lost source fails |
-//! | once more, or [`GRACE`] later | the process ends, saying what was still under way |
+//! | once more, or [`GRACE`] later | the process ends, saying what was still under way, with status 1 if that was anything of clients |
 //!
 //! Invariants: what was acknowledged as flushed is on disk already, however it ends; what was written and could not be
 //! made durable in the end is told, on standard error and by the exit status.
@@ -27,6 +27,8 @@ pub(crate) struct Ending<'e> {
     pub(crate) engine: &'e Engine,
     /// Say that it ends.
     pub(crate) verbose: bool,
+    /// Clients may write to it: to give up its last flush may lose something. Else only requests under way are lost.
+    pub(crate) written: bool,
 }
 
 impl Ending<'_> {
@@ -56,6 +58,10 @@ impl Ending<'_> {
 
     /// Ends the process at once: what hangs would hang whoever waits for its thread.
     fn give_up(&self, why: &str, UnderWay { requests, clients }: UnderWay) -> ! {
+        if requests == 0 && !self.written {
+            // What hangs is of our own making, such as a fill from a slow source, and goes on another time.
+            process::exit(0);
+        }
         let context = format!(
             "{}: {why} while {requests} requests of {clients} clients were still under way: they were given up, see \
              what its storage or its server is doing",

@@ -73,7 +73,7 @@ async fn serve(
         };
         closed.and(engine.close_exports().await)
     };
-    let ending = Ending { what: "the daemon", engine: &engine, verbose: false };
+    let ending = Ending { what: "the daemon", engine: &engine, verbose: false, written: true };
     outcome.and(ending.carry_out(&mut signals, || engine.under_way(), closing).await)
 }
 

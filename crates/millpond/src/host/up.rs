@@ -44,7 +44,7 @@ async fn run(
         Either::Second(_) => Ok(()),
     };
     let what = format!("pond '{}'", host.places().pond.display());
-    let ending = Ending { what: &what, engine: &engine, verbose: false };
+    let ending = Ending { what: &what, engine: &engine, verbose: false, written: false };
     outcome.and(ending.carry_out(&mut signals, || engine.under_way(), host.close()).await)
 }
 

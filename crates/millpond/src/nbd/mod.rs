@@ -61,7 +61,7 @@ async fn serve(
         eprintln!("{} KiB were set aside for remembered mappings", engine.remembered() >> 10);
     }
     let what = format!("'{}'", args.file.as_deref().unwrap_or_default());
-    let ending = Ending { what: &what, engine: &engine, verbose: args.verbose };
+    let ending = Ending { what: &what, engine: &engine, verbose: args.verbose, written: !args.read_only };
     outcome.and(ending.carry_out(&mut signals, || engine.under_way(), engine.close_exports()).await)
 }
 

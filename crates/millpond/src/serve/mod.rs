@@ -48,7 +48,7 @@ async fn serve(world: Arc<RealWorld>, args: Args) -> Result<()> {
         Either::First(Either::Second(())) | Either::Second(_) => Ok(()),
     };
     let what = format!("folder '{}'", args.folder.display());
-    let ending = Ending { what: &what, engine: &engine, verbose: args.verbose };
+    let ending = Ending { what: &what, engine: &engine, verbose: args.verbose, written: false };
     let closing = async {
         repository.close().await;
         Ok(())
