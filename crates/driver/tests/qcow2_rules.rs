@@ -275,3 +275,36 @@ fn a_reopened_node_goes_on_with_its_tables() {
         }
     });
 }
+
+/// Zeros are not copied around new bytes where the file reads as zeros already; where it does not, they are.
+#[test]
+fn fresh_clusters_are_not_filled_with_zeros() {
+    let world = world();
+    let clusters = 40;
+    world.run(async {
+        let lab = Lab::new(&world);
+        let view = lab.qcow2("disk", &NewImage::new(clusters * CLUSTER, 16), json!({}), None).await.view();
+        let mut sent = 0;
+        for cluster in 0..clusters {
+            seam::write(&view, cluster * CLUSTER + 5000, &[7; 4000]).await.unwrap();
+            sent += 4000;
+        }
+        flush(&view).await.unwrap();
+        let used = world.disk().allocated("disk").unwrap();
+        assert!(used < sent + 12 * CLUSTER, "{used} bytes for {sent} written");
+        for cluster in 0..clusters {
+            let read = seam::read(&view, ByteRange::new(cluster * CLUSTER, CLUSTER)).await.unwrap();
+            assert!(read[5000..9000].iter().all(|byte| *byte == 7), "cluster {cluster}");
+            assert!(read[..5000].iter().chain(&read[9000..]).all(|byte| *byte == 0), "cluster {cluster}");
+        }
+        // What was dropped is used again, and was not clean.
+        let discard = Request::new(Op::Discard, ByteRange::new(0, clusters * CLUSTER));
+        seam::execute(&view, discard, Lease::empty()).await.0.unwrap();
+        flush(&view).await.unwrap();
+        for cluster in 0..clusters {
+            seam::write(&view, cluster * CLUSTER + 20_000, &[9; 100]).await.unwrap();
+            let read = seam::read(&view, ByteRange::new(cluster * CLUSTER, CLUSTER)).await.unwrap();
+            assert_eq!(read.iter().map(|byte| u64::from(*byte)).sum::<u64>(), 900, "cluster {cluster}");
+        }
+    });
+}

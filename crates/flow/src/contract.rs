@@ -112,6 +112,12 @@ pub trait Changes: Send + Sync {
     /// by now. Touches no mapping that a reader could see.
     fn prepare<'a>(&'a self, range: ByteRange, next: Next<'a>) -> LocalFut<'a, Result<Option<Prepared>>>;
 
+    /// Whether the room reads as zeros where nobody has written yet, also after a crash: zeros need not be copied around
+    /// new bytes then.
+    fn is_clean(&self, _prepared: &Prepared) -> bool {
+        false
+    }
+
     /// Maps what was prepared and written; bumps the generations before it returns. Memory only: a flush
     /// makes it durable, after the data.
     fn commit(&self, prepared: Prepared, next: Next<'_>) -> Result<()>;

@@ -121,6 +121,10 @@ impl Changes for Qcow2 {
         )
     }
 
+    fn is_clean(&self, prepared: &Prepared) -> bool {
+        Image::is_clean(prepared)
+    }
+
     fn commit(&self, prepared: Prepared, next: Next<'_>) -> Result<()> {
         self.image.map_room(prepared, next).map_err(|error| self.image.named(error))
     }

@@ -7,6 +7,7 @@ use io::Lease;
 use io::select::{Either, race};
 
 use super::read::joined;
+use super::resolve::{self, Step, resolve};
 use crate::contract::Changes;
 use crate::joins::{Join, Leader, Outcome, Writer};
 use crate::next::Next;
@@ -138,13 +139,14 @@ impl<'a> Target<'a> {
             Ok(None) => return (Ok(()), Lease::empty()),
             Err(error) => return (Err(super::at_node(self.view, self.index, error)), Lease::empty()),
         };
+        let clean = self.changes.is_clean(&prepared);
         let unchanged = if rq.flags.has(Flags::UNCHANGED) { range } else { ByteRange::default() };
         let (leader, writer) = self.view.node(self.index).state().joins.lead(prepared, unchanged);
         let (result, part) = self.move_in(rq, lease, writer).await;
         if let Err(error) = result {
             return (Err(error), part);
         }
-        (self.finish(rq, leader).await, part)
+        (self.finish(rq, leader, clean).await, part)
     }
 
     /// Under the lock: the front of what is left that is still to be allocated.
@@ -164,9 +166,12 @@ impl<'a> Target<'a> {
     }
 
     /// Copies what nobody has written, commits, and lets the joiners answer.
-    async fn finish(&self, rq: &Request, leader: Leader<'_>) -> Result<()> {
+    async fn finish(&self, rq: &Request, leader: Leader<'_>, clean: bool) -> Result<()> {
         for gap in leader.seal().await {
-            self.copy_old(rq, &leader.join, gap).await?;
+            match clean {
+                true => self.copy_data(rq, &leader.join, gap).await?,
+                false => self.copy_old(rq, &leader.join, gap).await?,
+            }
         }
         let Some(prepared) = leader.take() else { return Ok(()) };
         self.changes.commit(prepared, self.next()).map_err(|e| super::at_node(self.view, self.index, e))?;
@@ -200,6 +205,23 @@ impl<'a> Target<'a> {
         }
         part.unload();
         (result, part)
+    }
+
+    /// Copies what the tables do not say to be zeros.
+    async fn copy_data(&self, rq: &Request, join: &Arc<Join>, gap: ByteRange) -> Result<()> {
+        let mut rest = gap;
+        while !rest.is_empty() {
+            match resolve(self.view, self.index, rest)? {
+                Step::Load { index, range } => super::read::load(self.view, index, range).await?,
+                Step::Found(place, len) => {
+                    if place != resolve::Target::Zero {
+                        self.copy_old(rq, join, rest.head(len)).await?;
+                    }
+                    rest = rest.skip(len);
+                }
+            }
+        }
+        Ok(())
     }
 
     async fn copy_old(&self, rq: &Request, join: &Arc<Join>, gap: ByteRange) -> Result<()> {

@@ -19,6 +19,8 @@ const PAUSE: Duration = Duration::from_millis(1);
 /// Clusters that are counted and that nothing points to yet. Dropped before something does, they are given back.
 pub(super) struct Room {
     pub(super) run: Run,
+    /// It reads as zeros where nobody has written yet.
+    pub(super) clean: bool,
     books: Arc<Locked>,
     mapped: AtomicBool,
 }
@@ -54,8 +56,8 @@ impl Image {
             let took = {
                 let mut books = writer.books.lock();
                 let took = books.refcounts.take(count, end)?;
-                if let Took::Run(run) = took {
-                    return Ok(self.room(run, &mut books));
+                if let Took::Run { run, clean } = took {
+                    return Ok(self.room(run, clean, &mut books));
                 }
                 took
             };
@@ -73,7 +75,7 @@ impl Image {
         }
     }
 
-    fn room(&self, run: Run, _books: &mut Books) -> Arc<Room> {
+    fn room(&self, run: Run, clean: bool, _books: &mut Books) -> Arc<Room> {
         // Tables may point there as soon as anybody knows of it.
         let end = self.host(run.first + run.count).0;
         self.file_len.fetch_max(end, Ordering::SeqCst);
@@ -83,7 +85,7 @@ impl Image {
         let books = self.writer.as_ref().map(|writer| writer.books.clone());
         // Only who has a writer takes clusters.
         let books = books.expect("a cluster was taken from the books");
-        Arc::new(Room { run, books, mapped: AtomicBool::new(false) })
+        Arc::new(Room { run, clean, books, mapped: AtomicBool::new(false) })
     }
 
     /// Frees what nobody can see any more. What cannot be freed because its refcounts cannot be read leaks.

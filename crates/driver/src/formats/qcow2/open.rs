@@ -130,6 +130,7 @@ async fn open_writer(
         header,
         geometry,
         table: &table,
+        file_len: file.size(),
         refcount_budget: options.refcount_budget(),
         l2_budget: options.l2_budget()?,
         keep: if options.keep_identity || terms.lasting { cache::AUTOCLEAR } else { 0 },

@@ -31,8 +31,8 @@ pub(super) struct Run {
 /// What asking for clusters answers.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Took {
-    /// These are counted now.
-    Run(Run),
+    /// These are counted now. Clean: they read as zeros, nothing has been written there.
+    Run { run: Run, clean: bool },
     /// This refcount block has to be loaded first.
     Load(u64),
     /// There is none before the end of the file, which does not grow.
@@ -57,6 +57,8 @@ pub(super) struct Refcounts {
     free: BTreeMap<u64, u64>,
     /// Clusters from here on have not been looked at.
     frontier: u64,
+    /// Clusters from here on have never been handed out, and lay behind the end of the file when it was opened.
+    untouched: u64,
     l1: Run,
 }
 
@@ -69,8 +71,15 @@ struct Block {
 }
 
 impl Refcounts {
-    /// The refcounts of an image whose refcount table is `table`; `budget` bytes of blocks are kept.
-    pub(super) fn new(header: &Header, geometry: &Geometry, table: &[u8], budget: u64) -> Self {
+    /// The refcounts of an image in a file of `file_len` bytes, whose refcount table is `table`; `budget` bytes of blocks
+    /// are kept.
+    pub(super) fn new(
+        header: &Header,
+        geometry: &Geometry,
+        table: &[u8],
+        file_len: u64,
+        budget: u64,
+    ) -> Self {
         let cluster_bits = geometry.cluster_bits();
         let place = Run {
             first: header.refcount_table.offset.0 >> cluster_bits,
@@ -89,6 +98,7 @@ impl Refcounts {
             clock: 0,
             free: BTreeMap::new(),
             frontier: 0,
+            untouched: file_len.div_ceil(geometry.cluster_size()),
             l1: Run {
                 first: geometry.l1_offset().0 >> cluster_bits,
                 count: l1_bytes.div_ceil(geometry.cluster_size()),
@@ -113,8 +123,7 @@ impl Refcounts {
         if longest > run.count {
             self.free.insert(first + run.count, longest - run.count);
         }
-        self.count_up(run);
-        Ok(Took::Run(run))
+        Ok(self.hand_out(run))
     }
 
     /// A free run behind the frontier that is long enough to be worth it.
@@ -145,9 +154,8 @@ impl Refcounts {
                         return Ok(Took::Full);
                     }
                     self.check_unreserved(run)?;
-                    self.count_up(run);
                     self.frontier = first + run.count;
-                    return Ok(Took::Run(run));
+                    return Ok(self.hand_out(run));
                 }
             }
         }
@@ -205,7 +213,14 @@ impl Refcounts {
         Ok(())
     }
 
+    fn hand_out(&mut self, run: Run) -> Took {
+        let clean = run.first >= self.untouched;
+        self.count_up(run);
+        Took::Run { run, clean }
+    }
+
     fn count_up(&mut self, run: Run) {
+        self.untouched = self.untouched.max(run.first + run.count);
         for cluster in run.first..run.first + run.count {
             self.set(cluster, 1);
         }

@@ -179,6 +179,12 @@ impl Image {
         (!range.is_empty()).then_some(range)
     }
 
+    /// Whether what was prepared reads as zeros where nobody has written yet.
+    pub(super) fn is_clean(prepared: &Prepared) -> bool {
+        let token = prepared.token.downcast_ref::<Arc<Token>>();
+        token.and_then(|token| token.room.as_ref()).is_some_and(|room| room.clean)
+    }
+
     /// Maps what was prepared.
     pub(super) fn map_room(self: &Arc<Self>, prepared: Prepared, next: Next<'_>) -> Result<()> {
         let foreign = |_| BlockError::new(ErrorKind::Invalid, "what was prepared belongs to another format");

@@ -65,6 +65,8 @@ pub(super) struct Start<'a> {
     pub(super) geometry: &'a Geometry,
     /// The bytes of the refcount table.
     pub(super) table: &'a [u8],
+    /// Bytes of the image file.
+    pub(super) file_len: u64,
     pub(super) refcount_budget: u64,
     pub(super) l2_budget: u64,
     /// Autoclear bits that stay.
@@ -77,10 +79,20 @@ pub(super) struct Start<'a> {
 
 impl Writer {
     pub(super) fn new(start: Start<'_>) -> Self {
-        let Start { header, geometry, table, refcount_budget, l2_budget, keep, quota, earlier, backed } =
-            start;
+        let Start {
+            header,
+            geometry,
+            table,
+            file_len,
+            refcount_budget,
+            l2_budget,
+            keep,
+            quota,
+            earlier,
+            backed,
+        } = start;
         let dirty_max = (l2_budget / 2 / geometry.slice_bytes() as u64).max(DIRTY_MIN);
-        let refcounts = Refcounts::new(header, geometry, table, refcount_budget);
+        let refcounts = Refcounts::new(header, geometry, table, file_len, refcount_budget);
         Self {
             books: Locked::new(refcounts, dirty_max as usize),
             generations: Generations::new(geometry.virtual_size()),

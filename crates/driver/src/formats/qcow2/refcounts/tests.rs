@@ -13,14 +13,14 @@ fn fresh(size: u64) -> (Refcounts, Vec<u8>) {
     let header = Header::parse(&file[..512]).unwrap();
     let at = header.refcount_table.offset.0 as usize;
     let table = &file[at..at + header.refcount_table.clusters as usize * 512];
-    (Refcounts::new(&header, &Geometry::new(&header), table, 0), file)
+    (Refcounts::new(&header, &Geometry::new(&header), table, file.len() as u64, 0), file)
 }
 
 /// Takes from them, loading what has to be.
 fn take(counts: &mut Refcounts, file: &[u8], count: u64, end: u64) -> Option<Run> {
     loop {
         match counts.take(count, end).unwrap() {
-            Took::Run(run) => return Some(run),
+            Took::Run { run, .. } => return Some(run),
             Took::Full => return None,
             Took::Load(block) => {
                 let at = counts.to_load(block, file.len() as u64).unwrap().unwrap() as usize;
