@@ -20,6 +20,22 @@ pub enum Kind {
     Other,
 }
 
+/// Whose a file is, by number.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub struct Owner {
+    /// The user.
+    pub user: u32,
+    /// The group.
+    pub group: u32,
+}
+
+impl Owner {
+    /// Whether it stands for a user and a group: one number of each means "nobody in particular".
+    pub fn is_somebody(self) -> bool {
+        self.user != u32::MAX && self.group != u32::MAX
+    }
+}
+
 /// What is known of a file without opening it. Links are followed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct About {
@@ -29,6 +45,8 @@ pub struct About {
     pub len: u64,
     /// When it was last changed, since 1970.
     pub modified: Duration,
+    /// Whose it is.
+    pub owner: Owner,
 }
 
 /// A new file: its length, and what is not zeros in it.
@@ -40,6 +58,8 @@ pub struct NewFile {
     pub len: u64,
     /// Permission bits.
     pub mode: u32,
+    /// Whose it shall be, if not the caller's.
+    pub owner: Option<Owner>,
     /// Whether it may take the place of a file that has the name already; else that is an error.
     pub replace: bool,
 }
@@ -47,7 +67,7 @@ pub struct NewFile {
 impl NewFile {
     /// A file of these bytes that takes the place of whatever has its name, readable by all.
     pub fn of(bytes: Vec<u8>) -> Self {
-        Self { len: bytes.len() as u64, parts: vec![(0, bytes)], mode: 0o644, replace: true }
+        Self { len: bytes.len() as u64, parts: vec![(0, bytes)], mode: 0o644, owner: None, replace: true }
     }
 }
 
@@ -65,12 +85,21 @@ pub trait Folders: Send + Sync {
     /// Makes a folder and those that it lies in, where they are missing.
     fn make<'a>(&'a self, folder: &'a Path, mode: u32) -> LocalFut<'a, io::Result<()>>;
 
-    /// Sets the permission bits of a file or a socket.
+    /// Sets the permission bits of a file, a folder or a socket.
     fn set_mode<'a>(&'a self, path: &'a Path, mode: u32) -> LocalFut<'a, io::Result<()>>;
+
+    /// Gives a file, a folder or a socket to somebody. A link is not followed.
+    fn set_owner<'a>(&'a self, path: &'a Path, owner: Owner) -> LocalFut<'a, io::Result<()>>;
+
+    /// Gives the file at `path` the name `name` besides, in place of a file that has it. Both lie in one file system.
+    fn link<'a>(&'a self, path: &'a Path, name: &'a Path) -> LocalFut<'a, io::Result<()>>;
 
     /// Puts a whole file there.
     fn put<'a>(&'a self, path: &'a Path, file: NewFile) -> LocalFut<'a, io::Result<()>>;
 
-    /// Takes a file away; who has it open keeps it.
+    /// Takes a file away; who has it open keeps it. A link is not followed.
     fn remove<'a>(&'a self, path: &'a Path) -> LocalFut<'a, io::Result<()>>;
+
+    /// Takes an empty folder away.
+    fn remove_folder<'a>(&'a self, folder: &'a Path) -> LocalFut<'a, io::Result<()>>;
 }

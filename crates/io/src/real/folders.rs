@@ -6,7 +6,7 @@
 use std::fs::{self, File};
 use std::io;
 use std::os::fd::AsRawFd;
-use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::{DirBuilderExt, FileExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, UNIX_EPOCH};
@@ -16,7 +16,7 @@ use rustix::io::Errno;
 
 use super::RealWorld;
 use crate::LocalFut;
-use crate::folders::{About, Folders, Kind, NewFile};
+use crate::folders::{About, Folders, Kind, NewFile, Owner};
 
 impl Folders for RealWorld {
     fn list<'a>(&'a self, folder: &'a Path) -> LocalFut<'a, io::Result<Vec<PathBuf>>> {
@@ -32,11 +32,20 @@ impl Folders for RealWorld {
     }
 
     fn make<'a>(&'a self, folder: &'a Path, mode: u32) -> LocalFut<'a, io::Result<()>> {
-        self.in_pool(folder, move |folder| fs::DirBuilder::new().recursive(true).mode(mode).create(folder))
+        self.in_pool(folder, move |folder| make(&folder, mode))
     }
 
     fn set_mode<'a>(&'a self, path: &'a Path, mode: u32) -> LocalFut<'a, io::Result<()>> {
         self.in_pool(path, move |path| fs::set_permissions(path, fs::Permissions::from_mode(mode)))
+    }
+
+    fn set_owner<'a>(&'a self, path: &'a Path, owner: Owner) -> LocalFut<'a, io::Result<()>> {
+        self.in_pool(path, move |path| std::os::unix::fs::lchown(path, Some(owner.user), Some(owner.group)))
+    }
+
+    fn link<'a>(&'a self, path: &'a Path, name: &'a Path) -> LocalFut<'a, io::Result<()>> {
+        let name = name.to_owned();
+        self.in_pool(path, move |path| link(&path, &name))
     }
 
     fn put<'a>(&'a self, path: &'a Path, file: NewFile) -> LocalFut<'a, io::Result<()>> {
@@ -49,6 +58,13 @@ impl Folders for RealWorld {
             sync_folder(&path)
         })
     }
+
+    fn remove_folder<'a>(&'a self, folder: &'a Path) -> LocalFut<'a, io::Result<()>> {
+        self.in_pool(folder, |folder| {
+            fs::remove_dir(&folder)?;
+            sync_folder(&folder)
+        })
+    }
 }
 
 fn about(path: &Path) -> io::Result<About> {
@@ -59,7 +75,32 @@ fn about(path: &Path) -> io::Result<About> {
         _ => Kind::Other,
     };
     let modified = found.modified()?.duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO);
-    Ok(About { kind, len: found.len(), modified })
+    let owner = Owner { user: found.uid(), group: found.gid() };
+    Ok(About { kind, len: found.len(), modified, owner })
+}
+
+/// Makes a folder. Blocks.
+fn make(folder: &Path, mode: u32) -> io::Result<()> {
+    let missing: Vec<_> = folder.ancestors().take_while(|folder| !folder.is_dir()).collect();
+    fs::DirBuilder::new().recursive(true).mode(mode).create(folder)?;
+    missing.into_iter().filter(|made| made.file_name().is_some()).try_for_each(sync_folder)
+}
+
+/// Gives a file one more name. Blocks.
+fn link(path: &Path, name: &Path) -> io::Result<()> {
+    match fs::hard_link(path, name) {
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+            // Beside the file: the folder of the name may be one in which others change names.
+            let hidden = hidden(path);
+            fs::hard_link(path, &hidden)?;
+            let placed = fs::rename(&hidden, name);
+            // A rename from one name of a file to another does nothing, and fails where a folder is in its way.
+            let _ = fs::remove_file(&hidden);
+            placed?;
+        }
+        linked => linked?,
+    }
+    sync_folder(name)
 }
 
 /// Puts a whole file there. Blocks.
@@ -93,12 +134,7 @@ fn put_nameless(path: &Path, new: &NewFile) -> io::Result<()> {
 }
 
 fn put_beside(path: &Path, new: &NewFile) -> io::Result<()> {
-    static NUMBER: AtomicU64 = AtomicU64::new(0);
-    let number = NUMBER.fetch_add(1, Ordering::Relaxed);
-    let mut hidden = std::ffi::OsString::from(".");
-    hidden.push(path.file_name().unwrap_or_default());
-    hidden.push(format!(".{}-{number}.tmp", std::process::id()));
-    let hidden = folder(path).join(hidden);
+    let hidden = hidden(path);
     let file = File::options().write(true).create_new(true).mode(new.mode).open(&hidden)?;
     let flags = if new.replace { RenameFlags::empty() } else { RenameFlags::NOREPLACE };
     let placed =
@@ -109,7 +145,20 @@ fn put_beside(path: &Path, new: &NewFile) -> io::Result<()> {
     })
 }
 
+/// A name beside `path` that nothing has.
+fn hidden(path: &Path) -> PathBuf {
+    static NUMBER: AtomicU64 = AtomicU64::new(0);
+    let number = NUMBER.fetch_add(1, Ordering::Relaxed);
+    let mut hidden = std::ffi::OsString::from(".");
+    hidden.push(path.file_name().unwrap_or_default());
+    hidden.push(format!(".{}-{number}.tmp", std::process::id()));
+    folder(path).join(hidden)
+}
+
 fn write(file: &File, new: &NewFile) -> io::Result<()> {
+    if let Some(owner) = new.owner {
+        std::os::unix::fs::fchown(file, Some(owner.user), Some(owner.group))?;
+    }
     file.set_len(new.len)?;
     for (at, bytes) in &new.parts {
         file.write_all_at(bytes, *at)?;
@@ -148,6 +197,7 @@ mod tests {
             parts: vec![(0, vec![byte; 3]), (10, vec![byte; 2])],
             len: 20,
             mode: 0o600,
+            owner: None,
             replace,
         };
         type Put = fn(&Path, &NewFile) -> io::Result<()>;
@@ -166,5 +216,24 @@ mod tests {
         }
         let nowhere = place.path().join("none/file");
         assert_eq!(put(&nowhere, &new(1, false)).unwrap_err().kind(), io::ErrorKind::NotFound);
+    }
+
+    #[test]
+    fn a_file_gets_a_second_name_whatever_has_it() {
+        let place = tempfile::tempdir().unwrap();
+        let path = |name: &str| place.path().join(name);
+        fs::write(path("file"), "ours").unwrap();
+        fs::write(path("foreign"), "theirs").unwrap();
+        std::os::unix::fs::symlink("foreign", path("trap")).unwrap();
+        fs::create_dir(path("folder")).unwrap();
+        let inode = fs::metadata(path("file")).unwrap().ino();
+        for name in ["new", "new", "trap", "file"] {
+            link(&path("file"), &path(name)).unwrap();
+            assert_eq!(fs::symlink_metadata(path(name)).unwrap().ino(), inode, "{name}");
+        }
+        assert_eq!(fs::read(path("foreign")).unwrap(), b"theirs");
+        link(&path("file"), &path("folder")).unwrap_err();
+        assert_eq!(link(&path("none"), &path("x")).unwrap_err().kind(), io::ErrorKind::NotFound);
+        assert_eq!(names(place.path()), ["file", "folder", "foreign", "new", "trap"]);
     }
 }

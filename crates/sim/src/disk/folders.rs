@@ -1,11 +1,12 @@
-//! Names of files on the simulated disk. There are no links; a folder is there when a file lies in it.
+//! Names of files on the simulated disk. There are no symbolic links, and nobody owns anything; a folder is there when a
+//! file lies in it.
 
 use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use ::io::LocalFut;
-use ::io::folders::{About, Folders, Kind, NewFile};
+use ::io::folders::{About, Folders, Kind, NewFile, Owner};
 use block::ByteRange;
 
 use super::control::OpKind;
@@ -26,18 +27,22 @@ impl Folders for SimDisk {
     fn list<'a>(&'a self, folder: &'a Path) -> LocalFut<'a, io::Result<Vec<PathBuf>>> {
         Box::pin(async move {
             let names = self.names();
-            Ok(names.into_iter().filter(|name| name.parent() == Some(folder)).collect())
+            let inside = names.iter().filter_map(|name| name.strip_prefix(folder).ok()?.components().next());
+            let mut found: Vec<_> = inside.map(|first| folder.join(first)).collect();
+            found.dedup();
+            Ok(found)
         })
     }
 
     fn about<'a>(&'a self, path: &'a Path) -> LocalFut<'a, io::Result<About>> {
         Box::pin(async move {
             let state = locked(&self.0);
+            let about = |kind, len| About { kind, len, modified: Duration::ZERO, owner: Owner::default() };
             if let Some(inode) = state.inode_of(path) {
-                return Ok(About { kind: Kind::File, len: inode.live.len, modified: Duration::ZERO });
+                return Ok(about(Kind::File, inode.live.len));
             }
             match state.names.keys().any(|name| name.starts_with(path)) {
-                true => Ok(About { kind: Kind::Folder, len: 0, modified: Duration::ZERO }),
+                true => Ok(about(Kind::Folder, 0)),
                 false => Err(io::ErrorKind::NotFound.into()),
             }
         })
@@ -53,6 +58,21 @@ impl Folders for SimDisk {
 
     fn set_mode<'a>(&'a self, _path: &'a Path, _mode: u32) -> LocalFut<'a, io::Result<()>> {
         Box::pin(async { Ok(()) })
+    }
+
+    fn set_owner<'a>(&'a self, _path: &'a Path, _owner: Owner) -> LocalFut<'a, io::Result<()>> {
+        Box::pin(async { Ok(()) })
+    }
+
+    fn link<'a>(&'a self, path: &'a Path, name: &'a Path) -> LocalFut<'a, io::Result<()>> {
+        Box::pin(async move {
+            self.change_names().await?;
+            let mut state = locked(&self.0);
+            let inode = *state.names.get(path).ok_or(io::ErrorKind::NotFound)?;
+            state.names.insert(name.to_owned(), inode);
+            state.changed(inode, OpKind::Write, ByteRange::default());
+            Ok(())
+        })
     }
 
     fn put<'a>(&'a self, path: &'a Path, file: NewFile) -> LocalFut<'a, io::Result<()>> {
@@ -80,5 +100,9 @@ impl Folders for SimDisk {
             state.changed(inode, OpKind::Discard, ByteRange::default());
             Ok(())
         })
+    }
+
+    fn remove_folder<'a>(&'a self, _folder: &'a Path) -> LocalFut<'a, io::Result<()>> {
+        Box::pin(async { Ok(()) })
     }
 }

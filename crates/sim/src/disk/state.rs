@@ -1,6 +1,6 @@
 //! What a simulated disk consists of.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -120,7 +120,9 @@ impl State {
         if self.options.quota == u64::MAX {
             return Ok(());
         }
-        let used: u64 = self.names.values().map(|at| self.inodes[*at].live.bytes.allocated()).sum();
+        // A file counts once, however many names it has.
+        let files: BTreeSet<_> = self.names.values().collect();
+        let used: u64 = files.into_iter().map(|at| self.inodes[*at].live.bytes.allocated()).sum();
         let wanted = self.inodes[inode].live.bytes.missing(range);
         if wanted == 0 || used.saturating_add(wanted) <= self.options.quota {
             return Ok(());
