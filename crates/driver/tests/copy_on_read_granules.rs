@@ -38,6 +38,33 @@ fn whole_clusters_are_fetched_below_another_filter_too() {
 }
 
 #[test]
+fn clusters_of_zeros_take_no_room_whatever_came_with_them() {
+    let world = SimWorld::new(1, Options::calm());
+    world.run(async {
+        let lab = Lab::new(&world);
+        const CLUSTER: usize = 16 << 10;
+        let mut bytes = vec![7; SIZE as usize];
+        for cluster in [1, 2, 5, 15] {
+            bytes[cluster * CLUSTER..][..CLUSTER].fill(0);
+        }
+        // One that is zeros but for its last byte.
+        bytes[9 * CLUSTER..10 * CLUSTER - 1].fill(0);
+        world.disk().put("base", &bytes);
+        let (base, counts) = lab.file("base").await;
+        let cache =
+            lab.memory_format("disk", json!({"size": SIZE, "cluster-size": CLUSTER}), Some(&base)).await;
+        let top = lab.open("copy-on-read", json!({}), &[(Role::Filtered, &cache)]).await;
+        same(&seam::read(&top.view(), ByteRange::new(0, SIZE)).await.unwrap(), &bytes);
+        assert_eq!(counts.reads.load(SeqCst), 1, "one fetch");
+        seam::execute(&top.view(), flow::Request::flush(), io::Lease::empty()).await.0.unwrap();
+        assert_eq!(world.disk().allocated("disk"), Some(12 * CLUSTER as u64));
+        // All of it is there.
+        same(&seam::read(&top.view(), ByteRange::new(0, SIZE)).await.unwrap(), &bytes);
+        assert_eq!(counts.reads.load(SeqCst), 1, "nothing is fetched again");
+    });
+}
+
+#[test]
 fn a_flight_of_shorter_clusters_may_end_before_what_is_wanted() {
     let world = SimWorld::new(1, Options::calm());
     world.run(async {

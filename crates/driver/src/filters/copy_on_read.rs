@@ -25,6 +25,8 @@ use crate::context::{OpenContext, Opened};
 const CHILD: ChildIndex = ChildIndex(0);
 /// Longest flight in bytes: what one request to the source asks for.
 const FLIGHT_MAX: u64 = 1 << 20;
+/// Zeros in less than this many bytes are stored with what is beside them.
+const STORE_MIN: u64 = 4096;
 /// Bytes fetched and not yet stored, at most.
 const FLYING_MAX: u64 = 64 << 20;
 
@@ -235,19 +237,42 @@ async fn fly(lead: Lead, priority: Priority, next: Next<'_>, counts: &Counts) {
     counts.fetched.fetch_add(range.len(), Ordering::Relaxed);
     let bytes = Arc::new(bytes);
     lead.arrived(bytes.clone(), io::now());
-    let stored = match seam::is_zero(&bytes) {
-        true => {
-            let rq = Request::new(Op::WriteZeroes, range).with_flags(Flags::UNCHANGED | Flags::MAY_UNMAP);
-            next.execute(CHILD, rq.with_priority(priority), Lease::empty()).await.0
-        }
-        false => {
-            let rq = Request::new(Op::Write, range).with_flags(Flags::UNCHANGED);
-            next.execute(CHILD, rq.with_priority(priority), Lease::copy_of(&bytes)).await.0
-        }
-    };
-    let count = if stored.is_ok() { &counts.stored } else { &counts.stores_failed };
-    count.fetch_add(range.len(), Ordering::Relaxed);
+    let granule = granule(next).unwrap_or_default().bytes().max(STORE_MIN);
+    let mut rest = range;
+    while !rest.is_empty() {
+        let run = run(rest, granule, &bytes[(rest.start() - range.start()) as usize..]);
+        let stored = store(run, priority, next).await;
+        let count = if stored.is_ok() { &counts.stored } else { &counts.stores_failed };
+        count.fetch_add(run.range.len(), Ordering::Relaxed);
+        rest = rest.skip(run.range.len());
+    }
     drop(lead);
+}
+
+/// Bytes to be stored in one way.
+#[derive(Clone, Copy)]
+struct Run<'a> {
+    range: ByteRange,
+    /// `None` where they are zeros.
+    bytes: Option<&'a [u8]>,
+}
+
+/// The first granules of `range` that are all zeros, or none of which is; `bytes` are those of `range`.
+fn run(range: ByteRange, granule: u64, bytes: &[u8]) -> Run<'_> {
+    let mut granules = bytes.chunks(granule as usize);
+    let mut len = granules.next().map_or(0, <[u8]>::len);
+    let zeros = seam::is_zero(&bytes[..len]);
+    len += granules.take_while(|bytes| seam::is_zero(bytes) == zeros).map(<[u8]>::len).sum::<usize>();
+    Run { range: range.head(len as u64), bytes: (!zeros).then_some(&bytes[..len]) }
+}
+
+async fn store(run: Run<'_>, priority: Priority, next: Next<'_>) -> Result<()> {
+    let (op, flags, lease) = match run.bytes {
+        None => (Op::WriteZeroes, Flags::UNCHANGED | Flags::MAY_UNMAP, Lease::empty()),
+        Some(bytes) => (Op::Write, Flags::UNCHANGED, Lease::copy_of(bytes)),
+    };
+    let rq = Request::new(op, run.range).with_flags(flags).with_priority(priority);
+    next.execute(CHILD, rq, lease).await.0
 }
 
 fn granule(next: Next<'_>) -> Result<Alignment> {
