@@ -76,6 +76,9 @@ fn fight(
     let watched = watch(battle.done.clone(), format!("{}, {threads} threads, seed {seed}", scene.name));
     let outcome = world.block_on(battle.run(Arc::new(world.clone()), model));
     drop(watched);
+    if outcome.is_ok() {
+        scene.check_images(folder.path());
+    }
     Some(outcome)
 }
 

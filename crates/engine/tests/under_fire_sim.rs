@@ -6,6 +6,7 @@
 
 mod fire;
 
+use std::path::Path;
 use std::process::Command;
 use std::sync::Arc;
 use std::time::Duration;
@@ -70,10 +71,25 @@ fn fight(
         address: Address::Tcp { host: "fire".to_owned(), port: 10809 },
         folder: String::new(),
         // All of a world runs on one thread.
-        memory: Arc::new(move || counting::live_here() - lease::pooled_here() as i64 - on_disk(&disk)),
+        memory: {
+            let disk = disk.clone();
+            Arc::new(move || counting::live_here() - lease::pooled_here() as i64 - on_disk(&disk))
+        },
         done: Arc::default(),
     };
-    Some(world.run(battle.run(Arc::new(world.clone()), model)))
+    let outcome = world.run(battle.run(Arc::new(world.clone()), model));
+    if outcome.is_ok() {
+        look_at_images(scene, &disk, folder.path());
+    }
+    Some(outcome)
+}
+
+/// Has the images of a scene checked as they lie on the disk.
+fn look_at_images(scene: &Scene, disk: &SimDisk, folder: &Path) {
+    for name in scene.images.iter().flat_map(|image| image.files()) {
+        std::fs::write(folder.join(name), disk.bytes(name).unwrap()).unwrap();
+    }
+    scene.check_images(folder);
 }
 
 /// What files take: bytes as readers see them and as they would survive, all flushed.

@@ -55,17 +55,23 @@ const EDITS: &[Edit] = &[
 ];
 
 /// A kind of filter: its driver, and its options besides the name and the child.
-type Filter = (&'static str, fn(&mut Rng) -> Value);
+type Filter = (&'static str, fn(&Scene, &mut Rng) -> Value);
 
 /// Filters that come and go. What `fault` makes fail fails with "no space", which nothing else here does.
 #[rustfmt::skip]
 const FILTERS: &[Filter] = &[
-    ("copy-on-read", |_| json!({})),
-    ("copy-on-read", |_| json!({})),
-    ("throttle", |_| json!({"throttle-group": THROTTLE_GROUP})),
-    ("delay", |rng| json!({"read-us": rng.below(2000), "write-us": rng.below(2000), "flush-us": rng.below(3000)})),
-    ("fault", |rng| json!({"seed": rng.below(99), "rules": [{"probability": 0.02, "errno": 28}]})),
+    ("copy-on-read", |_, _| json!({})),
+    ("copy-on-read", |_, _| json!({})),
+    ("throttle", |_, _| json!({"throttle-group": THROTTLE_GROUP})),
+    ("delay", |_, rng| json!({"read-us": rng.below(2000), "write-us": rng.below(2000), "flush-us": rng.below(3000)})),
+    ("fault", |scene, rng| json!({"seed": rng.below(99), "rules": rules(scene)})),
 ];
+
+/// What makes each operation fail that may fail in the scene.
+fn rules(scene: &Scene) -> Vec<Value> {
+    let rule = |op: &&str| json!({"op": op, "probability": 0.02, "errno": 28});
+    scene.faults.iter().map(rule).collect()
+}
 
 /// The group of all throttle filters.
 pub const THROTTLE_GROUP: &str = "group";
@@ -192,7 +198,7 @@ impl Editor {
     async fn insert_filter(&mut self) -> Result<()> {
         let (driver, options) = self.pick(FILTERS);
         let (name, spot) = (self.name(driver), self.spot());
-        let mut options = map(options(&mut self.rng));
+        let mut options = map(options(self.scene, &mut self.rng));
         options.insert("driver".to_owned(), json!(driver));
         options.insert("node-name".to_owned(), json!(name));
         options.insert("file".to_owned(), json!(spot));

@@ -9,8 +9,32 @@ pub const SIZE: u64 = 1536 * 1024 + 3 * UNIT;
 /// Bytes of the image: the disk begins as it, followed by zeros.
 pub const BASE: u64 = 1024 * 1024;
 
+/// All operations, for chains that forget a fault.
+const ALL: &[&str] = &["read", "write", "write-zeroes", "discard", "flush", "cache"];
+/// After a flush that failed, qcow2 changes its tables no more until it is closed: clients would lose what they wrote.
+const CHANGES: &[&str] = &["read", "write", "write-zeroes", "discard", "cache"];
+
 /// The path of a file of the scene.
 pub type Paths<'a> = dyn Fn(&str) -> String + 'a;
+
+/// What QEMU's tools make, and look at in the end.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Image {
+    /// `base.qcow2` and its overlay `top.qcow2`, which show the disk.
+    Chain,
+    /// `cache.qcow2`, which is empty and lies over the file `base`.
+    Cache,
+}
+
+impl Image {
+    /// Its files.
+    pub const fn files(self) -> &'static [&'static str] {
+        match self {
+            Self::Chain => &["base.qcow2", "top.qcow2"],
+            Self::Cache => &["cache.qcow2"],
+        }
+    }
+}
 
 /// A chain. Names of files are relative to the scene's folder.
 pub struct Scene {
@@ -19,10 +43,12 @@ pub struct Scene {
     pub writable: bool,
     /// Files of the scene and their lengths: the image, cut or filled up with zeros.
     pub files: &'static [(&'static str, u64)],
-    /// There are `base.qcow2` and its overlay `top.qcow2` besides, which show the disk.
-    pub qcow2: bool,
+    /// Images that QEMU's tools make besides.
+    pub images: &'static [Image],
     /// Nodes, lowest first, given the path of a file by its name. The last one is exported.
     pub nodes: fn(&Paths<'_>) -> Vec<Value>,
+    /// Operations that may fail below an export, as long as it pleases chance.
+    pub faults: &'static [&'static str],
     /// Nodes above which filters are put.
     pub spots: &'static [&'static str],
     /// Nodes with a source below them, which can be filled.
@@ -44,10 +70,11 @@ pub const SCENES: &[Scene] = &[
         name: "raw",
         writable: true,
         files: &[("disk", SIZE)],
-        qcow2: false,
+        images: &[],
         nodes: |path| {
             vec![file("disk", path("disk")), json!({"driver": "raw", "node-name": "top", "file": "disk"})]
         },
+        faults: ALL,
         spots: &["top", "disk"],
         caches: &[],
         twins: &[],
@@ -59,13 +86,14 @@ pub const SCENES: &[Scene] = &[
         name: "memory-format",
         writable: true,
         files: &[("disk", 0), ("base", BASE)],
-        qcow2: false,
+        images: &[],
         nodes: |path| {
             let mut nodes = base(path);
             nodes.push(file("disk", path("disk")));
             nodes.push(memory_format("top", "disk", "base", 4096));
             nodes
         },
+        faults: ALL,
         spots: &["top", "top", "disk", "base", "base-file"],
         caches: &["top"],
         twins: &[("base", "base-twin")],
@@ -81,7 +109,7 @@ pub const SCENES: &[Scene] = &[
         name: "two caches",
         writable: true,
         files: &[("disk", 0), ("middle-disk", 0), ("base", BASE)],
-        qcow2: false,
+        images: &[],
         nodes: |path| {
             let mut nodes = base(path);
             nodes.push(file("disk", path("disk")));
@@ -90,6 +118,7 @@ pub const SCENES: &[Scene] = &[
             nodes.push(memory_format("top", "disk", "middle", 65536));
             nodes
         },
+        faults: ALL,
         spots: &["top", "top", "middle", "middle", "disk", "middle-disk", "base"],
         caches: &["top", "middle"],
         twins: &[("base", "base-twin")],
@@ -106,13 +135,14 @@ pub const SCENES: &[Scene] = &[
         name: "memory",
         writable: true,
         files: &[("base", BASE)],
-        qcow2: false,
+        images: &[],
         nodes: |path| {
             let mut nodes = base(path);
             nodes.push(memory(0));
             nodes.push(memory_format("top", "disk", "base", 512));
             nodes
         },
+        faults: ALL,
         spots: &["top", "top", "disk", "base", "base-file"],
         caches: &["top"],
         twins: &[("base", "base-twin")],
@@ -127,7 +157,7 @@ pub const SCENES: &[Scene] = &[
         name: "qcow2",
         writable: false,
         files: &[],
-        qcow2: true,
+        images: &[Image::Chain],
         nodes: |path| {
             let mut nodes = qcow2_files(path);
             nodes.push(qcow2("below", "base-file", Value::Null));
@@ -135,6 +165,7 @@ pub const SCENES: &[Scene] = &[
             nodes.push(qcow2("top", "top-file", json!("below")));
             nodes
         },
+        faults: ALL,
         spots: &["top", "below", "top-file", "base-file"],
         caches: &[],
         twins: &[("below", "below-twin")],
@@ -147,10 +178,32 @@ pub const SCENES: &[Scene] = &[
         },
     },
     Scene {
+        name: "cache in qcow2",
+        writable: true,
+        files: &[("base", BASE)],
+        images: &[Image::Cache],
+        nodes: |path| {
+            let mut nodes = base(path);
+            nodes.push(file("disk", path("cache.qcow2")));
+            nodes.push(qcow2_cache());
+            nodes
+        },
+        faults: CHANGES,
+        spots: &["top", "top", "disk", "base", "base-file"],
+        caches: &["top"],
+        twins: &[("base", "base-twin")],
+        backings: &[("top", &["base", "base-twin"])],
+        written: &["top", "disk"],
+        reopens: |path| {
+            let files = [file("base-file", path("base")), file("disk", path("cache.qcow2"))];
+            [raws("base", "base-file"), again(qcow2_cache()), files.to_vec()].concat()
+        },
+    },
+    Scene {
         name: "cache of qcow2",
         writable: true,
         files: &[("disk", 0)],
-        qcow2: true,
+        images: &[Image::Chain],
         nodes: |path| {
             let mut nodes = qcow2_files(path);
             nodes.push(file("disk", path("disk")));
@@ -159,6 +212,7 @@ pub const SCENES: &[Scene] = &[
             nodes.push(memory_format("top", "disk", "image", 65536));
             nodes
         },
+        faults: ALL,
         spots: &["top", "top", "disk", "image", "below", "top-file"],
         caches: &["top"],
         twins: &[],
@@ -198,6 +252,10 @@ fn qcow2_files(path: &Paths<'_>) -> Vec<Value> {
 
 fn qcow2(name: &str, file: &str, backing: Value) -> Value {
     read_only(json!({"driver": "qcow2", "node-name": name, "file": file, "backing": backing}))
+}
+
+fn qcow2_cache() -> Value {
+    json!({"driver": "qcow2", "node-name": "top", "file": "disk", "backing": "base"})
 }
 
 fn memory(size: u64) -> Value {
