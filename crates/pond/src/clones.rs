@@ -6,12 +6,9 @@
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
-use block::{BlockError, ErrorKind, Result};
-use engine::{ExportRequest, NbdServer, ServerRequest};
-use export::nbd::ExportOptions;
-use io::Address;
-use io::select::race;
-use io::sync::Notify;
+use block::{BlockError, ErrorKind};
+use engine::Event;
+use io::folders::Owner;
 
 use crate::image::Image;
 use crate::layout::short;
@@ -19,6 +16,8 @@ use crate::lock::lock;
 use crate::overlay;
 use crate::pond::{CloneInfo, Pond};
 use crate::record::{self, CloneRecord, Mode};
+use crate::refusal::{Refusal, Remedy, Result, Trouble};
+use crate::served::Served;
 use crate::source::Source;
 
 /// What a clone is made like.
@@ -30,6 +29,8 @@ pub struct CloneRequest {
     pub overlay: PathBuf,
     /// Virtual size in bytes; that of the image without it.
     pub size: Option<u64>,
+    /// Whose the disk shall be, if not the daemon's user's.
+    pub owner: Option<Owner>,
     /// Whether an overlay that is there may be overwritten.
     pub force: bool,
     /// How the cache is run, if there is none yet.
@@ -40,15 +41,8 @@ pub struct CloneRequest {
 pub(crate) struct Clone {
     record: Mutex<CloneRecord>,
     socket: PathBuf,
-    served: Option<Served>,
-}
-
-struct Served {
-    /// Id of the one export of its server, among all of the engine.
-    export: String,
-    server: Arc<NbdServer>,
-    stop: Arc<Notify>,
-    ended: Arc<Notify>,
+    /// Why it is not served though it is not pivoted; or how it is.
+    served: std::result::Result<Option<Served>, Trouble>,
 }
 
 impl Clone {
@@ -56,26 +50,29 @@ impl Clone {
         lock(&self.record).clone()
     }
 
+    /// Whether it reads the image of that name: its socket is served from it, or its disk reads the cache itself.
+    pub(crate) fn needs(&self, image: &str) -> bool {
+        self.served.is_ok() && self.record().image == image
+    }
+
     /// Ends its connections and takes its socket away.
-    pub(crate) async fn close(&self) -> Result<()> {
-        let Some(served) = &self.served else { return Ok(()) };
-        let ended = served.ended.notified();
-        served.stop.notify_one();
-        ended.await;
-        match served.server.remove(&served.export).await {
-            Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
-            outcome => outcome,
+    pub(crate) async fn close(&self) -> block::Result<()> {
+        match &self.served {
+            Ok(Some(served)) => served.close().await,
+            _ => Ok(()),
         }
     }
 
     fn info(&self) -> CloneInfo {
         let record = self.record();
+        let served = self.served.as_ref().ok().and_then(Option::as_ref);
         CloneInfo {
             overlay: record.overlay.into(),
             image: record.image,
             size: record.size,
             pivoted: record.pivoted,
-            connections: self.served.as_ref().map_or(0, |served| served.server.connections()),
+            trouble: self.served.as_ref().err().cloned(),
+            connections: served.map_or(0, Served::connections),
             socket: self.socket.clone(),
         }
     }
@@ -90,46 +87,50 @@ impl Pond {
         let size = request.size.unwrap_or(image.record.size);
         if size < image.record.size {
             let context = format!(
-                "--size {size} is smaller than the image ({} bytes): a VM would miss its end",
+                "a disk of {size} bytes is smaller than the image ({} bytes): a VM would miss its end",
                 image.record.size
             );
-            return Err(BlockError::new(ErrorKind::Invalid, context));
+            return Err(Refusal::new(ErrorKind::Invalid, context, Remedy::Enlarge));
         }
         let id = short(&overlay);
         if let Some(old) = { lock(&self.clones).remove(&id) } {
             old.close().await?;
         }
+        let world = &**self.engine.world();
         if request.force {
             // First: after a crash an old overlay must not be found on another image.
-            overlay::remove(&**self.engine.world(), &request.overlay).await?;
+            overlay::remove(world, &request.overlay).await?;
         }
         let record = CloneRecord::new(overlay, image.name.clone(), image.record.identity.clone(), size);
-        let path = self.layout.clone_record(&id);
-        record::save(&**self.engine.world(), &path, &record).await?;
+        record::save(world, &self.layout.clone_record(&id), &record).await?;
         let made = async {
-            self.serve_clone(id.clone(), record).await?;
-            let socket = self.layout.socket(&id);
-            overlay::create(&**self.engine.world(), &request.overlay, size, &socket).await
+            let clone = self.serve_clone(&id, record, request.owner).await?;
+            overlay::create(world, &request.overlay, size, &self.layout.socket(&id), request.owner).await?;
+            Ok(clone.info())
         };
-        if let Err(error) = made.await {
-            self.forget_clone(&id).await;
-            return Err(error);
+        match made.await {
+            Err(error) => {
+                self.forget_clone(&id).await;
+                Err(error)
+            }
+            made => made,
         }
-        let clone = lock(&self.clones).get(&id).cloned();
-        clone.map(|clone| clone.info()).ok_or_else(|| gone(&request.overlay))
     }
 
     /// What can be said against a request before anything is made; answers the overlay's path as text.
     async fn checked(&self, request: &CloneRequest) -> Result<String> {
         let path = request.overlay.display();
-        let invalid = |context: String| Err(BlockError::new(ErrorKind::Invalid, context));
         let Some(text) = request.overlay.to_str().filter(|_| request.overlay.is_absolute()) else {
-            return invalid(format!("the path of the overlay, '{path}', is not absolute or not UTF-8"));
+            let context = format!("the path of the overlay, '{path}', is not absolute or not UTF-8");
+            return Err(BlockError::new(ErrorKind::Invalid, context).into());
         };
+        if let Some(owner) = request.owner.filter(|owner| !owner.is_somebody()) {
+            let context = format!("'{path}' cannot be for user {}, group {}", owner.user, owner.group);
+            return Err(BlockError::new(ErrorKind::Invalid, context).into());
+        }
         let there = self.engine.world().folders().about(&request.overlay).await;
         if there.is_ok() && !request.force {
-            let context = format!("'{path}' exists: name another file, or say --force to overwrite it");
-            return Err(BlockError::new(ErrorKind::Exists, context));
+            return Err(overlay::exists(&request.overlay));
         }
         if there.is_ok() {
             // Nobody's running disk is pulled from under him.
@@ -138,77 +139,83 @@ impl Pond {
         Ok(text.to_owned())
     }
 
-    /// Opens the socket of a clone, and lists it.
-    pub(crate) async fn serve_clone(self: &Arc<Self>, id: String, record: CloneRecord) -> Result<()> {
-        let socket = self.layout.socket(&id);
+    /// Opens the socket of a clone if it needs one, and lists the clone.
+    async fn serve_clone(
+        self: &Arc<Self>,
+        id: &str,
+        record: CloneRecord,
+        owner: Option<Owner>,
+    ) -> Result<Arc<Clone>> {
+        let socket = self.layout.socket(id);
         let served = match record.pivoted {
             true => None,
             false => {
-                let image = self.image(&record.image).ok_or_else(|| {
-                    let context =
-                        format!("'{}' needs image '{}', which is not there", record.overlay, record.image);
-                    BlockError::new(ErrorKind::NotFound, context)
-                })?;
-                if image.record.identity != record.identity {
-                    let context = format!(
-                        "'{}' was made on another version of image '{}': make a new clone",
-                        record.overlay, record.image
-                    );
-                    return Err(BlockError::new(ErrorKind::Invalid, context));
-                }
-                Some(self.serve(&image, &socket, format!("clone-{id}")).await?)
+                let (image, export) = (self.image_below(&record)?, format!("clone-{id}"));
+                Some(Served::open(&self.engine, &image, &socket, owner, export).await?)
             }
         };
-        let clone = Clone { record: Mutex::new(record), socket, served };
-        lock(&self.clones).insert(id, Arc::new(clone));
+        Ok(self.list_clone(id, record, Ok(served)))
+    }
+
+    fn list_clone(
+        &self,
+        id: &str,
+        record: CloneRecord,
+        served: std::result::Result<Option<Served>, Trouble>,
+    ) -> Arc<Clone> {
+        let clone = Clone { record: Mutex::new(record), socket: self.layout.socket(id), served };
+        let clone = Arc::new(clone);
+        lock(&self.clones).insert(id.to_owned(), clone.clone());
+        clone
+    }
+
+    /// The image that a clone was made of.
+    fn image_below(&self, record: &CloneRecord) -> Result<Arc<Image>> {
+        let within = |refusal: Refusal| refusal.within(format_args!("'{}'", record.overlay));
+        let image = self.known_image(&record.image).map_err(within)?;
+        if image.record.identity != record.identity {
+            let context =
+                format!("'{}' was made on another version of image '{}'", record.overlay, record.image);
+            return Err(Refusal::new(ErrorKind::Invalid, context, Remedy::NewClone));
+        }
+        Ok(image)
+    }
+
+    /// Finds the clone that the last daemon left in the record at `path`. One that cannot be served is listed all the
+    /// same.
+    pub(crate) async fn recover_clone(self: &Arc<Self>, id: &str, path: &Path) -> Result<()> {
+        let world = self.engine.world();
+        let record: CloneRecord = record::load(&**world, path).await?;
+        let about = world.folders().about(record.overlay.as_ref()).await;
+        if matches!(&about, Err(error) if error.kind() == std::io::ErrorKind::NotFound) {
+            // The VM is gone, and its disk with it.
+            let removed = world.folders().remove(path).await;
+            return Ok(
+                removed.map_err(|e| BlockError::system(format!("cannot remove '{}'", path.display()), e))?
+            );
+        }
+        let owner = about.ok().map(|about| about.owner);
+        if let Err(refusal) = self.serve_clone(id, record.clone(), owner).await {
+            self.engine.events().tell(Event::RequestFailed { error: refusal.to_string() });
+            self.list_clone(id, record, Err(Trouble::from(&refusal)));
+        }
         Ok(())
     }
 
-    async fn serve(&self, image: &Image, socket: &Path, export: String) -> Result<Served> {
-        let server = Arc::new(self.engine.nbd_server(&ServerRequest::default()));
-        let options = ExportOptions {
-            name: String::new(),
-            description: image.record.stated.clone().unwrap_or_default(),
-            writable: false,
-            multi_conn: true,
-            writethrough: false,
-        };
-        let request = |node: &str| ExportRequest {
-            id: export.clone(),
-            node: node.to_owned(),
-            options: options.clone(),
-        };
-        let [top, cache] = image.readable();
-        match server.add(request(top)) {
-            Err(error) if error.kind() == ErrorKind::NotFound => server.add(request(cache))?,
-            added => added?,
-        };
-        let (stop, ended, up) = (Arc::new(Notify::new()), Arc::new(Notify::new()), Arc::new(Notify::new()));
-        let outcome = Arc::new(Mutex::new(None));
-        let listening = {
-            let (server, stop, ended, up) = (server.clone(), stop.clone(), ended.clone(), up.clone());
-            let (outcome, address) = (outcome.clone(), Address::Unix { path: socket.to_owned() });
-            async move {
-                let told = up.clone();
-                let listened = race(server.listen(&address, |_| told.notify_one()), stop.notified()).await;
-                if let io::select::Either::First(Err(error)) = listened {
-                    *lock(&outcome) = Some(error);
-                }
-                up.notify_one();
-                ended.notify_waiters();
-                ended.notify_one();
+    /// Serves the clones of an image that was not there when they were found.
+    pub(crate) async fn serve_again(self: &Arc<Self>, image: &str) {
+        let all: Vec<_> = lock(&self.clones).iter().map(|(id, clone)| (id.clone(), clone.clone())).collect();
+        for (id, clone) in all {
+            let record = clone.record();
+            if clone.served.is_ok() || record.image != image {
+                continue;
             }
-        };
-        io::spawn(listening);
-        up.notified().await;
-        let failed = lock(&outcome).take();
-        if let Some(error) = failed {
-            server.remove(&export).await?;
-            return Err(error);
+            let owner = self.engine.world().folders().about(record.overlay.as_ref()).await;
+            let owner = owner.ok().map(|about| about.owner);
+            if let Err(refusal) = self.serve_clone(&id, record.clone(), owner).await {
+                self.list_clone(&id, record, Err(Trouble::from(&refusal)));
+            }
         }
-        let mode = self.engine.world().folders().set_mode(socket, 0o600).await;
-        mode.map_err(|e| BlockError::system(format!("cannot protect '{}'", socket.display()), e))?;
-        Ok(Served { export, server, stop, ended })
     }
 
     /// Takes back a clone that could not be made, or whose overlay is gone.
@@ -233,34 +240,36 @@ impl Pond {
         }
     }
 
-    /// Makes a disk that no VM uses read the cache itself: from then on it needs no daemon (`clone-pivot`).
+    /// Makes a disk that no VM uses read the cache itself: from then on it needs no daemon (`clone-pivot`). Done again, it
+    /// follows a disk that has another owner now.
     pub async fn pivot_clone(self: &Arc<Self>, overlay: &Path) -> Result<CloneInfo> {
         let _turn = self.turn().await;
         let id = short(&overlay.to_string_lossy());
-        let clone = { lock(&self.clones).get(&id).cloned() }.ok_or_else(|| gone(overlay))?;
+        let clone = { lock(&self.clones).get(&id).cloned() };
+        let Some(clone) = clone else {
+            let context = format!("'{}' is no clone of this pond", overlay.display());
+            return Err(Refusal::new(ErrorKind::NotFound, context, Remedy::SeeList));
+        };
         let mut record = clone.record();
+        let image = self.image_below(&record)?;
+        if !image.is_complete() {
+            return Err(not_complete(overlay, &image));
+        }
+        let world = &**self.engine.world();
+        let about = world.folders().about(overlay).await;
+        let about =
+            about.map_err(|e| BlockError::system(format!("cannot look at '{}'", overlay.display()), e))?;
+        let cache = self.grant(&image.name, about.owner).await?;
+        let socket = overlay::backing_name(&clone.socket);
+        let is_ours = |name: &str| name == socket || self.layout.is_reading(name.as_ref(), &image.name);
+        overlay::pivot(world, overlay, &cache, is_ours).await?;
         if record.pivoted {
             return Ok(clone.info());
         }
-        let image = self.image(&record.image).ok_or_else(|| gone(overlay))?;
-        if !image.is_complete() {
-            let context = format!(
-                "image '{}' is not complete yet ({} of {} bytes): '{}' needs the daemon until it is",
-                image.name,
-                image.done(),
-                record.size.min(image.record.size),
-                overlay.display()
-            );
-            return Err(BlockError::new(ErrorKind::Busy, context));
-        }
-        let world = &**self.engine.world();
-        overlay::pivot(world, overlay, &clone.socket, &self.layout.cache(&image.name)).await?;
         record.pivoted = true;
         record::save(world, &self.layout.clone_record(&id), &record).await?;
         clone.close().await?;
-        self.serve_clone(id.clone(), record).await?;
-        let clone = { lock(&self.clones).get(&id).cloned() };
-        clone.map(|clone| clone.info()).ok_or_else(|| gone(overlay))
+        Ok(self.list_clone(&id, record, Ok(None)).info())
     }
 
     /// All clones, by overlay (`query-clones`).
@@ -271,7 +280,13 @@ impl Pond {
     }
 }
 
-#[cold]
-fn gone(overlay: &Path) -> BlockError {
-    BlockError::new(ErrorKind::NotFound, format!("'{}' is no clone of this pond", overlay.display()))
+fn not_complete(overlay: &Path, image: &Image) -> Refusal {
+    let context = format!(
+        "'{}' needs the daemon until image '{}' is complete ({} of {} bytes)",
+        overlay.display(),
+        image.name,
+        image.done(),
+        image.record.size,
+    );
+    Refusal::new(ErrorKind::Busy, context, Remedy::AwaitComplete)
 }

@@ -13,7 +13,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use block::{BlockError, ErrorKind, Result};
+use block::{BlockError, ErrorKind};
 use engine::Engine;
 use flow::copy::{Policy, Progress};
 use io::select::{Either, race};
@@ -25,6 +25,7 @@ use serde_json::{Map, Value, json};
 use crate::lock::lock;
 use crate::overlay::{first_cluster, new_file};
 use crate::record::{ImageRecord, Mode};
+use crate::refusal::{Refusal, Remedy, Result, Trouble};
 use crate::source::Source;
 
 /// Clusters of caches: the granule of fetching.
@@ -102,16 +103,16 @@ pub(crate) struct CacheHeader {
 /// Reads the header of a cache that was made for `record`.
 pub(crate) async fn read_header(world: &dyn World, path: &Path, record: &ImageRecord) -> Result<CacheHeader> {
     let damaged = |why: &str| {
-        let context = format!("cache '{}' {why}: remove the image, and it is fetched anew", path.display());
-        BlockError::new(ErrorKind::Corrupt, context)
+        let context = format!("cache '{}' {why}", path.display());
+        Refusal::new(ErrorKind::Corrupt, context, Remedy::RemoveImage)
     };
     let file = world.open(path, OpenOptions::default()).await;
     let file = file.map_err(|error| match error.kind() {
         std::io::ErrorKind::NotFound => damaged("is gone"),
-        _ => BlockError::system(format!("cannot open '{}'", path.display()), error),
+        _ => BlockError::system(format!("cannot open '{}'", path.display()), error).into(),
     })?;
     let first = first_cluster(&*file, path).await.map_err(|e| match e.kind() {
-        ErrorKind::Io => e,
+        ErrorKind::Io => e.into(),
         _ => damaged(&format!("is damaged ({e})")),
     })?;
     let header = Header::parse(&first).map_err(|e| damaged(&format!("is damaged ({e})")))?;
@@ -188,7 +189,7 @@ impl Image {
         if let Err(error) = engine.add_node(named(top, &image.nodes.top, false)).await {
             // What went wrong first is what counts.
             let _ = engine.delete_node(&image.nodes.cache).await;
-            return Err(error);
+            return Err(error.into());
         }
         Ok(image)
     }
@@ -247,9 +248,9 @@ impl Image {
     }
 
     /// Why the source cannot be reached.
-    pub(crate) fn trouble(&self) -> Option<String> {
+    pub(crate) fn trouble(&self) -> Option<Trouble> {
         let trouble = lock(&self.trouble).clone();
-        trouble.or_else(|| lock(&self.failure).clone())
+        trouble.or_else(|| lock(&self.failure).clone()).map(Trouble::from)
     }
 
     pub(crate) fn state(&self) -> State {
@@ -317,7 +318,7 @@ impl Image {
         }
     }
 
-    async fn fill_once(&self, path: &Path) -> Result<()> {
+    async fn fill_once(&self, path: &Path) -> block::Result<()> {
         let fill =
             self.engine.start_fill(&format!("fill {}", self.name), &self.nodes.top, Policy::default())?;
         *lock(&self.progress) = fill.progress().clone();
@@ -327,7 +328,7 @@ impl Image {
     }
 
     /// All is here: cuts the link, and opens the cache for reading only.
-    async fn complete(&self, path: &Path) -> Result<()> {
+    async fn complete(&self, path: &Path) -> block::Result<()> {
         self.engine.cut(&self.nodes.top).await?;
         self.fetched.store(self.fetched(), Ordering::SeqCst);
         self.complete.store(true, Ordering::SeqCst);
@@ -338,7 +339,7 @@ impl Image {
         Ok(())
     }
 
-    async fn become_read_only(&self, path: &Path) -> Result<()> {
+    async fn become_read_only(&self, path: &Path) -> block::Result<()> {
         self.engine.delete_node(&self.nodes.source).await?;
         let cache = json!({ "driver": "qcow2", "file": self.nodes.file, "backing": null });
         self.engine.reopen_node(named(cache, &self.nodes.cache, true)).await?;
@@ -357,7 +358,7 @@ impl Image {
     }
 
     /// Ends the task and closes the nodes; nobody else may use them any more. What was fetched is kept.
-    pub(crate) async fn close(&self) -> Result<()> {
+    pub(crate) async fn close(&self) -> block::Result<()> {
         self.stopping.store(true, Ordering::SeqCst);
         self.stop.notify_waiters();
         loop {
@@ -388,7 +389,13 @@ async fn or_close<T>(engine: &Engine, source: &str, built: Result<T>) -> Result<
 }
 
 /// Makes the cache's file, and says what it is made for.
-async fn make(engine: &Engine, node: &str, source: &Source, mode: Mode, path: &Path) -> Result<ImageRecord> {
+async fn make(
+    engine: &Engine,
+    node: &str,
+    source: &Source,
+    mode: Mode,
+    path: &Path,
+) -> block::Result<ImageRecord> {
     let size = engine.size(node)?;
     let (identity, stated) = identity(engine, node).await?;
     let record = ImageRecord::new(source.to_string(), identity, stated, mode, size);
@@ -398,14 +405,14 @@ async fn make(engine: &Engine, node: &str, source: &Source, mode: Mode, path: &P
         autoclear: cache::AUTOCLEAR,
         ..NewImage::new(size, CLUSTER_BITS).over(&record.source, "raw")
     };
-    let file = new_file(&image, 0o644)?;
+    let file = new_file(&image, 0o600)?;
     let made = engine.world().folders().put(path, file).await;
     made.map_err(|e| BlockError::system(format!("cannot create cache '{}'", path.display()), e))?;
     Ok(record)
 }
 
 /// What the source is known by, and what is stated of its version.
-async fn identity(engine: &Engine, node: &str) -> Result<(String, Option<String>)> {
+async fn identity(engine: &Engine, node: &str) -> block::Result<(String, Option<String>)> {
     if let Some(known) = engine.identity(node)? {
         return Ok(known);
     }
@@ -420,11 +427,8 @@ async fn same_source(engine: &Engine, node: &str, record: &ImageRecord) -> Resul
     if now == record.identity && engine.size(node)? == record.size {
         return Ok(());
     }
-    let context = format!(
-        "source '{}' is another image than its cache was begun with: remove the image, and it is fetched anew",
-        record.source
-    );
-    Err(BlockError::new(ErrorKind::Invalid, context))
+    let context = format!("source '{}' is another image than its cache was begun with", record.source);
+    Err(Refusal::new(ErrorKind::Invalid, context, Remedy::RemoveImage))
 }
 
 /// The options of a node of that name.

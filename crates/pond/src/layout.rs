@@ -45,6 +45,33 @@ impl Layout {
         self.clones().join(format!("{id}.json"))
     }
 
+    /// A folder for each user who reads caches without the daemon.
+    pub(crate) fn readers(&self) -> PathBuf {
+        self.folder.join("readers")
+    }
+
+    pub(crate) fn reader(&self, user: u32) -> PathBuf {
+        self.readers().join(user.to_string())
+    }
+
+    /// The name by which a user reads a cache.
+    pub(crate) fn reading(&self, user: u32, image: &str) -> PathBuf {
+        Self::reading_in(&self.reader(user), image)
+    }
+
+    /// The same in the folder of a user.
+    pub(crate) fn reading_in(reader: &Path, image: &str) -> PathBuf {
+        reader.join(format!("{image}.qcow2"))
+    }
+
+    /// Whether a disk that was pivoted to `image` may name its cache so.
+    pub(crate) fn is_reading(&self, name: &Path, image: &str) -> bool {
+        let reader = name.parent().and_then(Path::parent);
+        // Before there were readers, they had the cache itself.
+        name == self.cache(image)
+            || (reader == Some(&self.readers()) && name.file_name() == self.cache(image).file_name())
+    }
+
     /// Sockets of clones.
     pub(crate) fn sockets(&self) -> &Path {
         &self.sockets

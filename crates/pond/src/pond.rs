@@ -9,9 +9,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use block::{BlockError, ErrorKind, Permissions, Result};
+use block::{BlockError, ErrorKind, Permissions};
 use engine::{Engine, Event};
-use io::folders::Kind;
 use io::sync::{Semaphore, SemaphorePermit};
 use io::{File, OpenOptions};
 
@@ -19,7 +18,8 @@ use crate::clones::Clone;
 use crate::image::{self, Image, State};
 use crate::layout::{Layout, short};
 use crate::lock::lock;
-use crate::record::{self, CloneRecord, ImageRecord, Mode};
+use crate::record::{self, ImageRecord, Mode};
+use crate::refusal::{Refusal, Remedy, Result, Trouble};
 use crate::source::Source;
 
 /// How a pond is opened.
@@ -43,7 +43,7 @@ pub struct ImageInfo {
     /// Where it stands; `None` when it could not be opened.
     pub state: Option<State>,
     /// What is wrong: why the source is lost, or why it could not be opened.
-    pub trouble: Option<String>,
+    pub trouble: Option<Trouble>,
     /// Virtual size in bytes.
     pub size: u64,
     /// Bytes that are done with: here, or known to be zeros.
@@ -67,6 +67,8 @@ pub struct CloneInfo {
     pub size: u64,
     /// Whether it needs the daemon no more.
     pub pivoted: bool,
+    /// Why it is not served.
+    pub trouble: Option<Trouble>,
     /// Connections of VMs to its socket.
     pub connections: usize,
     /// The socket that it reads through.
@@ -84,7 +86,7 @@ pub struct Pond {
     /// Source nodes that are lost, and why: a source may be lost before its image is listed.
     lost: Mutex<BTreeMap<String, String>>,
     /// Images that could not be opened, and why.
-    damaged: Mutex<BTreeMap<String, (Option<ImageRecord>, String)>>,
+    damaged: Mutex<BTreeMap<String, (Option<ImageRecord>, Trouble)>>,
     pub(crate) clones: Mutex<BTreeMap<String, Arc<Clone>>>,
     /// One verb changes the pond at a time.
     turn: Semaphore,
@@ -95,11 +97,7 @@ impl Pond {
     /// Takes the pond over, finds its images and clones again, and goes on where the last daemon stopped.
     pub async fn open(engine: Arc<Engine>, options: PondOptions) -> Result<Arc<Self>> {
         let layout = Layout::new(options.folder, options.sockets);
-        let folders = engine.world().folders();
-        for folder in [layout.folder(), &layout.images(), &layout.clones(), layout.sockets()] {
-            let made = folders.make(folder, 0o711).await;
-            made.map_err(|e| BlockError::system(format!("cannot make '{}'", folder.display()), e))?;
-        }
+        prepare(&engine, &layout).await?;
         let lock = take(&engine, &layout).await?;
         let pond = Arc::new(Self {
             engine,
@@ -132,13 +130,13 @@ impl Pond {
         for path in self.records(&self.layout.images()).await? {
             let Some(name) = Layout::record_name(&path) else { continue };
             let (record, opened) = self.recover_image(&name, &path).await;
-            if let Err(error) = opened {
-                lock(&self.damaged).insert(name, (record, error.to_string()));
+            if let Err(refusal) = opened {
+                lock(&self.damaged).insert(name, (record, Trouble::from(&refusal)));
             }
         }
         for path in self.records(&self.layout.clones()).await? {
             let Some(id) = Layout::record_name(&path) else { continue };
-            // One that cannot be served is met by its VM.
+            // One that cannot be read says nothing of its disk.
             if let Err(error) = self.recover_clone(&id, &path).await {
                 self.engine.events().tell(Event::RequestFailed { error: error.to_string() });
             }
@@ -168,23 +166,6 @@ impl Pond {
         };
         let opened = opened.await.map(|image| self.start(image, cache));
         (Some(record), opened)
-    }
-
-    async fn recover_clone(self: &Arc<Self>, id: &str, path: &Path) -> Result<()> {
-        let world = self.engine.world();
-        let record: CloneRecord = record::load(&**world, path).await?;
-        let overlay = PathBuf::from(&record.overlay);
-        let kind = world.folders().about(&overlay).await.map(|about| about.kind);
-        if matches!(&kind, Err(error) if error.kind() == std::io::ErrorKind::NotFound) {
-            // The VM is gone, and its disk with it.
-            let removed = world.folders().remove(path).await;
-            return removed.map_err(|e| BlockError::system(format!("cannot remove '{}'", path.display()), e));
-        }
-        if !matches!(kind, Ok(Kind::File)) {
-            let context = format!("the overlay '{}' is no file", overlay.display());
-            return Err(BlockError::new(ErrorKind::Invalid, context));
-        }
-        self.serve_clone(id.to_owned(), record).await
     }
 
     fn next_number(&self) -> u64 {
@@ -235,8 +216,8 @@ impl Pond {
         if let Some(image) = lock(&self.images).get(&name) {
             return Ok(image.clone());
         }
-        if let Some((_, why)) = lock(&self.damaged).get(&name) {
-            return Err(BlockError::new(ErrorKind::Corrupt, format!("image '{name}': {why}")));
+        if let Some((_, trouble)) = lock(&self.damaged).get(&name) {
+            return Err(Refusal::from(trouble.clone()).within(format_args!("image '{name}'")));
         }
         let (cache, path) = (self.layout.cache(&name), self.layout.image_record(&name));
         // Without a record it is what a crash left of an image that was not answered yet.
@@ -246,40 +227,55 @@ impl Pond {
         if let Err(error) = record::save(&**self.engine.world(), &path, &image.record).await {
             let _ = image.close().await;
             let _ = self.engine.world().folders().remove(&cache).await;
-            return Err(error);
+            return Err(error.into());
         }
         self.start(image.clone(), cache);
+        self.serve_again(&name).await;
         Ok(image)
     }
 
-    pub(crate) fn image(&self, name: &str) -> Option<Arc<Image>> {
-        lock(&self.images).get(name).cloned()
+    /// The image of that name, if it is sound.
+    pub(crate) fn known_image(&self, name: &str) -> Result<Arc<Image>> {
+        if let Some(image) = lock(&self.images).get(name) {
+            return Ok(image.clone());
+        }
+        match lock(&self.damaged).get(name) {
+            Some((_, trouble)) => Err(Refusal::from(trouble.clone()).within(format_args!("image '{name}'"))),
+            None => {
+                let context = format!("there is no image '{name}'");
+                Err(Refusal::new(ErrorKind::NotFound, context, Remedy::SeeList))
+            }
+        }
     }
 
-    /// Removes an image that no clone needs, and its cache (`image-remove`).
+    /// Removes an image that no clone needs, and its cache (`image-remove`). Clones that it cannot serve do not keep it:
+    /// they are served again when it was fetched anew, and is still the same.
     pub async fn remove_image(&self, name: &str) -> Result<()> {
         let _turn = self.turn().await;
         self.forget_gone_clones().await;
-        let user = lock(&self.clones).values().find(|clone| clone.record().image == name).cloned();
+        let user = lock(&self.clones).values().find(|clone| clone.needs(name)).cloned();
         if let Some(clone) = user {
-            let context =
-                format!("image '{name}' is used by '{}': remove that file first", clone.record().overlay);
-            return Err(BlockError::new(ErrorKind::Busy, context));
+            let context = format!("image '{name}' is used by '{}'", clone.record().overlay);
+            return Err(Refusal::new(ErrorKind::Busy, context, Remedy::RemoveOverlays));
         }
         let image = lock(&self.images).get(name).cloned();
         if image.is_none() && !lock(&self.damaged).contains_key(name) {
-            return Err(BlockError::new(ErrorKind::NotFound, format!("there is no image '{name}'")));
+            let context = format!("there is no image '{name}'");
+            return Err(Refusal::new(ErrorKind::NotFound, context, Remedy::SeeList));
         }
         if let Some(image) = image {
             image.close().await?;
             lock(&self.images).remove(name);
         }
         lock(&self.damaged).remove(name);
+        self.revoke(name).await?;
         // The record goes first: a cache without one is removed when somebody wants its name.
         for path in [self.layout.image_record(name), self.layout.cache(name)] {
             match self.engine.world().folders().remove(&path).await {
                 Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-                    return Err(BlockError::system(format!("cannot remove '{}'", path.display()), error));
+                    return Err(
+                        BlockError::system(format!("cannot remove '{}'", path.display()), error).into()
+                    );
                 }
                 _ => {}
             }
@@ -303,11 +299,11 @@ impl Pond {
                 cache: self.layout.cache(&image.name),
             })
             .collect();
-        infos.extend(lock(&self.damaged).iter().map(|(name, (record, why))| ImageInfo {
+        infos.extend(lock(&self.damaged).iter().map(|(name, (record, trouble))| ImageInfo {
             name: name.clone(),
             source: record.as_ref().map(|record| record.source.clone()).unwrap_or_default(),
             state: None,
-            trouble: Some(why.clone()),
+            trouble: Some(trouble.clone()),
             size: record.as_ref().map_or(0, |record| record.size),
             done: 0,
             fetched: 0,
@@ -319,7 +315,7 @@ impl Pond {
     }
 
     /// Ends everything: what was fetched is durable, and the next daemon goes on with it.
-    pub async fn close(&self) -> Result<()> {
+    pub async fn close(&self) -> block::Result<()> {
         let _turn = self.turn().await;
         let clones = std::mem::take(&mut *lock(&self.clones));
         for clone in clones.values() {
@@ -333,18 +329,35 @@ impl Pond {
     }
 }
 
+/// Makes the folders. Images are for nobody else to reach, nor are the records that say where disks are.
+async fn prepare(engine: &Engine, layout: &Layout) -> Result<()> {
+    let folders = engine.world().folders();
+    let failed =
+        |what: &str, folder: &Path, e| BlockError::system(format!("cannot {what} '{}'", folder.display()), e);
+    for folder in [layout.folder(), layout.sockets()] {
+        folders.make(folder, 0o711).await.map_err(|e| failed("make", folder, e))?;
+    }
+    for (folder, mode) in [(layout.images(), 0o700), (layout.clones(), 0o700), (layout.readers(), 0o711)] {
+        folders.make(&folder, mode).await.map_err(|e| failed("make", &folder, e))?;
+        // It may have been made by somebody who meant it otherwise.
+        folders.set_mode(&folder, mode).await.map_err(|e| failed("protect", &folder, e))?;
+    }
+    Ok(())
+}
+
 /// Makes sure that no other daemon has the pond.
 async fn take(engine: &Engine, layout: &Layout) -> Result<Arc<dyn File>> {
     let path = layout.lock();
     let options = OpenOptions { write: true, create: true, ..OpenOptions::default() };
     let file = engine.world().open(&path, options).await;
     let file = file.map_err(|e| BlockError::system(format!("cannot open '{}'", path.display()), e))?;
+    // Who can open it can hold a lock on it.
+    let mode = engine.world().folders().set_mode(&path, 0o600).await;
+    mode.map_err(|e| BlockError::system(format!("cannot protect '{}'", path.display()), e))?;
     file.lock(Permissions::WRITE, Permissions::NONE).map_err(|_| {
-        let pond = layout.folder().display();
-        let context = format!(
-            "pond '{pond}' belongs to another daemon that is running: stop it, or name another --pond"
-        );
-        BlockError::new(ErrorKind::Busy, context)
+        let context =
+            format!("pond '{}' belongs to another daemon that is running", layout.folder().display());
+        Refusal::new(ErrorKind::Busy, context, Remedy::OtherPond)
     })?;
     Ok(file)
 }

@@ -5,11 +5,13 @@
 
 use std::path::Path;
 
-use block::{BlockError, ErrorKind, Result};
+use block::{BlockError, ErrorKind};
 use io::World;
 use io::folders::NewFile;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
+
+use crate::refusal::{Refusal, Remedy, Result};
 
 /// Records are longer only if somebody damaged them.
 const LEN_MAX: usize = 64 << 10;
@@ -74,13 +76,26 @@ impl CloneRecord {
     }
 }
 
+/// What records have in common.
+pub(crate) trait Record: DeserializeOwned {
+    /// What helps when one is damaged.
+    const REMEDY: Remedy;
+}
+
+impl Record for ImageRecord {
+    const REMEDY: Remedy = Remedy::RemoveImage;
+}
+
+impl Record for CloneRecord {
+    const REMEDY: Remedy = Remedy::RemoveFile;
+}
+
 /// Reads a record.
-pub(crate) async fn load<T: DeserializeOwned>(world: &dyn World, path: &Path) -> Result<T> {
+pub(crate) async fn load<T: Record>(world: &dyn World, path: &Path) -> Result<T> {
     let bytes = world.read_file(path, LEN_MAX).await;
     let bytes = bytes.map_err(|e| BlockError::system(format!("cannot read '{}'", path.display()), e))?;
     let damaged = |why: String| {
-        let context = format!("'{}' is damaged ({why}): remove it to start afresh", path.display());
-        BlockError::new(ErrorKind::Corrupt, context)
+        Refusal::new(ErrorKind::Corrupt, format!("'{}' is damaged ({why})", path.display()), T::REMEDY)
     };
     let value: serde_json::Value = serde_json::from_slice(&bytes).map_err(|e| damaged(e.to_string()))?;
     let version = value.get("version").and_then(serde_json::Value::as_u64);
@@ -91,7 +106,7 @@ pub(crate) async fn load<T: DeserializeOwned>(world: &dyn World, path: &Path) ->
 }
 
 /// Writes a record, in place of the one that was there.
-pub(crate) async fn save<T: Serialize>(world: &dyn World, path: &Path, record: &T) -> Result<()> {
+pub(crate) async fn save<T: Serialize>(world: &dyn World, path: &Path, record: &T) -> block::Result<()> {
     let failed = |e| BlockError::system(format!("cannot write '{}'", path.display()), e);
     let mut bytes = serde_json::to_vec_pretty(record).map_err(|e| failed(e.into()))?;
     bytes.push(b'\n');

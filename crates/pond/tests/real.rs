@@ -26,6 +26,7 @@ fn request(folder: &Path, overlay: &str) -> CloneRequest {
         source: Source::parse("disk.raw", folder).unwrap(),
         overlay: folder.join(overlay),
         size: None,
+        owner: None,
         force: false,
         mode: Mode::Complete,
     }

@@ -88,8 +88,8 @@ async fn clone(pond: &Arc<Pond>, role: &Role) -> Result<()> {
     for overlay in &role.overlays {
         let source = Source::parse(&role.source, &role.pond)?;
         let overlay = overlay.clone();
-        let size = role.size;
-        let request = CloneRequest { source, overlay, size, force: false, mode: Mode::Complete };
+        let (size, owner, force, mode) = (role.size, None, false, Mode::Complete);
+        let request = CloneRequest { source, overlay, size, owner, force, mode };
         pond.create_clone(&request).await?;
     }
     process::tell(&json!({ "event": "cloned" }));
@@ -119,7 +119,8 @@ async fn watch(pond: &Pond) {
 
 fn far(event: &str, image: &ImageInfo) -> Value {
     json!({
-        "event": event, "cache": image.cache, "fetched": image.fetched, "trouble": image.trouble,
+        "event": event, "cache": image.cache, "fetched": image.fetched,
+        "trouble": image.trouble.as_ref().map(|trouble| &trouble.what),
     })
 }
 

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use block::Result;
 use clap::{Args, ValueEnum};
+use io::folders::Owner;
 
 use super::places::Places;
 use super::pond::SOURCE_TIMEOUT;
@@ -66,6 +67,9 @@ pub(crate) struct CloneArgs {
     /// Size of the disk, at least that of the image: bytes, or with K, M, G or T.
     #[arg(long, value_name = "SIZE", value_parser = size)]
     pub(super) size: Option<u64>,
+    /// Whose OVERLAY shall be, by number: the user whose VM it is, where that is not the daemon's.
+    #[arg(long, value_name = "USER:GROUP", value_parser = owner)]
+    pub(super) owner: Option<Owner>,
     /// Overwrite OVERLAY if it exists.
     #[arg(long)]
     pub(super) force: bool,
@@ -126,6 +130,16 @@ pub(crate) struct RemoveArgs {
     pub(super) images: Vec<String>,
 }
 
+fn owner(text: &str) -> std::result::Result<Owner, String> {
+    let parsed = text
+        .split_once(':')
+        .and_then(|(user, group)| Some(Owner { user: user.parse().ok()?, group: group.parse().ok()? }));
+    let parsed = parsed.filter(|owner| owner.is_somebody());
+    parsed.ok_or_else(|| {
+        format!("'{text}' is no owner: two numbers, as in 1000:1000 ('id -u' and 'id -g' tell them)")
+    })
+}
+
 fn size(text: &str) -> std::result::Result<u64, String> {
     let wrong = || format!("'{text}' is no size: a number, or one with K, M, G or T");
     let at = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
@@ -144,6 +158,15 @@ fn size(text: &str) -> std::result::Result<u64, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn owners_are_two_numbers() {
+        assert_eq!(owner("1000:4294967294"), Ok(Owner { user: 1000, group: 4_294_967_294 }));
+        for text in ["", "1000", "root:root", "1:", ":1", "1:2:3", "-1:0", "4294967296:0", "1000:4294967295"]
+        {
+            assert!(owner(text).is_err(), "{text}");
+        }
+    }
 
     #[test]
     fn sizes_are_numbers_with_units() {

@@ -7,6 +7,8 @@ use control::{Failure, Table};
 use pond::{CloneInfo, CloneRequest, ImageInfo, Mode, Pond, Source};
 use qmp::schema::Nothing;
 
+use super::remedy;
+
 qmp::enumeration! {
     /// What a cache is to hold.
     pub enum CacheMode {
@@ -69,6 +71,22 @@ qmp::structure! {
 }
 
 qmp::structure! {
+    /// Whose a file is.
+    pub struct Owner {
+        /// Number of the user.
+        "user" => user: u32,
+        /// Number of the group.
+        "group" => group: u32,
+    }
+}
+
+impl From<Owner> for io::folders::Owner {
+    fn from(owner: Owner) -> Self {
+        Self { user: owner.user, group: owner.group }
+    }
+}
+
+qmp::structure! {
     /// Arguments of `clone-create`.
     pub struct CloneCreate {
         /// What it is a clone of: an NBD URI, or an absolute path.
@@ -77,6 +95,8 @@ qmp::structure! {
         "overlay" => overlay: String,
         /// Its virtual size in bytes; the image's without it.
         "size" => size: Option<u64>,
+        /// Whose it shall be, if not the daemon's user's.
+        "owner" => owner: Option<Owner>,
         /// Whether a file that is there may be overwritten.
         "force" => force: Option<bool>,
         /// What the cache is to hold, if it is not there yet; complete without it.
@@ -103,6 +123,8 @@ qmp::structure! {
         "size" => size: u64,
         /// Whether it needs the daemon no more.
         "pivoted" => pivoted: bool,
+        /// Why it is not served.
+        "trouble" => trouble: Option<String>,
         /// Connections of VMs.
         "connections" => connections: u64,
         /// The socket that it reads through.
@@ -116,7 +138,7 @@ impl From<ImageInfo> for Image {
             image: info.name,
             source: info.source,
             state: info.state.map_or("damaged", pond::State::name).to_owned(),
-            trouble: info.trouble,
+            trouble: info.trouble.map(remedy::trouble),
             size: info.size,
             done: info.done,
             fetched: info.fetched,
@@ -133,6 +155,7 @@ impl From<CloneInfo> for Clone {
             image: info.image,
             size: info.size,
             pivoted: info.pivoted,
+            trouble: info.trouble.map(remedy::trouble),
             connections: info.connections as u64,
             socket: info.socket.to_string_lossy().into_owned(),
         }
@@ -146,14 +169,18 @@ pub(super) fn add(table: &mut Table, pond: &Arc<Pond>) {
         let pond = here.clone();
         async move {
             let mode = arguments.mode.map_or(Mode::Complete, Mode::from);
-            let image = pond.add_image(&source(&arguments.source)?, mode).await?;
+            let added = pond.add_image(&source(&arguments.source)?, mode).await;
+            let image = added.map_err(remedy::failure)?;
             Ok(ImageName { image })
         }
     });
     let here = pond.clone();
     table.command("image-remove", move |arguments: ImageName| {
         let pond = here.clone();
-        async move { Ok(pond.remove_image(&arguments.image).await.map(|()| Nothing {})?) }
+        async move {
+            pond.remove_image(&arguments.image).await.map_err(remedy::failure)?;
+            Ok(Nothing {})
+        }
     });
     let here = pond.clone();
     table.command("query-images", move |_: Nothing| {
@@ -172,16 +199,20 @@ fn add_clones(table: &mut Table, pond: &Arc<Pond>) {
                 source: source(&arguments.source)?,
                 overlay: PathBuf::from(arguments.overlay),
                 size: arguments.size,
+                owner: arguments.owner.map(io::folders::Owner::from),
                 force: arguments.force.unwrap_or(false),
                 mode: arguments.mode.map_or(Mode::Complete, Mode::from),
             };
-            Ok(Clone::from(pond.create_clone(&request).await?))
+            Ok(Clone::from(pond.create_clone(&request).await.map_err(remedy::failure)?))
         }
     });
     let here = pond.clone();
     table.command("clone-pivot", move |arguments: ClonePivot| {
         let pond = here.clone();
-        async move { Ok(Clone::from(pond.pivot_clone(arguments.overlay.as_ref()).await?)) }
+        async move {
+            let pivoted = pond.pivot_clone(arguments.overlay.as_ref()).await;
+            Ok(Clone::from(pivoted.map_err(remedy::failure)?))
+        }
     });
     let here = pond.clone();
     table.command("query-clones", move |_: Nothing| {

@@ -41,7 +41,7 @@ impl Host {
     pub(crate) async fn open(engine: &Arc<Engine>, options: HostOptions, table: &mut Table) -> Result<Self> {
         let HostOptions { places, source_timeout } = options;
         let options = PondOptions { folder: places.pond.clone(), sockets: places.sockets(), source_timeout };
-        let pond = Pond::open(engine.clone(), options).await.map_err(remedy::of_pond)?;
+        let pond = Pond::open(engine.clone(), options).await.map_err(remedy::of_opening)?;
         commands::add(table, &pond);
         Ok(Self { pond, places })
     }

@@ -9,16 +9,19 @@ pub(super) fn tables(images: &[Value], clones: &[Value]) -> String {
         return "no images: 'millpond clone SOURCE OVERLAY' makes the first\n".to_owned();
     }
     text += &columns(images.iter().map(image).collect(), ["IMAGE", "STATE", "DONE", "SIZE", "SOURCE"]);
-    for image in images {
-        if let Some(trouble) = image["trouble"].as_str() {
-            text += &format!("  {}: {trouble}\n", word(image, "image"));
-        }
-    }
+    text += &troubles(images, "image");
     if !clones.is_empty() {
         text.push('\n');
         text += &columns(clones.iter().map(clone).collect(), ["CLONE", "STATE", "VMS", "SIZE", "IMAGE"]);
+        text += &troubles(clones, "overlay");
     }
     text
+}
+
+/// What is wrong with which of them, in a line each.
+fn troubles(all: &[Value], name: &str) -> String {
+    let troubled = all.iter().filter_map(|one| Some((word(one, name), one["trouble"].as_str()?)));
+    troubled.map(|(name, trouble)| format!("  {name}: {trouble}\n")).collect()
 }
 
 fn image(image: &Value) -> [String; 5] {
@@ -32,7 +35,11 @@ fn image(image: &Value) -> [String; 5] {
 }
 
 fn clone(clone: &Value) -> [String; 5] {
-    let state = if clone["pivoted"] == true { "pivoted" } else { "served" };
+    let state = match (clone["pivoted"] == true, clone["trouble"].is_null()) {
+        (true, _) => "pivoted",
+        (false, true) => "served",
+        (false, false) => "damaged",
+    };
     [
         word(clone, "overlay"),
         state.to_owned(),

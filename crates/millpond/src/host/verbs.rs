@@ -33,6 +33,9 @@ pub(crate) fn clone(args: CloneArgs) -> Result<()> {
     if let Some(size) = args.size {
         request["size"] = json!(size);
     }
+    if let Some(owner) = args.owner {
+        request["owner"] = json!({ "user": owner.user, "group": owner.group });
+    }
     let made = daemon.execute("clone-create", request)?;
     if args.json {
         println!("{made:#}");

@@ -6,7 +6,7 @@ use std::process::{Child, Stdio};
 
 use serde_json::{Value, json};
 
-use crate::lab::{Lab, MILLPOND, Server, signal, wait_for};
+use crate::lab::{self, Lab, MILLPOND, Server, signal, wait_for};
 
 const NEEDS: &[&str] = &["qemu-img", "qemu-io"];
 
@@ -263,6 +263,7 @@ fn mistakes_are_one_line_and_leave_nothing_behind() {
     drop(vm.stdin.take());
     vm.wait().unwrap();
     pond(&lab, "pivot", &["vm.qcow2"]);
+    assert!(refused(&lab, "remove", &[&image]).contains("vm.qcow2"));
     std::fs::remove_file(lab.path("vm.qcow2")).unwrap();
     pond(&lab, "remove", &[&image]);
     assert!(listed(&lab)["images"].as_array().unwrap().is_empty());
@@ -291,4 +292,113 @@ fn another_image_under_the_name_is_never_mixed_in() {
     assert!(trouble.contains("its version was millpond-id:"), "{trouble}");
     assert!(repository.stop().success());
     daemon.end("TERM");
+}
+
+/// Users who are nobody else here.
+const ALICE: &str = "64321";
+const BOB: &str = "64322";
+
+/// Runs a program as one of them; whether it succeeded.
+fn as_user(lab: &Lab, user: &str, program: &str, arguments: &[&str]) -> bool {
+    let who = ["--reuid", user, "--regid", user, "--clear-groups", "--", program];
+    let output = lab.run("setpriv", &[&who[..], arguments].concat());
+    println!("{user} {program} {arguments:?}: {output:?}");
+    output.status.success()
+}
+
+fn is_root() -> bool {
+    std::os::unix::fs::MetadataExt::uid(&std::fs::metadata("/proc/self").unwrap()) == 0
+}
+
+/// A pond of root's with a complete image, a disk on it that is Alice's, and who may do what with them.
+struct Shared {
+    lab: Lab,
+    daemon: Daemon,
+    cache: String,
+}
+
+impl Shared {
+    fn new(test: &str) -> Option<Self> {
+        if !is_root() {
+            lab::skip(test, "root");
+            return None;
+        }
+        let lab = Lab::new(test, &["qemu-img", "qemu-io", "setpriv"])?.open_to_all();
+        lab.image("disk.raw", 2 << 20);
+        let daemon = Daemon::start(&lab, &[]);
+        pond(&lab, "clone", &["disk.raw", "vm.qcow2", "--owner", &format!("{ALICE}:{ALICE}")]);
+        completes(&lab);
+        let cache = cache(&lab);
+        Some(Self { lab, daemon, cache })
+    }
+
+    fn restart(&mut self, how: &str) {
+        self.daemon.end(how);
+        self.daemon = Daemon::start(&self.lab, &[]);
+    }
+
+    /// Whether a VM of this user reads its disk.
+    fn compares(&self, user: &str) -> bool {
+        let arguments = ["compare", "-f", "raw", "-F", "qcow2", "disk.raw", "vm.qcow2"];
+        as_user(&self.lab, user, "qemu-img", &arguments)
+    }
+
+    fn reads(&self, user: &str, file: &str) -> bool {
+        as_user(&self.lab, user, "head", &["-c", "1", file])
+    }
+
+    fn connects(&self, user: &str) -> bool {
+        let socket = listed(&self.lab)["clones"][0]["socket"].as_str().unwrap().to_owned();
+        let image = format!("driver=raw,file.driver=nbd,file.server.type=unix,file.server.path={socket}");
+        as_user(&self.lab, user, "qemu-io", &["--image-opts", "-r", "-c", "read 0 512", &image])
+    }
+
+    /// The name by which a user reads the cache.
+    fn reading(&self, user: &str) -> String {
+        self.lab.name(&format!("pond/readers/{user}/{}", self.cache.rsplit('/').next().unwrap()))
+    }
+}
+
+#[test]
+fn one_users_image_is_for_no_other_user() {
+    let Some(mut shared) = Shared::new("one_users_image_is_for_no_other_user") else { return };
+    // Through the socket, which its owner alone may use, also after a restart.
+    assert!(shared.compares(ALICE));
+    shared.restart("KILL");
+    assert!(shared.compares(ALICE) && shared.connects(ALICE) && !shared.connects(BOB));
+    let cache = shared.cache.clone();
+    assert!(!shared.reads(ALICE, &cache) && !shared.reads(BOB, &cache));
+    // Through a name of the cache, which is in a folder of the owner's.
+    pond(&shared.lab, "pivot", &["vm.qcow2"]);
+    let info = shared.lab.ok("qemu-img", &["info", "--output=json", "vm.qcow2"]);
+    let info: Value = serde_json::from_str(&info).unwrap();
+    let reading = shared.reading(ALICE);
+    assert_eq!(info["backing-filename"], reading);
+    assert!(shared.compares(ALICE) && shared.reads(ALICE, &reading) && !shared.reads(BOB, &reading));
+    assert!(!shared.reads(ALICE, &cache) && !shared.reads(BOB, &cache));
+    let writes = ["-c", ": >> \"$0\"", &reading];
+    assert!(!as_user(&shared.lab, ALICE, "sh", &writes), "she may write to the cache");
+    shared.daemon.end("TERM");
+    assert!(shared.compares(ALICE));
+}
+
+#[test]
+fn a_pivoted_disk_may_change_hands_and_places() {
+    let Some(mut shared) = Shared::new("a_pivoted_disk_may_change_hands_and_places") else { return };
+    pond(&shared.lab, "pivot", &["vm.qcow2"]);
+    shared.lab.ok("chown", &[BOB, "vm.qcow2"]);
+    assert!(!shared.compares(BOB));
+    pond(&shared.lab, "pivot", &["vm.qcow2"]);
+    assert!(shared.compares(BOB) && !shared.reads(ALICE, &shared.reading(BOB)));
+    // It is somewhere else while the daemon looks for it.
+    let (disk, moved) = (shared.lab.path("vm.qcow2"), shared.lab.path("moved.qcow2"));
+    std::fs::rename(&disk, &moved).unwrap();
+    shared.restart("TERM");
+    std::fs::rename(&moved, &disk).unwrap();
+    assert!(shared.compares(BOB), "its cache is gone");
+    // The image goes, and every name of it.
+    let image = listed(&shared.lab)["images"][0]["image"].as_str().unwrap().to_owned();
+    pond(&shared.lab, "remove", &[&image]);
+    assert_eq!(std::fs::read_dir(shared.lab.path("pond/readers")).unwrap().count(), 0);
+    shared.daemon.end("TERM");
 }

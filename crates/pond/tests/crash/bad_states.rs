@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use block::ByteRange;
-use pond::{ImageInfo, Mode};
+use pond::{CloneInfo, ImageInfo, Mode, Remedy};
 use qcow2::HeaderEdit;
 use sim::{Options, SimDisk, SimWorld};
 
@@ -62,16 +62,29 @@ fn one_image_is_damaged(damage: impl FnOnce(&Files), words: &[&str]) {
         let [bad, good]: [ImageInfo; 2] = images.try_into().unwrap();
         assert!(good.state.is_some() && bad.state.is_none(), "{bad:?} {good:?}");
         let said = bad.trouble.unwrap();
-        assert!(words.iter().all(|word| said.contains(word)), "{said}");
+        assert!(words.iter().all(|word| said.what.contains(word)), "{said:?}");
+        assert_eq!(said.remedy, Some(Remedy::RemoveImage));
+        // Its clone is listed, and says the same.
+        let [a, b]: [CloneInfo; 2] = pond.clones().try_into().unwrap();
+        let why = a.trouble.unwrap();
+        assert!(words.iter().all(|word| why.what.contains(word)) && b.trouble.is_none(), "{why:?}");
         let disk = Vm::start(&world, "b").await;
         disk.check_all(&master.bytes).await;
         disk.stop().await;
         // Asked for again it says the same; the remedy helps.
         let mut request = scene::request("a", Mode::Complete);
         request.force = true;
-        let error = pond.create_clone(&request).await.unwrap_err().to_string();
+        let refusal = pond.create_clone(&request).await.unwrap_err();
+        assert_eq!(refusal.remedy(), Some(Remedy::RemoveImage));
+        let error = refusal.to_string();
         assert!(words.iter().all(|word| error.contains(word)) && error.contains(&bad.name), "{error}");
         pond.remove_image(&bad.name).await.unwrap();
+        // The clone of before reads the image again as soon as that is there.
+        pond.create_clone(&scene::request("c", Mode::Complete)).await.unwrap();
+        assert!(pond.clones().iter().all(|clone| clone.trouble.is_none()), "{:?}", pond.clones());
+        let disk = Vm::start(&world, "a").await;
+        disk.check_all(&master.bytes).await;
+        disk.stop().await;
         pond.create_clone(&request).await.unwrap();
         let disk = Vm::start(&world, "a").await;
         disk.check_all(&master.bytes).await;
@@ -85,7 +98,7 @@ fn a_damaged_record_concerns_its_image() {
     for text in ["", "{", "[]", "{\"version\": 2}", "{\"version\": 1, \"source\": 7}"] {
         one_image_is_damaged(
             |files| files.disk.put(&files.record, text.as_bytes()),
-            &["/pond/images/disk.raw", ".json", "is damaged", "remove"],
+            &["/pond/images/disk.raw", ".json", "is damaged"],
         );
     }
 }
@@ -97,10 +110,10 @@ fn a_damaged_cache_concerns_its_image() {
         file[..512].fill(0);
         files.disk.put(&files.cache, &file);
     };
-    one_image_is_damaged(zeroed, &["/pond/images/disk.raw", ".qcow2", "remove the image"]);
+    one_image_is_damaged(zeroed, &["/pond/images/disk.raw", ".qcow2"]);
     one_image_is_damaged(
         |files| files.disk.put(&files.cache, b"QFI\xfb"),
-        &["/pond/images/disk.raw", ".qcow2", "remove the image"],
+        &["/pond/images/disk.raw", ".qcow2"],
     );
 }
 
@@ -108,7 +121,7 @@ fn a_damaged_cache_concerns_its_image() {
 fn a_cache_that_another_program_wrote_is_not_believed() {
     one_image_is_damaged(
         |files| files.edit_header(&HeaderEdit::ClearAutoclear(qcow2::cache::AUTOCLEAR)),
-        &["/pond/images/disk.raw", "was written by another program", "remove the image"],
+        &["/pond/images/disk.raw", "was written by another program"],
     );
 }
 
@@ -116,7 +129,7 @@ fn a_cache_that_another_program_wrote_is_not_believed() {
 fn a_cache_that_is_gone_is_missed() {
     one_image_is_damaged(
         |files| assert!(files.disk.remove(&files.cache)),
-        &["/pond/images/disk.raw", ".qcow2", "remove the image"],
+        &["/pond/images/disk.raw", ".qcow2"],
     );
 }
 
@@ -174,7 +187,7 @@ fn another_version_of_the_image_is_not_mixed_in() {
         assert!(rest.is_err(), "bytes of another image were answered");
         disk.stop().await;
         let image = pond.images().remove(0);
-        assert!(image.trouble.as_ref().is_some_and(|why| why.contains("another image")), "{image:?}");
+        assert!(image.trouble.as_ref().is_some_and(|why| why.what.contains("another image")), "{image:?}");
         pond.close().await.unwrap();
     });
 }
@@ -195,11 +208,15 @@ fn an_old_overlay_is_not_put_over_a_new_version() {
         pond.close().await.unwrap();
         drop(pond);
         let pond = scene::open(&world).await.unwrap();
-        let clones: Vec<_> = pond.clones().into_iter().map(|clone| clone.overlay).collect();
-        assert!(
-            !clones.contains(&scene::overlay("a")) && clones.contains(&scene::overlay("c")),
-            "{clones:?}"
-        );
+        let [a, _, c]: [CloneInfo; 3] = pond.clones().try_into().unwrap();
+        assert!(a.overlay == scene::overlay("a") && c.trouble.is_none(), "{a:?} {c:?}");
+        assert_eq!(a.trouble.and_then(|trouble| trouble.remedy), Some(Remedy::NewClone));
+        // Nor is it served: no image is at its socket.
+        let engine = scene::engine(&world, 1);
+        let file = serde_json::json!({"driver": "file", "filename": scene::overlay("a")});
+        let disk =
+            serde_json::json!({"driver": "qcow2", "node-name": "disk", "read-only": true, "file": file});
+        assert!(scene::add(&engine, disk).await.is_err());
         pond.close().await.unwrap();
     });
 }

@@ -86,10 +86,14 @@ pub async fn add(engine: &Engine, options: Value) -> Result<String> {
     engine.add_node(options.as_object().unwrap().clone()).await
 }
 
+/// An engine of its own, as each process has one.
+pub fn engine(world: &Arc<SimWorld>, threads: usize) -> Arc<Engine> {
+    Engine::new(world.clone(), EngineOptions { threads, ..EngineOptions::default() }).unwrap()
+}
+
 /// Serves a file of the world's disk as the image; what it is served by must be kept.
 pub async fn serve(world: &Arc<SimWorld>, file: &str, version: &str) -> (Arc<Engine>, Arc<NbdServer>) {
-    let engine =
-        Engine::new(world.clone(), EngineOptions { threads: 1, ..EngineOptions::default() }).unwrap();
+    let engine = engine(world, 1);
     let image = json!({"driver": "file", "filename": file});
     add(&engine, json!({"driver": "raw", "node-name": "image", "read-only": true, "file": image}))
         .await
@@ -128,7 +132,7 @@ pub async fn open(world: &Arc<SimWorld>) -> Result<Arc<Pond>> {
         sockets: "/run".into(),
         source_timeout: Duration::from_secs(60),
     };
-    Pond::open(engine, options).await
+    Ok(Pond::open(engine, options).await?)
 }
 
 /// The overlay of a VM.
@@ -144,7 +148,7 @@ pub fn request(vm: &str, mode: Mode) -> CloneRequest {
 /// What a VM's disk on another image is asked for with.
 pub fn request_of(export: &str, vm: &str, mode: Mode) -> CloneRequest {
     let source = Source::parse(&format!("nbd://repository/{export}"), Path::new("/")).unwrap();
-    CloneRequest { source, overlay: overlay(vm), size: None, force: false, mode }
+    CloneRequest { source, overlay: overlay(vm), size: None, owner: None, force: false, mode }
 }
 
 /// A VM that runs: a process of its own, which reads its overlay as QEMU does.
@@ -156,8 +160,7 @@ pub struct Vm {
 impl Vm {
     /// Starts it.
     pub async fn start(world: &Arc<SimWorld>, vm: &str) -> Self {
-        let engine =
-            Engine::new(world.clone(), EngineOptions { threads: 1, ..EngineOptions::default() }).unwrap();
+        let engine = engine(world, 1);
         let file = json!({"driver": "file", "filename": overlay(vm)});
         let disk = json!({"driver": "qcow2", "node-name": "disk", "read-only": true, "file": file});
         add(&engine, disk).await.unwrap_or_else(|error| panic!("VM '{vm}' does not start: {error}"));
