@@ -218,6 +218,22 @@ impl Engine {
         Ok(graph.view(graph.find(node)?)?.size())
     }
 
+    /// Has an image name another backing image, or none, durably. The children of the node stay what they are.
+    pub async fn set_backing(&self, node: &str, backing: Option<flow::BackingName>) -> Result<()> {
+        let (root, entry) = self.attach(node, User::named("set-backing"), Demand::WRITE)?;
+        let view = entry.view();
+        let changed = match view.root().powers().backing {
+            Some(power) => power.set_backing(backing, view.next()).await,
+            None => {
+                let context = format!("node '{node}' stores no backing image");
+                Err(BlockError::new(ErrorKind::Unsupported, context))
+            }
+        };
+        drop(view);
+        self.detach(root).await?;
+        changed
+    }
+
     /// Virtual size in bytes of the image below a node; 0 without one.
     pub fn backing_size(&self, node: &str) -> Result<u64> {
         let graph = self.graph();

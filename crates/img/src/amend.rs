@@ -11,6 +11,7 @@ pub(crate) const VERB: Verb = Verb {
     about: "change options of an image",
     operands: "FILENAME",
     flags: FLAGS,
+    signed: false,
     run: |call| Box::pin(run(call)),
 };
 

@@ -11,6 +11,7 @@ pub(crate) const VERB: Verb = Verb {
     about: "measure requests to an image",
     operands: "FILENAME",
     flags: FLAGS,
+    signed: false,
     run: |call| Box::pin(run(call)),
 };
 

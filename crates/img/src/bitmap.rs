@@ -11,6 +11,7 @@ pub(crate) const VERB: Verb = Verb {
     about: "change persistent bitmaps of an image",
     operands: "FILENAME BITMAP",
     flags: FLAGS,
+    signed: false,
     run: |call| Box::pin(run(call)),
 };
 

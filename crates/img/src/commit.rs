@@ -1,9 +1,24 @@
-//! `commit`: not there yet.
+//! `commit`: writes what an overlay holds into the image below it.
+//!
+//! Invariant: the overlay reads the same at any moment, before, while and after: what is written below it, it holds
+//! itself.
 
+use block::BlockError;
+use flow::copy::{self, Failed, Follow, Transfer, Zeroes};
+use graph::Demand;
+use qcow2::{Header, Target};
+use std::cell::Cell;
+
+use crate::cache::Cache;
+use crate::chain;
 use crate::failure::{Failure, Result};
 use crate::flags;
 use crate::given::Flag;
+use crate::image::Image;
+use crate::numbers;
+use crate::session::{How, Session, Source};
 use crate::verbs::{Call, Verb};
+use crate::words;
 
 /// The verb.
 pub(crate) const VERB: Verb = Verb {
@@ -11,13 +26,120 @@ pub(crate) const VERB: Verb = Verb {
     about: "write an overlay into the image below it",
     operands: "FILENAME",
     flags: FLAGS,
+    signed: false,
     run: |call| Box::pin(run(call)),
 };
 
-const FLAGS: &[Flag] = &[flags::FORMAT, flags::IMAGE_OPTS, flags::OBJECT];
+const FLAGS: &[Flag] = &[
+    flags::FORMAT,
+    flags::CACHE,
+    Flag::with('b', "base", "BASE_IMG", "into this image of the chain"),
+    Flag::switch('d', "drop", "leave the overlay as it is"),
+    Flag::with('r', "rate", "RATE", "most bytes per second"),
+    flags::PROGRESS,
+    flags::QUIET,
+    flags::OBJECT,
+    flags::IMAGE_OPTS,
+];
+
+const CHUNK: u64 = 1 << 20;
+const PARALLEL: usize = 8;
 
 async fn run(call: Call) -> Result<u8> {
-    let Call { given, .. } = call;
-    let _ = given;
-    Err(Failure::new("'commit' is not yet supported: use qemu-img"))
+    let Call { session, given } = call;
+    let name = given.one_operand()?;
+    let source = Source { name, format: given.format()?, image_opts: given.has("image-opts") };
+    let cache = Cache::named(given.value("cache"), "cache", Cache::WRITEBACK)?;
+    let rate = given.number("rate", "rate limit", numbers::ANY)?;
+    session.add_objects(given.values("object")).await?;
+    let looked = session.look(source, How::READ).await.map_err(|failure| failure.opening(name))?;
+    session.engine.delete_node(&looked.node).await?;
+    let header = looked.header.as_ref();
+    if let (true, Some(header)) = (looked.recognised, header) {
+        chain::stands_alone(header, &looked.named.own).map_err(|failure| failure.opening(name))?;
+    }
+    let Some((below, format)) = header.and_then(|header| backing(header, name)) else {
+        return Err(Failure::new("Image does not have a backing file"));
+    };
+    if let Some(base) = given.value("base").filter(|base| *base != below) {
+        return Err(Failure::new(format!("Did not find '{base}' in the backing chain of '{name}'")));
+    }
+    let format = format.ok_or_else(|| chain::no_format(name, &below))?;
+    let into = Source { name: &below, format: Some(&format), image_opts: false };
+    let into = session.open(into, How { cache, unmap: true, ..How::WRITE }).await?;
+    // Before anybody relies on its size.
+    let size = header.map_or(0, |header| header.virtual_size);
+    if size > into.size()? {
+        session.engine.resize(&into.node, size).await?;
+    }
+    let how = How { cache, over: Some(&into.node), ..How::READ };
+    let overlay = session.open(source, how).await?;
+    copy_down(&session, &overlay, &into, rate).await?;
+    session.engine.flush(&into.node).await?;
+    overlay.close().await?;
+    into.close().await?;
+    session.listener.progress(100.0);
+    session.listener.end_progress();
+    if !given.has("quiet") {
+        session.listener.say("Image committed.\n");
+    }
+    Ok(0)
+}
+
+/// Writes what the layer on top holds into the image below.
+async fn copy_down(session: &Session, overlay: &Image, into: &Image, rate: Option<u64>) -> Result<()> {
+    let following = Following { session, total: overlay.size()?, done: Cell::new(0) };
+    session.listener.progress(0.0);
+    let (from, to) = (overlay.attach(Demand::READ)?, into.attach(Demand::WRITE)?);
+    let how = Transfer {
+        at: 0,
+        chunk: CHUNK,
+        parallel: PARALLEL,
+        sparse: 0,
+        zeroes: Zeroes::Write,
+        // All that the overlay holds counts, also behind the end of what was below it.
+        over: Some(u64::MAX),
+        salvage: false,
+        rate,
+    };
+    copy::transfer(&from.root, &to.root, &how, &following).await.map_err(told)?;
+    from.end().await?;
+    to.end().await
+}
+
+/// The image below, and its format.
+fn backing(header: &Header, overlay: &str) -> Option<(String, Option<String>)> {
+    let backing = header.backing.as_ref()?;
+    let name = match qcow2::resolve(&backing.name, overlay) {
+        Ok(Target::Path(path)) => path,
+        Ok(Target::Protocol { name, .. }) => name,
+        Ok(Target::Options(_)) | Err(_) => backing.name.clone(),
+    };
+    Some((name, backing.format.clone()))
+}
+
+fn told(failed: Failed) -> Failure {
+    match failed {
+        Failed::Reading(_, error) | Failed::Writing(_, error) => Failure::new(words::explained(&error)),
+        Failed::Ended => Failure::silent(1),
+    }
+}
+
+struct Following<'a> {
+    session: &'a Session,
+    total: u64,
+    done: Cell<u64>,
+}
+
+impl Follow for Following<'_> {
+    fn moved(&self, bytes: u64) {
+        self.done.set(self.done.get() + bytes);
+        self.session.listener.progress(self.done.get() as f32 * 100.0 / self.total.max(1) as f32);
+    }
+
+    fn is_over(&self) -> bool {
+        self.session.check_called_off().is_err()
+    }
+
+    fn lost(&self, _: u64, _: &BlockError) {}
 }

@@ -17,6 +17,7 @@ pub(crate) const VERB: Verb = Verb {
     about: "tell whether two images read the same",
     operands: "FILENAME1 FILENAME2",
     flags: FLAGS,
+    signed: false,
     run: |call| Box::pin(run(call)),
 };
 

@@ -25,6 +25,7 @@ pub(crate) const VERB: Verb = Verb {
     about: "copy images to a new one",
     operands: "FILENAME [FILENAME2 ...] OUTPUT_FILENAME",
     flags: FLAGS,
+    signed: false,
     run: |call| Box::pin(run(call)),
 };
 

@@ -20,6 +20,7 @@ pub(crate) const VERB: Verb = Verb {
     about: "make a new image",
     operands: "FILENAME [SIZE]",
     flags: FLAGS,
+    signed: false,
     run: |call| Box::pin(run(call)),
 };
 

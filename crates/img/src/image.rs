@@ -15,6 +15,8 @@ pub(crate) const SECTOR: u64 = 512;
 /// An open image. Close it, or what was written to it is not all in its file.
 pub(crate) struct Image {
     engine: Arc<Engine>,
+    /// Its driver.
+    pub(crate) format: &'static str,
     /// Its node.
     pub(crate) node: String,
     /// The header of a qcow2 image, as it was when it was opened.
@@ -30,8 +32,13 @@ pub(crate) struct Use {
 }
 
 impl Image {
-    pub(crate) fn new(engine: Arc<Engine>, node: String, header: Option<Header>) -> Self {
-        Self { engine, node, header }
+    pub(crate) fn new(
+        engine: Arc<Engine>,
+        format: &'static str,
+        node: String,
+        header: Option<Header>,
+    ) -> Self {
+        Self { engine, format, node, header }
     }
 
     /// Size of the virtual disk in bytes.

@@ -23,6 +23,7 @@ pub(crate) const VERB: Verb = Verb {
     about: "show what an image is",
     operands: "FILENAME",
     flags: FLAGS,
+    signed: false,
     run: |call| Box::pin(run(call)),
 };
 
@@ -79,7 +80,7 @@ async fn run(call: Call) -> Result<u8> {
 }
 
 /// The image and all that lie below it.
-async fn all_below(session: &Session, source: Source<'_>, how: How) -> Result<Vec<About>> {
+async fn all_below(session: &Session, source: Source<'_>, how: How<'_>) -> Result<Vec<About>> {
     let mut found: Vec<About> = Vec::new();
     let mut next = Some((source.name.to_owned(), source.format.map(str::to_owned), source.image_opts));
     while let Some((name, format, image_opts)) = next.take() {
@@ -102,7 +103,7 @@ async fn all_below(session: &Session, source: Source<'_>, how: How) -> Result<Ve
 }
 
 /// One image, and whether its format was recognised.
-async fn one(session: &Session, source: Source<'_>, how: How) -> Result<(About, bool)> {
+async fn one(session: &Session, source: Source<'_>, how: How<'_>) -> Result<(About, bool)> {
     let looked = session.look(source, how).await.map_err(|failure| failure.opening(source.name))?;
     let recognised = looked.recognised;
     let about = about(session, source, looked).await?;

@@ -17,6 +17,7 @@ pub(crate) const VERB: Verb = Verb {
     about: "show where the bytes of an image lie",
     operands: "FILENAME",
     flags: FLAGS,
+    signed: false,
     run: |call| Box::pin(run(call)),
 };
 

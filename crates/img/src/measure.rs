@@ -23,6 +23,7 @@ pub(crate) const VERB: Verb = Verb {
     about: "tell how large the file of a new image would be",
     operands: "[FILENAME]",
     flags: FLAGS,
+    signed: false,
     run: |call| Box::pin(run(call)),
 };
 

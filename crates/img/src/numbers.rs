@@ -14,6 +14,8 @@ pub(crate) struct Range(pub(crate) u64, pub(crate) u64);
 
 /// Any size.
 pub(crate) const ANY: Range = Range(0, SIZE_MAX);
+/// What fits a C `int`, zero excluded.
+pub(crate) const INT: Range = Range(1, i32::MAX as u64);
 
 /// Why text is no number.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

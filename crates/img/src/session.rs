@@ -29,6 +29,9 @@ pub trait Listener {
 
     /// How far it is, in percent.
     fn progress(&self, percent: f32);
+
+    /// It is through, and says something else now.
+    fn end_progress(&self);
 }
 
 /// One call of a verb.
@@ -56,7 +59,7 @@ pub(crate) struct Source<'a> {
 
 /// How to open it.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct How {
+pub(crate) struct How<'a> {
     /// For writing.
     pub(crate) writable: bool,
     /// The page cache and flushes.
@@ -65,14 +68,25 @@ pub(crate) struct How {
     pub(crate) force_share: bool,
     /// Not what lies below it.
     pub(crate) alone: bool,
+    /// To be checked, and for nothing else.
+    pub(crate) check_only: bool,
+    /// Over this node, not over what the image names.
+    pub(crate) over: Option<&'a str>,
     /// Zeroing may give storage back.
     pub(crate) unmap: bool,
 }
 
-impl How {
+impl How<'_> {
     /// For reading, with all that lies below.
-    pub(crate) const READ: Self =
-        Self { writable: false, cache: Cache::WRITEBACK, force_share: false, alone: false, unmap: false };
+    pub(crate) const READ: Self = Self {
+        writable: false,
+        cache: Cache::WRITEBACK,
+        force_share: false,
+        alone: false,
+        check_only: false,
+        over: None,
+        unmap: false,
+    };
     /// For writing.
     pub(crate) const WRITE: Self = Self { writable: true, ..Self::READ };
 }
@@ -133,13 +147,13 @@ impl Session {
     }
 
     /// Opens an image; a failure names it.
-    pub(crate) async fn open(&self, source: Source<'_>, how: How) -> Result<Image> {
+    pub(crate) async fn open(&self, source: Source<'_>, how: How<'_>) -> Result<Image> {
         let opened = self.open_plainly(source, how).await;
         opened.map_err(|failure| failure.opening(source.name))
     }
 
     /// As [`Session::open`]; a failure says only what is wrong.
-    pub(crate) async fn open_plainly(&self, source: Source<'_>, how: How) -> Result<Image> {
+    pub(crate) async fn open_plainly(&self, source: Source<'_>, how: How<'_>) -> Result<Image> {
         let looked = self.look(source, how).await?;
         self.engine.delete_node(&looked.node).await?;
         if looked.recognised && looked.format == "raw" && how.writable {
@@ -155,16 +169,21 @@ impl Session {
         options.insert("driver".to_owned(), json!(looked.format));
         options.insert("node-name".to_owned(), json!(node));
         options.insert("file".to_owned(), Value::Object(with_name(looked.named.file, &file, how)));
-        if how.alone && looked.format == "qcow2" && !options.contains_key("backing") {
+        if how.check_only && looked.format == "qcow2" {
+            options.insert("check-only".to_owned(), json!(true));
+        }
+        if let Some(node) = how.over {
+            options.insert("backing".to_owned(), json!(node));
+        } else if how.alone && looked.format == "qcow2" && !options.contains_key("backing") {
             options.insert("backing".to_owned(), Value::Null);
         }
         self.engine.add_node(options).await.map_err(Failure::from)?;
-        Ok(Image::new(self.engine.clone(), node, looked.header))
+        Ok(Image::new(self.engine.clone(), looked.format, node, looked.header))
     }
 
     /// Finds out what an image is: opens the node that it lies on and leaves it open. Nothing that the image names is
     /// touched.
-    pub(crate) async fn look(&self, source: Source<'_>, how: How) -> Result<Looked> {
+    pub(crate) async fn look(&self, source: Source<'_>, how: How<'_>) -> Result<Looked> {
         let named = naming::named(source.name, source.format, source.image_opts)?;
         let stated = named.format.as_deref().map(known).transpose()?;
         let number = self.opened.replace(self.opened.get() + 1);
@@ -212,7 +231,7 @@ fn known(format: &str) -> Result<&'static str> {
 }
 
 /// Options that every node has.
-fn common(how: How) -> Map<String, Value> {
+fn common(how: How<'_>) -> Map<String, Value> {
     let mut options = how.cache.options();
     options.insert("read-only".to_owned(), json!(!how.writable));
     if how.unmap {
@@ -222,7 +241,7 @@ fn common(how: How) -> Map<String, Value> {
 }
 
 /// The protocol node's options with a name of its own.
-fn with_name(mut file: Map<String, Value>, name: &str, how: How) -> Map<String, Value> {
+fn with_name(mut file: Map<String, Value>, name: &str, how: How<'_>) -> Map<String, Value> {
     file.insert("node-name".to_owned(), json!(name));
     if how.force_share {
         file.insert("force-share".to_owned(), json!(true));

@@ -11,6 +11,7 @@ pub(crate) const VERB: Verb = Verb {
     about: "list, make, apply or delete internal snapshots",
     operands: "FILENAME",
     flags: FLAGS,
+    signed: false,
     run: |call| Box::pin(run(call)),
 };
 

@@ -30,6 +30,8 @@ pub struct Verb {
     pub operands: &'static str,
     /// The flags that it takes.
     pub flags: &'static [Flag],
+    /// Whether an operand may be a number below zero, which looks like a flag.
+    pub signed: bool,
     /// Runs it; answers the exit status.
     pub run: fn(Call) -> LocalFut<'static, Result<u8, Failure>>,
 }

@@ -27,6 +27,10 @@ pub(super) fn parse(verb: &Verb, arguments: Vec<String>) -> Result<Line, String>
                 false
             }
             text if text.starts_with("--") => long(verb, &text[2..], &mut rest, &mut given)?,
+            text if verb.signed && is_negative(text) => {
+                given.operands.push(argument);
+                false
+            }
             text if text.starts_with('-') => letters(verb, &text[1..], &mut rest, &mut given)?,
             _ => {
                 given.operands.push(argument);
@@ -38,6 +42,10 @@ pub(super) fn parse(verb: &Verb, arguments: Vec<String>) -> Result<Line, String>
         }
     }
     Ok(Line::Call(given))
+}
+
+fn is_negative(text: &str) -> bool {
+    text.strip_prefix('-').is_some_and(|rest| rest.starts_with(|c: char| c.is_ascii_digit()))
 }
 
 /// `--name`, `--name=value` or `--name value`. Answers whether it asks for help.

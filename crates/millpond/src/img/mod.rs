@@ -13,7 +13,7 @@ use std::sync::Arc;
 
 use block::{BlockError, Result};
 use engine::{Engine, EngineOptions};
-use img::{Call, Failure, Given, Session, Verb};
+use img::{Call, Failure, Given, Listener as _, Session, Verb};
 use io::real::RealWorld;
 use io::real::process::{Signal, Signals};
 use io::select::{Either, race};
@@ -94,7 +94,7 @@ fn call(told: &Rc<Told>, verb: &'static Verb, given: Given) -> u8 {
     let world = RealWorld::new();
     let shared: Arc<RealWorld> = Arc::new(world.clone());
     let outcome = world.block_on(carry_out(shared, told.clone(), verb, given));
-    told.end();
+    told.end_progress();
     match outcome {
         Ok(Ok(status)) => status,
         Ok(Err(failure)) => {

@@ -49,13 +49,6 @@ impl Told {
         eprintln!("{text}\nTry '{}{verb} --help' for more info", self.program);
     }
 
-    /// Ends the line of progress, if there is one.
-    pub(super) fn end(&self) {
-        if self.shows.get() && self.shown.get() >= 0.0 {
-            self.print("\n");
-        }
-    }
-
     /// Tells how far it is to whoever has asked by a signal.
     pub(super) fn tell_progress(&self) {
         if !self.shows.get() {
@@ -65,6 +58,13 @@ impl Told {
 }
 
 impl Listener for Told {
+    fn end_progress(&self) {
+        if self.shows.get() && self.shown.get() >= 0.0 {
+            self.shown.set(-1.0);
+            self.print("\n");
+        }
+    }
+
     fn say(&self, text: &str) {
         self.print(text);
     }

@@ -19,6 +19,9 @@ const READING: &str = include_str!("reading.txt");
 const CREATING: &str = include_str!("creating.txt");
 const CONVERTING: &str = include_str!("converting.txt");
 
+const CHECKING: &str = include_str!("checking.txt");
+const CHANGING: &str = include_str!("changing.txt");
+
 /// Larger disks are not compared byte by byte.
 const COMPARED_MAX: u64 = 1 << 34;
 
@@ -35,6 +38,16 @@ fn create_makes_what_qemu_img_makes() {
 #[test]
 fn convert_makes_what_qemu_img_makes() {
     both("convert_makes_what_qemu_img_makes", CONVERTING);
+}
+
+#[test]
+fn check_finds_and_mends_what_qemu_img_does() {
+    both("check_finds_and_mends_what_qemu_img_does", CHECKING);
+}
+
+#[test]
+fn images_are_changed_as_qemu_img_changes_them() {
+    both("images_are_changed_as_qemu_img_changes_them", CHANGING);
 }
 
 /// What a program has answered.
