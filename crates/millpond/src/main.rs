@@ -53,17 +53,52 @@ enum Command {
     Demo(Box<demo::Args>),
 }
 
-/// Links that select a face by their name.
-const FACES: [(&str, &str); 3] =
-    [("qemu-img", "img"), ("qemu-nbd", "nbd"), ("qemu-storage-daemon", "daemon")];
+/// A program of QEMU's that a subcommand stands in for.
+struct Face {
+    /// Its name; a link of that name selects the subcommand.
+    link: &'static str,
+    subcommand: &'static str,
+    /// What it says of its version, as scripts look for it.
+    version: &'static str,
+    /// How it is used when it is called by that name.
+    usage: &'static str,
+}
+
+const FACES: [Face; 3] = [
+    // It takes its command line apart by itself.
+    Face { link: "qemu-img", subcommand: "img", version: "", usage: "" },
+    Face {
+        link: "qemu-nbd",
+        subcommand: "nbd",
+        version: concat!("10.0.2 (millpond ", env!("CARGO_PKG_VERSION"), ")"),
+        usage: "qemu-nbd [OPTIONS] [FILE]",
+    },
+    Face {
+        link: "qemu-storage-daemon",
+        subcommand: "daemon",
+        version: concat!("version 10.0.2 (millpond ", env!("CARGO_PKG_VERSION"), ")"),
+        usage: "qemu-storage-daemon [OPTIONS]",
+    },
+];
+
+/// The command line of a program of this name.
+fn command_line(program: &'static str) -> clap::Command {
+    let faces = FACES.iter().filter(|face| !face.version.is_empty());
+    faces.fold(CommandLine::command().name(program), |command, face| {
+        command.mut_subcommand(face.subcommand, |subcommand| {
+            let subcommand = subcommand.display_name(face.link).version(face.version);
+            if program == face.link { subcommand.override_usage(face.usage) } else { subcommand }
+        })
+    })
+}
 
 fn main() -> ExitCode {
     let (program, arguments) = faced(std::env::args_os().collect());
     if let Some(arguments) = of_img(&arguments) {
         return img::run(if program == "millpond" { "millpond img" } else { program }, arguments);
     }
-    let command = CommandLine::command().name(program);
-    let parsed = command.try_get_matches_from(arguments).and_then(|m| CommandLine::from_arg_matches(&m));
+    let parsed =
+        command_line(program).try_get_matches_from(arguments).and_then(|m| CommandLine::from_arg_matches(&m));
     let line = match parsed {
         Ok(line) => line,
         Err(error) => return answered(program, &error),
@@ -139,11 +174,39 @@ fn not_utf8(error: &clap::Error) -> Option<String> {
 fn faced(mut arguments: Vec<OsString>) -> (&'static str, Vec<OsString>) {
     let called =
         arguments.first().map(Path::new).and_then(Path::file_name).unwrap_or_default().to_os_string();
-    for (link, subcommand) in FACES {
+    for Face { link, subcommand, .. } in FACES {
         if called == link {
             arguments.insert(1, subcommand.into());
             return (link, arguments);
         }
     }
     ("millpond", arguments)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn faces_are_of_the_version_that_monitors_tell() {
+        let [major, minor, micro] = control::VERSION;
+        let version = format!("{major}.{minor}.{micro} (millpond ");
+        let faces = FACES.iter().filter(|face| !face.version.is_empty());
+        faces.for_each(|face| assert!(face.version.contains(&version), "{}", face.version));
+    }
+
+    #[test]
+    fn pages_that_a_help_names_are_there() {
+        let manual = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/manual");
+        let mut named = 0;
+        for subcommand in command_line("millpond").get_subcommands_mut() {
+            let help = subcommand.render_long_help().to_string();
+            for page in help.split("docs/manual/").skip(1) {
+                let page = page.split(char::is_whitespace).next().unwrap_or_default().trim_end_matches('.');
+                assert!(manual.join(page).is_file(), "{}: {page}", subcommand.get_name());
+                named += 1;
+            }
+        }
+        assert!(named > 4, "{named}");
+    }
 }

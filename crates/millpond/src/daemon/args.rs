@@ -6,7 +6,7 @@ use clap::Args as ClapArgs;
 /// Serve storage with qemu-storage-daemon's options and QMP.
 ///
 /// Options are carried out in the order in which they are given. Then the daemon serves until a
-/// QMP client sends quit, or a signal ends it. docs/manual/daemon.md has all of it.
+/// QMP client sends quit, or a signal ends it. docs/manual/millpond-daemon.md has all of it.
 ///
 ///   --blockdev [driver=]DRIVER,node-name=N,...  add a node (or JSON)
 ///   --export [type=]nbd,id=ID,node-name=N[,name=NAME][,writable=on][,...]  export it

@@ -71,6 +71,8 @@ fn a_link_called_qemu_storage_daemon_is_the_daemon() {
     let output = lab.run(&lab.name("qemu-storage-daemon"), &["--help"]);
     assert!(output.status.success(), "{}", said(&output));
     assert!(said(&output).contains("--nbd-server addr.type=unix"), "{}", said(&output));
+    let version = lab.ok(&lab.name("qemu-storage-daemon"), &["--version"]);
+    assert!(version.starts_with("qemu-storage-daemon version 10.0.2 (millpond "), "{version}");
     let error = lab.fails(&lab.name("qemu-storage-daemon"), &["--nope", "x"]);
     assert!(error.starts_with("qemu-storage-daemon: '--nope'"), "{error}");
 }

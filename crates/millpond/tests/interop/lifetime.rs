@@ -75,6 +75,8 @@ fn a_link_named_qemu_nbd_is_the_same() {
     assert_eq!(lab.ok("nbdinfo", &["--size", &server.uri()]).trim(), "1048576");
     let told = lab.fails(&lab.name("qemu-nbd"), &["-f", "raw", "missing.img"]);
     assert!(told.starts_with("qemu-nbd: "), "{told}");
+    assert!(lab.ok(&lab.name("qemu-nbd"), &["--version"]).starts_with("qemu-nbd 10.0.2 (millpond "));
+    assert!(lab.ok(&lab.name("qemu-nbd"), &["--help"]).contains("Usage: qemu-nbd [OPTIONS] [FILE]"));
 }
 
 #[test]
