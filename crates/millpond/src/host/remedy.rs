@@ -4,7 +4,7 @@
 
 use std::io::ErrorKind as Std;
 
-use block::BlockError;
+use block::{BlockError, ErrorKind};
 use control::Failure;
 use pond::{Refusal, Remedy, Trouble};
 
@@ -33,10 +33,25 @@ const PONDS: Remedies = Remedies {
     system: &[
         (Std::NotFound, "check the path: the folder above it must be there"),
         (Std::NotADirectory, "check the path"),
+        (Std::AlreadyExists, "name a folder, it is none"),
         (Std::PermissionDenied, "name folders that this user may write to (--pond, --runtime)"),
         (Std::ReadOnlyFilesystem, "name folders that can be written (--pond, --runtime)"),
         (Std::StorageFull, "make room, or name another --pond"),
     ],
+};
+
+/// By what other rooms say of sources, caches and overlays.
+const VERBS: Remedies = Remedies {
+    said: &[
+        ("No space left on device", "make room"),
+        ("cannot connect", "start that server, or check the address"),
+        ("export unknown", "check the name ('nbdinfo --list' shows what there is)"),
+        ("asks for TLS", "use nbd:// or nbd+unix://"),
+        ("is no nbd://", "name nbd://HOST/NAME, nbd+unix:///NAME?socket=PATH, or a file"),
+        ("cannot create '", "name a file in a folder that is there and can be written"),
+        ("Could not open '", "check the name, and whether the daemon's user may read it"),
+    ],
+    system: &[],
 };
 
 /// The same error of opening a pond with a remedy, if there is one.
@@ -65,6 +80,24 @@ pub(super) fn trouble(trouble: Trouble) -> String {
 fn with(what: &str, remedy: Option<Remedy>) -> String {
     match remedy {
         Some(remedy) => format!("{what}: {}", words(remedy)),
-        None => what.to_owned(),
+        None => VERBS.advise(BlockError::new(ErrorKind::Invalid, what)).to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_the_pond_knows_no_help_for_is_explained_by_what_was_said() {
+        let told = |what: &str| with(what, None);
+        assert_eq!(
+            told("'/a/b': cannot create '/a/b': No space left on device"),
+            "'/a/b': cannot create '/a/b': No space left on device: make room"
+        );
+        assert!(told("cannot create '/a/b': No such file or directory").ends_with("can be written"));
+        assert!(told("export 'x': option 'go' refused: export unknown").contains("nbdinfo"));
+        assert_eq!(told("something else"), "something else");
+        assert!(with("'/a' exists", Some(Remedy::OverwriteOverlay)).ends_with("--force to overwrite it"));
     }
 }
