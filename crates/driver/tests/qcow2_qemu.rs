@@ -228,6 +228,16 @@ fn refcounts_of_all_widths_and_clusters_of_all_sizes() {
 }
 
 #[test]
+fn discards_that_keep_their_clusters() {
+    let Some(mut bench) = Bench::new("discards_that_keep_their_clusters") else { return };
+    for options in ["cluster_size=4k", "extended_l2=on"] {
+        bench.img(&["create", "-q", "-f", "qcow2", "-o", options, "image.qcow2", &SIZE.to_string()]);
+        bench.scribble("image.qcow2", 10);
+        bench.in_turns("image.qcow2", None, json!({"discard-no-unref": true, "pass-discard-other": true}));
+    }
+}
+
+#[test]
 fn data_files() {
     let Some(mut bench) = Bench::new("data_files") else { return };
     for options in ["data_file=apart.raw", "data_file=apart.raw,data_file_raw=on,cluster_size=4k"] {

@@ -225,6 +225,63 @@ fn what_is_discarded_is_used_again() {
     });
 }
 
+/// Writes, discards and flushes 4 MiB; answers how much the file takes before and after, and how long it is in the end,
+/// once all has been written again.
+fn discarded(options: Value) -> (u64, u64, usize) {
+    const LEN: u64 = 4 << 20;
+    let world = world();
+    world.run(async {
+        let lab = Lab::new(&world);
+        let view = lab.qcow2("disk", &NewImage::new(LEN, 16), options, None).await.view();
+        seam::write(&view, 0, &[5; LEN as usize]).await.unwrap();
+        flush(&view).await.unwrap();
+        let before = world.disk().allocated("disk").unwrap();
+        let rq = Request::new(Op::Discard, ByteRange::new(0, LEN));
+        seam::execute(&view, rq, Lease::empty()).await.0.unwrap();
+        same(&seam::read(&view, ByteRange::new(0, LEN)).await.unwrap(), &[0; LEN as usize]);
+        // What was dropped before the first is free by the second.
+        flush(&view).await.unwrap();
+        flush(&view).await.unwrap();
+        while world.disk().in_flight() > 0 {
+            io::sleep(std::time::Duration::from_millis(1)).await;
+        }
+        let after = world.disk().allocated("disk").unwrap();
+        seam::write(&view, 0, &[6; LEN as usize]).await.unwrap();
+        flush(&view).await.unwrap();
+        flush(&view).await.unwrap();
+        let file = world.disk().bytes("disk").unwrap();
+        assert_eq!(images::check(&file).unwrap(), images::Report { data: LEN / CLUSTER, leaks: 0 });
+        (before, after, file.len())
+    })
+}
+
+#[test]
+fn what_is_discarded_leaves_the_file_where_that_is_wanted() {
+    const DATA: u64 = 4 << 20;
+    let (before, after, len) = discarded(json!({}));
+    assert!(before >= DATA && after < before - DATA / 2, "{before}, {after}");
+    let (before, after, same_len) = discarded(json!({"pass-discard-request": false}));
+    assert!(after >= before && same_len == len, "{before}, {after}");
+    // Each cluster stays where it was: nothing is free.
+    let (before, after, same_len) = discarded(json!({"discard-no-unref": true}));
+    assert!(after >= before && same_len == len, "{before}, {after}");
+}
+
+#[test]
+fn clusters_are_kept_where_entries_can_say_so() {
+    let world = world();
+    world.run(async {
+        let lab = Lab::new(&world);
+        world.disk().put("disk", &images::version_2(images::file_of(&NewImage::new(1 << 20, 16))));
+        let (file, _) = lab.file("disk").await;
+        let options = json!({"discard-no-unref": true});
+        let Err(error) = lab.open_with("qcow2", options, &[(Role::File, &file)], |_| {}).await else {
+            panic!("version 2 has no zeros")
+        };
+        assert!(error.to_string().contains("discard-no-unref is only supported"), "{error}");
+    });
+}
+
 /// A body for `node` opened anew.
 async fn reopened(lab: &Lab, old: &Tree, file: &Tree, read_only: bool) -> block::Result<Tree> {
     let kept = old.node().keep();

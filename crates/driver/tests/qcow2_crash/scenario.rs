@@ -110,6 +110,8 @@ fn unusual() -> Vec<Scenario> {
         scribble("a snapshot of version 2", shared_v2, plain()),
         scribble("subclusters", images::with_subclusters(file(14)), plain()),
         overlay("an overlay with subclusters", images::with_subclusters(over(14)), images::tiny()),
+        scribble("discards that keep their clusters", file(12), json!({"discard-no-unref": true})),
+        scribble("all that is dropped leaves the file", shared(11), json!({"pass-discard-other": true})),
         apart("a data file", false),
         apart("a raw data file", true),
         Scenario { errors: 0.02, ..scribble("a disk that fails with a snapshot", shared(11), plain()) },

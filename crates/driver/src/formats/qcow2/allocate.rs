@@ -5,15 +5,19 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use block::{BlockError, ByteRange, ErrorKind, Result};
-use flow::Next;
+use flow::{Next, Op, Request};
+use futures_util::{StreamExt, stream};
+use io::Lease;
 use qcow2::FILE_CHILD;
 
-use super::books::{Books, Locked};
+use super::books::{Books, Locked, Settled};
 use super::image::Image;
 use super::refcounts::{Run, Took};
 
 /// How often a file that cannot grow is looked through again after a flush, for what readers have left meanwhile.
 const PATIENCE: u32 = 100;
+/// Runs that leave the file at a time.
+const PUNCHES_MAX: usize = 16;
 const PAUSE: Duration = Duration::from_millis(1);
 
 /// Clusters that are counted and that nothing points to yet. Dropped before something does, they are given back.
@@ -47,7 +51,10 @@ impl Image {
         let cluster_bits = self.geometry.cluster_bits();
         let mut tries = 0;
         loop {
-            self.settle(next).await;
+            match tries {
+                0 => self.settle(next).await,
+                _ => self.settle_all(next).await,
+            }
             let end = match next.grows(FILE_CHILD)? {
                 // Offsets in files are signed, and those of the format have 56 bits.
                 true => 1 << (55 - cluster_bits),
@@ -88,14 +95,43 @@ impl Image {
         Arc::new(Room { run, clean, books, mapped: AtomicBool::new(false) })
     }
 
-    /// Frees what nobody can see any more. What cannot be freed because its refcounts cannot be read leaks.
-    pub(super) async fn settle(self: &Arc<Self>, next: Next<'_>) {
+    /// Frees what nobody can see any more, but for what has to leave the file first.
+    async fn settle(&self, next: Next<'_>) {
+        self.free(None, next).await;
+    }
+
+    /// Frees what nobody can see any more, and gives the bytes that are wanted no more back to the file. They are counted
+    /// until then, so that nobody writes there meanwhile.
+    pub(super) async fn settle_all(&self, next: Next<'_>) {
+        let mut holes = Vec::new();
+        self.free(Some(&mut holes), next).await;
+        let punch = |run| self.punch(run, next);
+        stream::iter(holes.into_iter().map(punch)).buffer_unordered(PUNCHES_MAX).collect::<()>().await;
+    }
+
+    /// What cannot be freed because its refcounts cannot be read leaks.
+    async fn free(&self, mut holes: Option<&mut Vec<Run>>, next: Next<'_>) {
         let Some(writer) = &self.writer else { return };
         loop {
             let seen = writer.is_seen_unguarded();
-            let Some(block) = writer.books.lock().settle(next.reclaim(), seen) else { return };
+            let settled = writer.books.lock().settle(next.reclaim(), seen, holes.as_deref_mut());
+            let Settled::Load(block) = settled else { return };
             if self.load_block(block, next).await.is_err() {
                 writer.books.lock().freed.done();
+            }
+        }
+    }
+
+    async fn punch(&self, run: Run, next: Next<'_>) {
+        let (Some(writer), bits) = (&self.writer, self.geometry.cluster_bits()) else { return };
+        let range = ByteRange::new(run.first << bits, run.count << bits);
+        // A file that keeps them takes more space than it has to, that is all.
+        let _ = next.execute(FILE_CHILD, Request::new(Op::Discard, range), Lease::empty()).await;
+        loop {
+            let settled = writer.books.lock().punched(run);
+            let Settled::Load(block) = settled else { return };
+            if self.load_block(block, next).await.is_err() {
+                return;
             }
         }
     }

@@ -11,7 +11,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use flow::Reclaim;
 use qcow2::{L2Slice, SliceAddress};
 
-use super::freed::Freed;
+use super::freed::{Freed, Passes, Why};
 use super::refcounts::{Refcounts, Run};
 use super::slices::Slices;
 
@@ -53,10 +53,10 @@ pub(super) struct Taken {
 }
 
 impl Locked {
-    pub(super) fn new(refcounts: Refcounts, dirty_max: usize) -> Arc<Self> {
+    pub(super) fn new(refcounts: Refcounts, passes: Passes, dirty_max: usize) -> Arc<Self> {
         Arc::new(Self(Mutex::new(Books {
             refcounts,
-            freed: Freed::default(),
+            freed: Freed::new(passes),
             pinned: BTreeMap::new(),
             dirty: 0,
             dirty_max,
@@ -123,9 +123,9 @@ impl Books {
     }
 
     /// Dropped from the tables just now; generations are bumped.
-    pub(super) fn retire(&mut self, runs: Vec<Run>, reclaim: &Reclaim) {
+    pub(super) fn retire(&mut self, runs: Vec<Run>, why: Why, reclaim: &Reclaim) {
         let Self { refcounts, freed, .. } = self;
-        freed.retire(runs.into_iter().flat_map(|run| refcounts.by_block(run)), reclaim);
+        freed.retire(runs.into_iter().flat_map(|run| refcounts.by_block(run)), why, reclaim);
     }
 
     /// Taken, and nothing refers to it.
@@ -134,15 +134,30 @@ impl Books {
         freed.abandon(refcounts.by_block(run));
     }
 
-    /// Frees what may be free; answers the refcount block that has to be loaded first.
-    pub(super) fn settle(&mut self, reclaim: &Reclaim, seen: bool) -> Option<u64> {
-        while let Some(run) = self.freed.next(reclaim, seen) {
-            if let Err(block) = self.refcounts.release(run) {
-                return Some(block);
+    /// Frees what may be free. What is to lose its bytes in the file first is added to `holes`, for [`Books::punched`];
+    /// without that it waits.
+    pub(super) fn settle(
+        &mut self,
+        reclaim: &Reclaim,
+        seen: bool,
+        mut holes: Option<&mut Vec<Run>>,
+    ) -> Settled {
+        while let Some((run, pass)) = self.freed.next(reclaim, seen) {
+            if pass && holes.is_none() {
+                break;
+            }
+            match self.refcounts.release(run, pass) {
+                Err(block) => return Settled::Load(block),
+                Ok(held) => holes.iter_mut().for_each(|holes| holes.extend(&held)),
             }
             self.freed.done();
         }
-        None
+        Settled::All
+    }
+
+    /// A run has lost its bytes in the file, and is free; answers the refcount block that has to be loaded first.
+    pub(super) fn punched(&mut self, run: Run) -> Settled {
+        self.refcounts.release(run, false).map_or_else(Settled::Load, |_| Settled::All)
     }
 
     /// Whether writers have to wait for a flush, and whether it is time to begin one.
@@ -205,6 +220,15 @@ impl Books {
             self.pinned.remove(&number);
         }
     }
+}
+
+/// How far freeing has got.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Settled {
+    /// This refcount block has to be loaded first.
+    Load(u64),
+    /// Nothing more may be free.
+    All,
 }
 
 /// How much is not durable yet.

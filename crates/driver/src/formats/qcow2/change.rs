@@ -11,7 +11,7 @@ use io::Lease;
 use qcow2::{DATA_FILE_CHILD, Entry, NewEntry, Parts};
 
 use super::books::{Books, Pin};
-use super::freed::push_hosts;
+use super::freed::{Why, push_hosts};
 use super::image::Image;
 use super::refcounts::Run;
 
@@ -31,7 +31,7 @@ impl Image {
         &self,
         pin: &Pin,
         whole: ByteRange,
-        reclaim: &Reclaim,
+        (why, reclaim): (Why, &Reclaim),
         new: &mut dyn FnMut(u64, &Entry) -> Option<NewEntry>,
     ) -> Result<()> {
         let writer = self.writer()?;
@@ -39,7 +39,7 @@ impl Image {
         let mut old = Vec::new();
         let outcome = self.replace_each(pin, whole, &mut old, new, &mut books);
         writer.generations.bump(whole);
-        books.retire(old, reclaim);
+        books.retire(old, why, reclaim);
         outcome
     }
 
@@ -82,11 +82,30 @@ impl Image {
         if dropped == NewEntry::UNALLOCATED && self.has_backing(next) {
             return Ok(());
         }
+        let (keeps, all) = (self.writer()?.keeps_discarded, self.geometry.all_parts());
         let new = |entry: &Entry| match entry {
             Entry::Plain { host: None, .. } => None,
+            Entry::Plain { host, exclusive: true, .. } if keeps => {
+                Some(NewEntry::Plain { host: *host, parts: Parts { allocated: 0, zero: all } })
+            }
             _ => Some(dropped),
         };
-        self.replace_all(whole, false, next, new).await
+        self.replace_all(whole, false, next, new).await?;
+        self.pass_to_plain_data(rq, whole, next).await
+    }
+
+    /// Gives what was dropped from a data file back to what it lies on, if that is wanted. Its place there belongs to
+    /// nothing else, whatever becomes of the tables.
+    async fn pass_to_plain_data(&self, rq: Request, whole: ByteRange, next: Next<'_>) -> Result<()> {
+        let writer = self.writer()?;
+        let range = whole.intersection(ByteRange::new(0, self.geometry.virtual_size()));
+        if !self.is_apart() || !writer.passes.request || range.is_empty() {
+            return Ok(());
+        }
+        let _alone = writer.kept.exclusive(whole).await;
+        // Zeroed rather than discarded: the tables on disk may point there still.
+        let zeroed = Request { op: Op::WriteZeroes, flags: Flags::MAY_UNMAP, ..rq.on(range) };
+        next.execute(DATA_FILE_CHILD, zeroed, Lease::empty()).await.0
     }
 
     /// What an entry becomes that is to read as zeros, without a host cluster: in version 2 only where no backing image
@@ -106,7 +125,8 @@ impl Image {
         if self.writer()?.raw_data {
             return self.pass_to_data(rq, next).await;
         }
-        let (backing, unmap) = (self.has_backing(next), rq.flags.has(Flags::MAY_UNMAP));
+        let unmap = rq.flags.has(Flags::MAY_UNMAP) && !self.writer()?.keeps_discarded;
+        let backing = self.has_backing(next);
         let (head, whole, tail) = self.split(rq.range, self.cluster());
         self.zero_part(rq, head, next).await?;
         if self.geometry.has_zeros() {
@@ -128,6 +148,9 @@ impl Image {
             self.replace_all(whole, false, next, new).await?;
         } else {
             self.zero_each(rq, whole, next).await?;
+        }
+        if unmap {
+            self.pass_to_plain_data(rq, whole, next).await?;
         }
         self.zero_part(rq, tail, next).await
     }
@@ -154,7 +177,7 @@ impl Image {
             };
             let part = rest.head(span - rest.start() % self.geometry.slice_span());
             if let Some(pin) = self.pin(rest.start(), make, next).await? {
-                self.replace(&pin, part, next.reclaim(), &mut |_, entry| new(entry))?;
+                self.replace(&pin, part, (Why::Request, next.reclaim()), &mut |_, entry| new(entry))?;
             }
             rest = rest.skip(part.len());
             if !rest.is_empty() {
@@ -241,7 +264,7 @@ impl Image {
                 None
             }
         };
-        self.replace(pin, around, next.reclaim(), &mut new)?;
+        self.replace(pin, around, (Why::Request, next.reclaim()), &mut new)?;
         Ok(is_ours)
     }
 

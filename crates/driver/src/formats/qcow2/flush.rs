@@ -193,7 +193,7 @@ impl Image {
     /// One flush, from what there is now.
     pub(super) async fn flush_once(self: &Arc<Self>, turn: &Turn, next: Next<'_>) -> Result<()> {
         let writer = self.writer()?;
-        self.settle(next).await;
+        self.settle_all(next).await;
         let mut flush =
             UnderWay { books: &writer.books, taken: writer.books.lock().begin_flush(), well: false };
         self.write_tables(&flush.taken, turn, next).await?;

@@ -2,7 +2,8 @@
 //!
 //! Invariant: a dropped cluster loses its reference only when nobody can see it mapped any more, here (guards: turns,
 //! waiting requests, abandoned I/O) or on disk (the table that dropped it is durable). One that was prepared and never
-//! mapped has only its own I/O to wait for, which is over when it comes here.
+//! mapped has only its own I/O to wait for, which is over when it comes here. Its bytes in the file go after that, and it
+//! is handed out only when they have gone.
 
 use std::collections::VecDeque;
 
@@ -12,9 +13,34 @@ use qcow2::Entry;
 
 use super::refcounts::Run;
 
+/// Why a cluster was dropped.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Why {
+    /// A client has discarded it, or zeroed it and let its storage go.
+    Request,
+    /// Something else has taken its place.
+    Other,
+}
+
+/// Whose clusters are given back to the file (`pass-discard-*`).
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct Passes {
+    pub(super) request: bool,
+    pub(super) other: bool,
+}
+
+impl Passes {
+    fn passes(self, why: Why) -> bool {
+        match why {
+            Why::Request => self.request,
+            Why::Other => self.other,
+        }
+    }
+}
+
 /// What waits to be free.
-#[derive(Default)]
 pub(super) struct Freed {
+    passes: Passes,
     dropped: VecDeque<Dropped>,
     abandoned: Vec<Run>,
     /// Number of the flush that began last, and of the last one that ended well.
@@ -27,17 +53,24 @@ struct Dropped {
     /// The flush that makes it durable that this was dropped.
     flush: u64,
     run: Run,
+    /// Its bytes in the file go, too.
+    pass: bool,
 }
 
 impl Freed {
+    pub(super) fn new(passes: Passes) -> Self {
+        Self { passes, dropped: VecDeque::new(), abandoned: Vec::new(), begun: 0, durable: 0 }
+    }
+
     /// Dropped just now; generations are bumped. Runs lie in one refcount block each.
-    pub(super) fn retire(&mut self, runs: impl Iterator<Item = Run>, reclaim: &Reclaim) {
+    pub(super) fn retire(&mut self, runs: impl Iterator<Item = Run>, why: Why, reclaim: &Reclaim) {
         let mut runs = runs.peekable();
         if runs.peek().is_none() {
             return;
         }
         let (tag, flush) = (reclaim.tag(), self.begun + 1);
-        self.dropped.extend(runs.map(|run| Dropped { tag, flush, run }));
+        let pass = self.passes.passes(why);
+        self.dropped.extend(runs.map(|run| Dropped { tag, flush, run, pass }));
     }
 
     /// Never mapped, or not by anything that counts any more.
@@ -45,14 +78,15 @@ impl Freed {
         self.abandoned.extend(runs);
     }
 
-    /// The next run that may be free; `seen` says whether others than those of `reclaim` may see what was dropped.
-    pub(super) fn next(&self, reclaim: &Reclaim, seen: bool) -> Option<Run> {
+    /// The next run that may be free, and whether its bytes in the file go; `seen` says whether others than those of
+    /// `reclaim` may see what was dropped.
+    pub(super) fn next(&self, reclaim: &Reclaim, seen: bool) -> Option<(Run, bool)> {
         if let Some(run) = self.abandoned.last() {
-            return Some(*run);
+            return Some((*run, self.passes.other));
         }
         let first = self.dropped.front()?;
         let durable = first.flush <= self.durable || sabotage::broken(Rule::DurableDrop);
-        (!seen && durable && reclaim.passed(first.tag)).then_some(first.run)
+        (!seen && durable && reclaim.passed(first.tag)).then_some((first.run, first.pass))
     }
 
     /// That run is dealt with.
@@ -97,38 +131,42 @@ mod tests {
     use super::*;
     use qcow2::Parts;
 
+    fn freed() -> Freed {
+        Freed::new(Passes { request: true, other: false })
+    }
+
     fn run(first: u64) -> Run {
         Run { first, count: 1 }
     }
 
     #[test]
     fn what_was_dropped_waits_for_a_flush_that_began_later_and_for_readers() {
-        let (mut freed, reclaim) = (Freed::default(), Reclaim::default());
+        let (mut freed, reclaim) = (freed(), Reclaim::default());
         let under_way = freed.begin_flush();
-        freed.retire([run(5)].into_iter(), &reclaim);
+        freed.retire([run(5)].into_iter(), Why::Request, &reclaim);
         freed.end_flush(under_way);
         assert_eq!(freed.next(&reclaim, false), None, "the flush had begun before");
         let later = freed.begin_flush();
         freed.end_flush(later);
         assert_eq!(freed.next(&reclaim, true), None, "somebody else may look");
-        assert_eq!(freed.next(&reclaim, false), Some(run(5)));
+        assert_eq!(freed.next(&reclaim, false), Some((run(5), true)));
         freed.done();
         let reader = reclaim.waits().enter_owned();
-        freed.retire([run(6)].into_iter(), &reclaim);
+        freed.retire([run(6)].into_iter(), Why::Other, &reclaim);
         let later = freed.begin_flush();
         freed.end_flush(later);
         assert_eq!(freed.next(&reclaim, false), None, "the reader was there before");
         drop(reader);
-        assert_eq!(freed.next(&reclaim, false), Some(run(6)));
+        assert_eq!(freed.next(&reclaim, false), Some((run(6), false)));
     }
 
     #[test]
     fn what_was_never_mapped_is_free_at_once() {
-        let (mut freed, reclaim) = (Freed::default(), Reclaim::default());
+        let (mut freed, reclaim) = (freed(), Reclaim::default());
         freed.abandon([run(1), run(2)].into_iter());
-        assert_eq!(freed.next(&reclaim, true), Some(run(2)));
+        assert_eq!(freed.next(&reclaim, true), Some((run(2), false)));
         freed.done();
-        assert_eq!(freed.next(&reclaim, true), Some(run(1)));
+        assert_eq!(freed.next(&reclaim, true), Some((run(1), false)));
         freed.done();
         assert_eq!(freed.next(&reclaim, false), None);
     }

@@ -133,6 +133,8 @@ async fn open_writer(
         file_len: file.size(),
         refcount_budget: options.refcount_budget(),
         l2_budget: options.l2_budget()?,
+        passes: options.passes(context.unmap),
+        keeps_discarded: options.keeps_discarded(geometry)?,
         keep: if options.keep_identity || terms.lasting { cache::AUTOCLEAR } else { 0 },
         quota: terms.quota,
         earlier: before.iter().map(Arc::downgrade).collect(),

@@ -4,6 +4,8 @@ use block::{BlockError, ErrorKind, Result};
 use qcow2::{Geometry, Header};
 use serde::Deserialize;
 
+use super::freed::Passes;
+
 /// Memory for L2 tables unless the options say otherwise, in bytes (QEMU's default).
 const L2_CACHE: u64 = 32 << 20;
 /// Memory for refcount blocks unless the options say otherwise, in bytes.
@@ -11,7 +13,7 @@ const REFCOUNT_CACHE: u64 = 1 << 20;
 /// Smallest slice of an L2 table that is read at a time, in bytes.
 const MIN_ENTRY: u64 = 512;
 
-/// Options of a qcow2 node; those that only concern writing are taken and have no effect yet.
+/// Options of a qcow2 node; `lazy-refcounts`, `overlap-check`, `cache-clean-interval` and `pass-discard-snapshot` are taken and have no effect yet.
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, default, rename_all = "kebab-case")]
 pub struct Options {
@@ -34,14 +36,15 @@ pub struct Options {
     _overlap_check: Option<serde_json::Value>,
     #[serde(rename = "cache-clean-interval")]
     _cache_clean_interval: Option<u64>,
-    #[serde(rename = "pass-discard-request")]
-    _pass_discard_request: Option<bool>,
+    /// Whether clusters that clients discard are given back to the file; default: if discards are passed on
+    /// (`discard=unmap`).
+    pass_discard_request: Option<bool>,
     #[serde(rename = "pass-discard-snapshot")]
     _pass_discard_snapshot: Option<bool>,
-    #[serde(rename = "pass-discard-other")]
-    _pass_discard_other: Option<bool>,
-    #[serde(rename = "discard-no-unref")]
-    _discard_no_unref: Option<bool>,
+    /// The same of all others that are dropped; default off.
+    pass_discard_other: Option<bool>,
+    /// Whether what is discarded keeps its cluster, so that it is written there again; default off.
+    discard_no_unref: bool,
 }
 
 impl Options {
@@ -75,6 +78,22 @@ impl Options {
             }
         }
         Ok(l2.or(all).unwrap_or(L2_CACHE))
+    }
+
+    /// Whose clusters are given back to the file; `unmap` says whether discards are passed on.
+    pub(super) fn passes(&self, unmap: bool) -> Passes {
+        Passes {
+            request: self.pass_discard_request.unwrap_or(unmap),
+            other: self.pass_discard_other.unwrap_or(false),
+        }
+    }
+
+    /// Whether what is discarded keeps its cluster: where entries can say that it reads as zeros.
+    pub(super) fn keeps_discarded(&self, geometry: &Geometry) -> Result<bool> {
+        match self.discard_no_unref && !geometry.has_zeros() {
+            true => Err(invalid("discard-no-unref is only supported since qcow2 version 3".to_owned())),
+            false => Ok(self.discard_no_unref),
+        }
     }
 
     /// Most bytes of memory for refcount blocks.

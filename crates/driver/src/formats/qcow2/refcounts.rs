@@ -244,27 +244,36 @@ impl Refcounts {
         }
     }
 
-    /// Takes one reference from each cluster of a run, which lies in one block; who has none left is free. Answers the
-    /// block that has to be loaded first.
-    pub(super) fn release(&mut self, run: Run) -> std::result::Result<(), u64> {
+    /// Takes one reference from each cluster of a run, which lies in one block; who has none left is free. With `hold` the
+    /// last ones stay for now: answers whose they are. Or the block that has to be loaded first.
+    pub(super) fn release(&mut self, run: Run, hold: bool) -> std::result::Result<Vec<Run>, u64> {
         let block = run.first / self.per_block();
         let Some(found) = self.blocks.get(&block) else { return Err(block) };
         let index = |cluster: u64| cluster % self.per_block();
         let counts: Vec<_> =
             (run.first..run.first + run.count).map(|c| (c, found.counts.get(index(c)))).collect();
+        let mut held: Vec<Run> = Vec::new();
         for (cluster, count) in counts {
-            // One that has none is a lie of the image: it is left alone.
-            if count > 0 {
-                self.set(cluster, count - 1);
-            }
-            if count == 1 && cluster < self.frontier {
-                self.give(cluster);
+            match (count, held.last_mut()) {
+                // A lie of the image: it is left alone.
+                (0, _) => {}
+                (1, Some(last)) if hold && last.first + last.count == cluster => last.count += 1,
+                (1, _) if hold => held.push(Run { first: cluster, count: 1 }),
+                (1, _) => {
+                    self.set(cluster, 0);
+                    self.give(cluster);
+                }
+                _ => self.set(cluster, count - 1),
             }
         }
-        Ok(())
+        Ok(held)
     }
 
     fn give(&mut self, cluster: u64) {
+        // Those that have not been looked at are found by their counters.
+        if cluster >= self.frontier {
+            return;
+        }
         let (mut first, mut count) = (cluster, 1);
         if let Some((before, n)) = self.free.range(..cluster).next_back().map(|(f, n)| (*f, *n))
             && before + n == cluster

@@ -17,6 +17,7 @@ use qcow2::{DATA_FILE_CHILD, Entry, NewEntry, Parts};
 
 use super::allocate::Room;
 use super::books::{Pin, Pressure};
+use super::freed::Why;
 use super::image::Image;
 
 /// Most bytes prepared at a time.
@@ -210,7 +211,7 @@ impl Image {
             let parts = old.with_allocated(self.geometry.parts_of(here));
             Some(NewEntry::Plain { host: Some(host), parts })
         };
-        self.replace(&token.pin, whole, next.reclaim(), &mut new)?;
+        self.replace(&token.pin, whole, (Why::Other, next.reclaim()), &mut new)?;
         if let Some(room) = &token.room {
             room.map();
         }

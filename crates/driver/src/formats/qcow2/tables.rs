@@ -11,6 +11,7 @@ use io::Lease;
 use qcow2::{FILE_CHILD, HostOffset, Located, SliceAddress};
 
 use super::books::Pin;
+use super::freed::Why;
 use super::image::Image;
 use super::refcounts::Run;
 
@@ -58,7 +59,7 @@ impl Image {
         if let Some(shared) = shared {
             self.forget_slices(shared, guest);
             let run = Run { first: shared.0 >> self.geometry.cluster_bits(), count: 1 };
-            books.retire(vec![run], next.reclaim());
+            books.retire(vec![run], Why::Other, next.reclaim());
         }
         Ok(())
     }

@@ -17,6 +17,7 @@ use qcow2::{Geometry, Header};
 
 use super::books::Locked;
 use super::flush::Flushes;
+use super::freed::Passes;
 use super::generations::Generations;
 use super::image::Image;
 use super::refcounts::Refcounts;
@@ -45,6 +46,10 @@ pub(super) struct Writer {
     pub(super) to_clear: u64,
     /// Whether the data file reads as the disk by itself, and has to go on doing so.
     pub(super) raw_data: bool,
+    /// Whose clusters are given back to the file.
+    pub(super) passes: Passes,
+    /// Whether what is discarded keeps its cluster (`discard-no-unref`).
+    pub(super) keeps_discarded: bool,
     /// Whether the header or the graph has named a backing image since it was opened: what is dropped has to be zeroed, or
     /// that one would show. Also once it is cut off: requests of older views still see it.
     pub(super) backed: AtomicBool,
@@ -69,6 +74,8 @@ pub(super) struct Start<'a> {
     pub(super) file_len: u64,
     pub(super) refcount_budget: u64,
     pub(super) l2_budget: u64,
+    pub(super) passes: Passes,
+    pub(super) keeps_discarded: bool,
     /// Autoclear bits that stay.
     pub(super) keep: u64,
     pub(super) quota: Option<u64>,
@@ -79,22 +86,11 @@ pub(super) struct Start<'a> {
 
 impl Writer {
     pub(super) fn new(start: Start<'_>) -> Self {
-        let Start {
-            header,
-            geometry,
-            table,
-            file_len,
-            refcount_budget,
-            l2_budget,
-            keep,
-            quota,
-            earlier,
-            backed,
-        } = start;
-        let dirty_max = (l2_budget / 2 / geometry.slice_bytes() as u64).max(DIRTY_MIN);
-        let refcounts = Refcounts::new(header, geometry, table, file_len, refcount_budget);
+        let Start { header, geometry, table, keep, earlier, backed, passes, quota, .. } = start;
+        let dirty_max = (start.l2_budget / 2 / geometry.slice_bytes() as u64).max(DIRTY_MIN);
+        let refcounts = Refcounts::new(header, geometry, table, start.file_len, start.refcount_budget);
         Self {
-            books: Locked::new(refcounts, dirty_max as usize),
+            books: Locked::new(refcounts, passes, dirty_max as usize),
             generations: Generations::new(geometry.virtual_size()),
             tables: RangeLocks::default(),
             kept: RangeLocks::default(),
@@ -103,6 +99,8 @@ impl Writer {
             turn: Arc::new(Semaphore::new(1)),
             changing: AtomicBool::new(false),
             to_clear: header.features.autoclear & !(keep | header.features.kept_autoclear()),
+            passes,
+            keeps_discarded: start.keeps_discarded,
             raw_data: header.data_file.as_ref().is_some_and(|data| data.raw),
             backed: AtomicBool::new(backed || header.backing.is_some()),
             earlier,

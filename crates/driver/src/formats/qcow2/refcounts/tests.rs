@@ -83,7 +83,7 @@ fn clusters_are_handed_out_once_and_come_back() {
         } else {
             let run = held.swap_remove(below(held.len() as u64) as usize);
             for part in counts.by_block(run) {
-                while let Err(block) = counts.release(part) {
+                while let Err(block) = counts.release(part, false) {
                     let at = counts.to_load(block, file.len() as u64).unwrap().unwrap() as usize;
                     counts.keep(block, &file[at..at + 512]).unwrap();
                 }
