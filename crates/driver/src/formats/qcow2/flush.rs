@@ -68,44 +68,51 @@ impl Flushes {
     }
 }
 
-/// The one who runs flushes. Dropped half-way (the thread ends), those who wait hear of it and others may go on.
-struct Runner<'a> {
-    flushes: &'a Flushes,
+/// The one who runs flushes. Dropped half-way or before it began (the thread ends), those who wait hear of it and others
+/// may go on.
+struct Runner {
+    image: Arc<Image>,
     /// Nobody wants another one, and whoever does later runs it.
     done: bool,
 }
 
-impl Runner<'_> {
+impl Runner {
+    fn flushes(&self) -> Option<&Flushes> {
+        self.image.writer.as_ref().map(|writer| &writer.flushes)
+    }
+
     /// Who waits for the next one; `None` when nobody wants any.
     fn next(&mut self) -> Option<Vec<oneshot::Sender<Result<()>>>> {
-        let mut queue = self.flushes.queue();
+        let mut queue = self.flushes()?.queue();
         if take(&mut queue.wanted) {
             return Some(take(&mut queue.waiting));
         }
         queue.running = false;
+        drop(queue);
         self.done = true;
         None
     }
 
     fn ended(&self, waiting: Vec<oneshot::Sender<Result<()>>>, result: &Result<()>) {
-        self.flushes.queue().failed = result.is_err();
+        let Some(flushes) = self.flushes() else { return };
+        flushes.queue().failed = result.is_err();
         for who in waiting {
             // Nobody may be waiting any more.
             let _ = who.send(result.as_ref().map_err(again).copied());
         }
-        self.flushes.ended.notify_waiters();
+        flushes.ended.notify_waiters();
     }
 }
 
-impl Drop for Runner<'_> {
+impl Drop for Runner {
     fn drop(&mut self) {
-        if !self.done {
-            let mut queue = self.flushes.queue();
+        if let Some(flushes) = self.flushes().filter(|_| !self.done) {
+            let mut queue = flushes.queue();
             queue.running = false;
             queue.waiting.clear();
             queue.failed = true;
             drop(queue);
-            self.flushes.ended.notify_waiters();
+            flushes.ended.notify_waiters();
         }
     }
 }
@@ -176,14 +183,13 @@ impl Image {
         next: Next<'_>,
     ) -> Result<()> {
         if self.writer()?.flushes.ask(who) {
-            self.spawn(next, |image, next| Box::pin(async move { image.run_flushes(next).await }));
+            let runner = Runner { image: self.clone(), done: false };
+            self.spawn(next, |image, next| Box::pin(async move { image.run_flushes(runner, next).await }));
         }
         Ok(())
     }
 
-    async fn run_flushes(self: &Arc<Self>, next: Next<'_>) {
-        let Some(writer) = &self.writer else { return };
-        let mut runner = Runner { flushes: &writer.flushes, done: false };
+    async fn run_flushes(self: &Arc<Self>, mut runner: Runner, next: Next<'_>) {
         while let Some(waiting) = runner.next() {
             let result = self.alone(async |turn| self.flush_once(turn, next).await).await;
             runner.ended(waiting, &result);
