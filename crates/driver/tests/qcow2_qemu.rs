@@ -98,6 +98,29 @@ impl Bench {
         std::fs::write(self.dir.path().join(name), bytes).unwrap();
     }
 
+    /// Writes all of a raw file to an image, compressed.
+    fn compress(&self, source: &str, image: &str) {
+        let bytes = std::fs::read(self.path(source)).unwrap();
+        let world = RealWorld::new();
+        world.block_on(async {
+            let lab = Lab::new(&world);
+            let view = self.node(&lab, "qcow2", image, None, json!({}), false).await.view();
+            let mut at = 0;
+            while at < bytes.len() {
+                // Whole clusters of any image.
+                let len = (2 << 20).min(bytes.len() - at);
+                let part = Lease::copy_of(&bytes[at..at + len]);
+                seam::write_compressed(&view, at as u64, part).await.unwrap();
+                at += len;
+            }
+            let unaligned = seam::write_compressed(&view, 100, Lease::zeroed(100)).await.unwrap_err();
+            assert!(unaligned.to_string().contains("whole clusters"), "{unaligned}");
+            for _ in 0..3 {
+                seam::execute(&view, Request::flush(), Lease::empty()).await.0.unwrap();
+            }
+        });
+    }
+
     /// QEMU makes an image with these options; then we and it write in turns.
     fn made_by_qemu(&mut self, options: &str) {
         println!("{options}");
@@ -327,6 +350,33 @@ fn compressed_clusters_are_replaced() {
             "packed.qcow2",
         ]);
         bench.in_turns("packed.qcow2", None, json!({}));
+    }
+}
+
+/// Compressed writes of all clusters, twice; some cannot be made shorter. QEMU reads them, and then both write.
+#[test]
+fn clusters_that_we_compressed() {
+    let Some(mut bench) = Bench::new("clusters_that_we_compressed") else { return };
+    for options in [
+        "cluster_size=4k",
+        "cluster_size=64k,compression_type=zstd",
+        "cluster_size=512,refcount_bits=1",
+        "cluster_size=2M",
+        "compat=0.10",
+        "extended_l2=on,compression_type=zstd",
+    ] {
+        println!("{options}");
+        bench.img(&["create", "-q", "-f", "qcow2", "-o", options, "image.qcow2", &SIZE.to_string()]);
+        for round in 0..2 {
+            bench.raw("source.raw", SIZE);
+            bench.compress("source.raw", "image.qcow2");
+            let report = bench.run("qemu-img", &["check", "-f", "qcow2", "image.qcow2"]);
+            assert!(report.status.success(), "{options}, round {round}: {report:?}");
+            assert!(bench.bytes("image.qcow2") == std::fs::read(bench.path("source.raw")).unwrap());
+            let said = String::from_utf8_lossy(&report.stdout).into_owned();
+            assert!(!said.contains(" 0.00% compressed"), "{said}");
+        }
+        bench.in_turns("image.qcow2", None, json!({}));
     }
 }
 

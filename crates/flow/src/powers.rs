@@ -1,7 +1,7 @@
 //! Optional powers of nodes: separate traits, asked for by name.
 
 use block::{ByteRange, Permissions, Result};
-use io::{LocalFut, Moment};
+use io::{Lease, LocalFut, Moment};
 
 use crate::next::Next;
 
@@ -26,6 +26,8 @@ pub struct Powers<'a> {
     pub identity: Option<&'a dyn Identity>,
     /// It stores the name of its backing image.
     pub backing: Option<&'a dyn Backing>,
+    /// It stores bytes compressed.
+    pub compress: Option<&'a dyn Compress>,
     /// It knows whether guests wait for what it fetches.
     pub pressure: Option<&'a dyn Pressure>,
 }
@@ -160,4 +162,11 @@ pub trait Quota: Sync {
     fn limit(&self) -> u64;
     /// Bytes that it takes.
     fn used(&self) -> u64;
+}
+
+/// Storing bytes compressed.
+pub trait Compress: Sync {
+    /// Stores `bytes`, whole clusters (the last one may end with the node), in place of what is at `start`: compressed,
+    /// or as they are where that saves nothing. The core holds the range lock of these clusters.
+    fn write_compressed<'a>(&'a self, start: u64, bytes: Lease, next: Next<'a>) -> LocalFut<'a, Result<()>>;
 }

@@ -126,6 +126,18 @@ pub async fn write(view: &View, start: u64, bytes: &[u8]) -> Result<()> {
     execute(view, Request::new(Op::Write, range), Lease::copy_of(bytes)).await.0
 }
 
+/// Writes `bytes` at `start` compressed: whole clusters, of which the last one may end with the node. What cannot be
+/// made shorter is stored as it is. `Unsupported` where the format cannot.
+pub async fn write_compressed(view: &View, start: u64, bytes: Lease) -> Result<()> {
+    let range = ByteRange::checked(start, bytes.len() as u64)
+        .ok_or_else(|| BlockError::new(ErrorKind::OutOfRange, "a write beyond 2^64"))?;
+    check(view, &Request::new(Op::Write, range))?;
+    match range.is_empty() {
+        true => Ok(()),
+        false => walk::write_compressed(view, start, bytes).await,
+    }
+}
+
 fn check(view: &View, rq: &Request) -> Result<()> {
     let size = view.size();
     if rq.range.end() > size {

@@ -165,6 +165,11 @@ impl Geometry {
         self.compressed_hosts(self.compressed_entry(offset, len))
     }
 
+    /// Offset in the image file at which compressed bytes must end: entries have no more bits for it.
+    pub const fn compressed_end(&self) -> u64 {
+        1 << (62 - (self.cluster_bits - 8))
+    }
+
     fn compressed_entry(&self, offset: HostOffset, len: u64) -> u64 {
         let offset_bits = 62 - (self.cluster_bits - 8);
         let more_sectors = (offset.0 + len - 1) / SECTOR - offset.0 / SECTOR;

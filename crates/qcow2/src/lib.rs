@@ -19,6 +19,7 @@ mod big_endian;
 mod bitmap_directory;
 pub mod cache;
 pub mod check;
+mod compress;
 mod compressed;
 mod decompress;
 mod entry;
@@ -41,6 +42,7 @@ mod refcount_block;
 mod snapshot_table;
 
 pub use bitmap_directory::{BitmapCluster, BitmapEntry};
+pub use compress::Compressor;
 pub use compressed::CompressedCluster;
 pub use decompress::{Compression, Decompressor};
 pub use entry::{Entry, NewEntry, Parts};

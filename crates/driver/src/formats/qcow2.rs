@@ -12,6 +12,7 @@ mod allocate;
 mod books;
 mod change;
 mod check;
+mod compressed;
 mod flush;
 mod freed;
 mod generations;
@@ -90,9 +91,10 @@ impl Format for Qcow2 {
 
     fn powers(&self) -> Powers<'_> {
         let backing = self.changing.then_some(self as &dyn flow::Backing);
+        let compress = self.changing.then_some(self as &dyn flow::Compress);
         let quota = self.changing.then_some(self).filter(|body| body.bound().is_some());
         let quota = quota.map(|body| body as &dyn Quota);
-        Powers { backing, quota, check: Some(self), ..Powers::default() }
+        Powers { backing, compress, quota, check: Some(self), ..Powers::default() }
     }
 }
 

@@ -1,7 +1,7 @@
 //! Reading an image without the driver: the format's own look-ups over bytes in memory.
 
 use block::{ByteRange, Place};
-use qcow2::{Geometry, Header, L1Table, L2Slice, Located};
+use qcow2::{Decompressor, Geometry, Header, L1Table, L2Slice, Located};
 use sim::SimDisk;
 
 /// What the image on `disk` reads as, over its base where the header names a backing image.
@@ -20,6 +20,7 @@ fn read_image(file: &[u8], base: &[u8], data: &[u8]) -> block::Result<Vec<u8>> {
     let (geometry, len) = (Geometry::new(&header), file.len() as u64);
     let l1 = geometry.l1_range(len)?;
     let l1 = L1Table::parse(&geometry, &file[l1.start() as usize..l1.end() as usize])?;
+    let mut decompressor = Decompressor::new(header.compression)?;
     let mut bytes = Vec::new();
     let mut rest = ByteRange::new(0, header.virtual_size);
     while !rest.is_empty() {
@@ -29,6 +30,15 @@ fn read_image(file: &[u8], base: &[u8], data: &[u8]) -> block::Result<Vec<u8>> {
                 let from = address.host.0 as usize;
                 let slice = L2Slice::parse(&geometry, address, &file[from..from + geometry.slice_bytes()])?;
                 let mapping = geometry.map(&slice, rest, data_len)?;
+                if mapping.place == Place::Special {
+                    let cluster = geometry.compressed(&slice, rest.start(), len)?;
+                    let mut unpacked = vec![0; geometry.cluster_size() as usize];
+                    let packed = &file[cluster.host.0 as usize..][..cluster.len];
+                    decompressor.decompress(&cluster, packed, &mut unpacked)?;
+                    bytes.extend_from_slice(&unpacked[..mapping.len as usize]);
+                    rest = rest.skip(mapping.len);
+                    continue;
+                }
                 (mapping.place, mapping.len)
             }
         };

@@ -38,6 +38,8 @@ pub struct Scenario {
 pub enum Work {
     /// Writes, zeroing, discards and flushes of several clients.
     Scribble,
+    /// The same, half of the writes being compressed ones.
+    Compress,
     /// Reads and fetches through copy-on-read until all is there; then the source is forgotten.
     Fill,
 }
@@ -110,6 +112,11 @@ fn unusual() -> Vec<Scenario> {
         scribble("a snapshot of version 2", shared_v2, plain()),
         scribble("subclusters", images::with_subclusters(file(14)), plain()),
         overlay("an overlay with subclusters", images::with_subclusters(over(14)), images::tiny()),
+        Scenario { work: Work::Compress, ..scribble("compressed writes", file(9), plain()) },
+        Scenario {
+            work: Work::Compress,
+            ..scribble("compressed writes and a snapshot", shared(9), json!({"pass-discard-other": true}))
+        },
         scribble("discards that keep their clusters", file(12), json!({"discard-no-unref": true})),
         scribble("all that is dropped leaves the file", shared(11), json!({"pass-discard-other": true})),
         apart("a data file", false),
@@ -162,7 +169,10 @@ impl Scenario {
             let lab = Lab::new(&world);
             let tree = self.open(&lab).await;
             match self.work {
-                Work::Scribble => work_on(&tree.view(), &model, seed, self.errors > 0.0).await,
+                Work::Scribble | Work::Compress => {
+                    let (fails, compress) = (self.errors > 0.0, self.work == Work::Compress);
+                    work_on(&tree.view(), &model, seed, fails, compress).await;
+                }
                 Work::Fill => fill(&lab, &tree, &model, seed).await,
             }
         };
@@ -236,9 +246,9 @@ async fn try_flush(view: &View) -> block::Result<()> {
 }
 
 /// Several clients: one has the first half for itself, the others take turns of eight sectors in the second half.
-async fn work_on(view: &View, model: &RefCell<Model>, seed: u64, fails: bool) {
+async fn work_on(view: &View, model: &RefCell<Model>, seed: u64, fails: bool, compress: bool) {
     let mut rng = Rng::new(seed);
-    let clients = (0..4).map(|number| Client { view, model, rng: rng.fork(), number, fails });
+    let clients = (0..4).map(|number| Client { view, model, rng: rng.fork(), number, fails, compress });
     join_all(clients.map(Client::work)).await;
 }
 
@@ -249,6 +259,8 @@ struct Client<'a> {
     number: u64,
     /// Whether the disk may fail.
     fails: bool,
+    /// Whether writes may be compressed.
+    compress: bool,
 }
 
 impl Client<'_> {
@@ -284,7 +296,11 @@ impl Client<'_> {
         let number = self.model.borrow_mut().next_write();
         self.model.borrow_mut().begin(sectors.clone(), Kind::Write(number));
         let bytes = bytes_of(number, sectors.clone());
-        let written = seam::write(self.view, sectors.start * SECTOR as u64, &bytes).await;
+        let at = sectors.start * SECTOR as u64;
+        let written = match self.compress && self.rng.chance(0.5) {
+            true => seam::write_compressed(self.view, at, Lease::copy_of(&bytes)).await,
+            false => seam::write(self.view, at, &bytes).await,
+        };
         self.ended(sectors, written);
     }
 

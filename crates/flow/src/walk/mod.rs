@@ -5,6 +5,7 @@
 
 mod below;
 mod change;
+mod compress;
 mod layers;
 mod now;
 mod read;
@@ -24,6 +25,7 @@ use crate::node::Body;
 use crate::request::{Op, Request};
 use crate::view::{View, ViewIndex};
 
+pub(crate) use compress::write_compressed;
 pub(crate) use layers::layer;
 pub use layers::{Holds, Layer};
 pub(crate) use now::try_now;

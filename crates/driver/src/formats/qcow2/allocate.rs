@@ -12,7 +12,7 @@ use qcow2::FILE_CHILD;
 
 use super::books::{Books, Locked, Settled};
 use super::image::Image;
-use super::refcounts::{Run, Took};
+use super::refcounts::{Refcounts, Run, Took};
 
 /// How often a file that cannot grow is looked through again after a flush, for what readers have left meanwhile.
 const PATIENCE: u32 = 100;
@@ -47,6 +47,27 @@ impl Drop for Room {
 impl Image {
     /// Takes up to `count` clusters in one run.
     pub(super) async fn take(self: &Arc<Self>, count: u64, next: Next<'_>) -> Result<Arc<Room>> {
+        self.take_as(next, |refcounts, end| refcounts.take(count, end)).await
+    }
+
+    /// Takes `len` bytes, at most a cluster, for compressed data; answers where they begin.
+    pub(super) async fn take_bytes(self: &Arc<Self>, len: u64, next: Next<'_>) -> Result<(u64, Arc<Room>)> {
+        let (mut at, most) = (0, self.geometry.compressed_end() >> self.geometry.cluster_bits());
+        let pack = |refcounts: &mut Refcounts, end: u64| {
+            let (took, offset) = refcounts.pack(len, end.min(most))?;
+            at = offset;
+            Ok(took)
+        };
+        let room = self.take_as(next, pack).await?;
+        Ok((at, room))
+    }
+
+    /// Takes what `take` asks for; it is told at which cluster the file ends.
+    async fn take_as(
+        self: &Arc<Self>,
+        next: Next<'_>,
+        mut take: impl FnMut(&mut Refcounts, u64) -> Result<Took>,
+    ) -> Result<Arc<Room>> {
         let writer = self.writer()?;
         let cluster_bits = self.geometry.cluster_bits();
         let mut tries = 0;
@@ -62,7 +83,7 @@ impl Image {
             };
             let took = {
                 let mut books = writer.books.lock();
-                let took = books.refcounts.take(count, end)?;
+                let took = take(&mut books.refcounts, end)?;
                 if let Took::Run { run, clean } = took {
                     return Ok(self.room(run, clean, &mut books));
                 }

@@ -128,7 +128,7 @@ impl Image {
         let unmap = rq.flags.has(Flags::MAY_UNMAP) && !self.writer()?.keeps_discarded;
         let backing = self.has_backing(next);
         let (head, whole, tail) = self.split(rq.range, self.cluster());
-        self.zero_part(rq, head, next).await?;
+        self.zero_part(head, next).await?;
         if self.geometry.has_zeros() {
             let (all, dropped) = (self.geometry.all_parts(), self.dropped());
             let new = move |entry: &Entry| match entry {
@@ -152,7 +152,7 @@ impl Image {
         if unmap {
             self.pass_to_plain_data(rq, whole, next).await?;
         }
-        self.zero_part(rq, tail, next).await
+        self.zero_part(tail, next).await
     }
 
     /// A raw data file reads as the disk by itself: it is what is changed.
@@ -202,7 +202,7 @@ impl Image {
                 None => rest.head(step),
             };
             if unmapped.is_none() {
-                self.zero_part(rq, part.intersection(ByteRange::new(0, self.geometry.virtual_size())), next)
+                self.zero_part(part.intersection(ByteRange::new(0, self.geometry.virtual_size())), next)
                     .await?;
                 self.wait_for_flush(next).await?;
             }
@@ -226,7 +226,7 @@ impl Image {
     }
 
     /// Zeroes a part of one cluster: subclusters by their bits, what is left by writing.
-    async fn zero_part(self: &Arc<Self>, rq: Request, part: ByteRange, next: Next<'_>) -> Result<()> {
+    async fn zero_part(self: &Arc<Self>, part: ByteRange, next: Next<'_>) -> Result<()> {
         if part.is_empty() {
             return Ok(());
         }
@@ -238,7 +238,7 @@ impl Image {
         let written = if by_bits { [head, tail] } else { [part, ByteRange::default()] };
         for piece in written.into_iter().filter(|piece| !piece.is_empty()) {
             if self.shows(&pin, piece, backing)? {
-                self.zero_bytes(rq, &pin, piece, next).await?;
+                self.zero_bytes(&pin, piece, next).await?;
             }
         }
         Ok(())
@@ -280,17 +280,11 @@ impl Image {
     }
 
     /// Writes zeros to a part of one cluster.
-    async fn zero_bytes(
-        self: &Arc<Self>,
-        rq: Request,
-        pin: &Pin,
-        part: ByteRange,
-        next: Next<'_>,
-    ) -> Result<()> {
+    async fn zero_bytes(self: &Arc<Self>, pin: &Pin, part: ByteRange, next: Next<'_>) -> Result<()> {
         let mut rest = part;
         while !rest.is_empty() {
             let done = match self.place(pin, rest, next).await? {
-                None => self.overwrite(rq, pin, rest, next).await?,
+                None => self.write_in_place(pin, rest, Lease::zeroed, next).await?,
                 Some(placed) => {
                     let mut bytes = self.read_own(placed.guest, next).await?;
                     let zeroed = rest.intersection(placed.guest);
@@ -306,17 +300,22 @@ impl Image {
         Ok(())
     }
 
-    /// Writes zeros in place; answers to how many of the first bytes. Written rather than zeroed: an abandoned write holds
-    /// the cluster until it has landed.
-    async fn overwrite(&self, rq: Request, pin: &Pin, part: ByteRange, next: Next<'_>) -> Result<u64> {
+    /// Writes in place; answers how many of the first bytes. Written also where it is zeros: an abandoned write holds the
+    /// cluster until it has landed.
+    pub(super) async fn write_in_place(
+        &self,
+        pin: &Pin,
+        part: ByteRange,
+        bytes: impl FnOnce(usize) -> Lease,
+        next: Next<'_>,
+    ) -> Result<u64> {
         let guard = next.reclaim().waits().enter_owned();
         let mapping = self.geometry.map(&pin.slice, part, self.data_len.load(Ordering::Acquire))?;
-        let Place::Data { child, offset, .. } = mapping.place else { return Ok(mapping.len) };
-        let mut zeros = Lease::zeroed(mapping.len as usize);
-        zeros.carry(guard);
-        let mut write = rq.on(ByteRange::new(offset, mapping.len));
-        (write.op, write.flags) = (Op::Write, Flags::NONE);
-        next.execute(child, write, zeros).await.0.map(|()| mapping.len)
+        let mut bytes = bytes(mapping.len as usize);
+        // Beyond the end of the file there is nothing.
+        let Place::Data { offset, .. } = mapping.place else { return Ok(mapping.len) };
+        bytes.carry(guard);
+        self.write_data(offset, bytes, next).await.map(|()| mapping.len)
     }
 
     /// Whether another image shows where this one holds nothing: to this request, to one of another view, or to whoever

@@ -123,6 +123,13 @@ impl Image {
         next.execute(self.geometry.data_child(), rq, bytes).await.0
     }
 
+    /// Where the compressed cluster is that holds `guest`, as far as tables in memory say so.
+    fn compressed_now(&self, guest: u64) -> Option<CompressedCluster> {
+        let Ok(Located::Slice(address)) = self.locate(ByteRange::new(guest, 1)) else { return None };
+        let file_len = self.file_len.load(Ordering::Acquire);
+        self.slices.find(address, |slice| self.geometry.compressed(slice, guest, file_len).ok()).flatten()
+    }
+
     /// Where the compressed cluster is that holds `guest`; `None` when it is not compressed (any more).
     async fn compressed(&self, guest: u64, next: Next<'_>) -> Result<Option<CompressedCluster>> {
         let range = ByteRange::new(guest, 1);
@@ -174,7 +181,8 @@ impl Image {
             return Ok(Some(bytes));
         }
         let packed = self.read_file(cluster.host.0, cluster.len, next).await?;
-        self.inflated.inflate(cluster, packed).await.map(Some)
+        let current = || self.compressed_now(guest).is_some_and(|now| now.host == cluster.host);
+        self.inflated.inflate(cluster, packed, current).await.map(Some)
     }
 
     /// The bytes of `range` as this image reads, its backing image included.

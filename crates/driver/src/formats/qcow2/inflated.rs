@@ -10,7 +10,7 @@ use block::{BlockError, ErrorKind, Result};
 use flow::{RangeGuard, RangeLocks};
 use io::sync::{Semaphore, SemaphorePermit};
 use io::{Lease, World};
-use qcow2::{CompressedCluster, Compression, Decompressor};
+use qcow2::{CompressedCluster, Compression, Compressor, Decompressor};
 
 /// Bytes that are kept, at most (and one cluster at least).
 const KEPT_BYTES: usize = 4 << 20;
@@ -29,6 +29,7 @@ const INLINE_MAX: u64 = 16 << 10;
 pub(super) struct Inflated {
     kept: Mutex<VecDeque<(u64, Arc<Vec<u8>>)>>,
     unpacker: Arc<Unpacker>,
+    packer: Arc<Packer>,
     at_work: RangeLocks,
     room: Semaphore,
     world: Arc<dyn World>,
@@ -45,6 +46,7 @@ impl Inflated {
         Self {
             kept: Mutex::default(),
             unpacker: Arc::new(Unpacker { kind, idle: Mutex::default() }),
+            packer: Arc::new(Packer { kind, idle: Mutex::default() }),
             at_work: RangeLocks::default(),
             room: Semaphore::new(UNDER_WAY),
             world,
@@ -66,8 +68,18 @@ impl Inflated {
         Ok(Turn { _alone: alone, _room: room.map_err(closed)? })
     }
 
-    /// Unpacks a cluster and keeps it.
-    pub(super) async fn inflate(&self, cluster: CompressedCluster, packed: Lease) -> Result<Arc<Vec<u8>>> {
+    /// Forgets the cluster that starts at `guest`: other bytes have taken its place.
+    pub(super) fn forget(&self, guest: u64) {
+        lock(&self.kept).retain(|(at, _)| *at != guest);
+    }
+
+    /// Unpacks a cluster and keeps it, if it still is the `current` one then.
+    pub(super) async fn inflate(
+        &self,
+        cluster: CompressedCluster,
+        packed: Lease,
+        current: impl FnOnce() -> bool,
+    ) -> Result<Arc<Vec<u8>>> {
         let bytes = if cluster.guest.len() <= INLINE_MAX {
             let bytes = self.unpacker.unpack(&cluster, &packed)?;
             // One such stretch of work a turn.
@@ -78,10 +90,27 @@ impl Inflated {
         };
         let bytes = Arc::new(bytes);
         let mut kept = lock(&self.kept);
+        // Whoever changes that forgets it afterwards, under the same lock.
+        if !current() {
+            return Ok(bytes);
+        }
         kept.push_front((cluster.guest.start(), bytes.clone()));
         let room = (KEPT_BYTES / bytes.len()).clamp(1, KEPT_MAX);
         kept.truncate(room);
         Ok(bytes)
+    }
+
+    /// Packs a whole cluster; `None` where that saves nothing.
+    pub(super) async fn deflate(&self, cluster: Vec<u8>) -> Result<Option<Vec<u8>>> {
+        let packer = self.packer.clone();
+        let (tell, told) = io::sync::oneshot::channel();
+        let work = self.world.compute(Box::new(move || {
+            // Nobody may be waiting any more.
+            let _ = tell.send(packer.pack(&cluster));
+        }));
+        work.await;
+        let lost = |_| BlockError::new(ErrorKind::Cancelled, "packing a cluster was stopped");
+        told.await.map_err(lost)?
     }
 
     async fn unpack_elsewhere(&self, cluster: CompressedCluster, packed: Lease) -> Result<Vec<u8>> {
@@ -117,6 +146,28 @@ impl Unpacker {
             idle.push(decompressor);
         }
         unpacked.map(|()| bytes)
+    }
+}
+
+/// Compressors of one image, for whoever needs one.
+struct Packer {
+    kind: Compression,
+    idle: Mutex<Vec<Compressor>>,
+}
+
+impl Packer {
+    fn pack(&self, cluster: &[u8]) -> Result<Option<Vec<u8>>> {
+        let idle = lock(&self.idle).pop();
+        let mut compressor = match idle {
+            Some(compressor) => compressor,
+            None => Compressor::new(self.kind)?,
+        };
+        let packed = compressor.compress(cluster);
+        let mut idle = lock(&self.idle);
+        if idle.len() < IDLE_MAX {
+            idle.push(compressor);
+        }
+        Ok(packed)
     }
 }
 

@@ -6,6 +6,7 @@
 //! * A cluster is handed out once: it is counted before anybody hears of it. Free clusters behind the frontier are
 //!   those of `free`; before it only the counters know.
 //! * A counter that has changed stays in memory until a flush has written it.
+//! * Compressed bytes go behind others only in a cluster that those others still count for.
 //! * No cluster of the header, the L1 table or the refcount table is ever handed out.
 
 use std::collections::{BTreeMap, HashMap};
@@ -55,6 +56,8 @@ pub(super) struct Refcounts {
     blocks_max: usize,
     clock: u64,
     free: BTreeMap<u64, u64>,
+    /// Where the next compressed bytes may go, behind the last ones, in a cluster that is counted for those.
+    packed: Option<u64>,
     /// Clusters from here on have not been looked at.
     frontier: u64,
     /// Clusters from here on have never been handed out, and lay behind the end of the file when it was opened.
@@ -97,6 +100,7 @@ impl Refcounts {
             blocks_max: BLOCKS_MIN.max((budget >> cluster_bits) as usize),
             clock: 0,
             free: BTreeMap::new(),
+            packed: None,
             frontier: 0,
             untouched: file_len.div_ceil(geometry.cluster_size()),
             l1: Run {
@@ -158,6 +162,58 @@ impl Refcounts {
                     return Ok(self.hand_out(run));
                 }
             }
+        }
+    }
+
+    /// Takes `len` bytes, at most a cluster, behind those that were taken last or in new clusters. The run is of the
+    /// clusters that they touch; each is counted once more. Answers also where they begin.
+    pub(super) fn pack(&mut self, len: u64, end: u64) -> Result<(Took, u64)> {
+        let (bits, cluster) = (self.cluster_bits, 1 << self.cluster_bits);
+        if let Some(last) = self.packed.map(|at| at >> bits) {
+            match self.count(last) {
+                None => return Ok((Took::Load(last / self.per_block()), 0)),
+                // It can be counted no further.
+                Some((count, most)) if count >= most => self.packed = None,
+                Some(_) => {}
+            }
+        }
+        let before = self.packed.map(|at| (at, at >> bits));
+        if let Some((at, last)) = before.filter(|(at, _)| len <= cluster - at % cluster) {
+            self.count_once_more(last);
+            self.pack_behind(at + len);
+            return Ok((Took::Run { run: Run { first: last, count: 1 }, clean: false }, at));
+        }
+        let fresh = match self.take(1, end)? {
+            Took::Run { run, .. } => run,
+            other => return Ok((other, 0)),
+        };
+        // Its block may have made room for the other's.
+        let goes_on = before.filter(|(_, last)| last + 1 == fresh.first && self.count(*last).is_some());
+        let (at, run) = match goes_on {
+            Some((at, last)) => {
+                self.count_once_more(last);
+                (at, Run { first: last, count: 2 })
+            }
+            None => (fresh.first << bits, fresh),
+        };
+        self.pack_behind(at + len);
+        Ok((Took::Run { run, clean: false }, at))
+    }
+
+    /// A full cluster is left alone.
+    fn pack_behind(&mut self, at: u64) {
+        self.packed = Some(at).filter(|at| !at.is_multiple_of(1 << self.cluster_bits));
+    }
+
+    /// How often a cluster is counted, and could be; `None` where its block is not here.
+    fn count(&self, cluster: u64) -> Option<(u64, u64)> {
+        let counts = &self.blocks.get(&(cluster / self.per_block()))?.counts;
+        Some((counts.get(cluster % self.per_block()), counts.most()))
+    }
+
+    fn count_once_more(&mut self, cluster: u64) {
+        if let Some((count, _)) = self.count(cluster) {
+            self.set(cluster, count + 1);
         }
     }
 
@@ -254,6 +310,9 @@ impl Refcounts {
             (run.first..run.first + run.count).map(|c| (c, found.counts.get(index(c)))).collect();
         let mut held: Vec<Run> = Vec::new();
         for (cluster, count) in counts {
+            if count == 1 && self.packed.is_some_and(|at| at >> self.cluster_bits == cluster) {
+                self.packed = None;
+            }
             match (count, held.last_mut()) {
                 // A lie of the image: it is left alone.
                 (0, _) => {}

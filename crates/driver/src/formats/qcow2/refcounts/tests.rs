@@ -150,3 +150,26 @@ fn tables_never_count_as_free() {
     assert!(counts.to_load(63, file.len() as u64).is_err());
     assert!(counts.to_load(64, file.len() as u64).is_err());
 }
+
+#[test]
+fn compressed_bytes_lie_one_behind_the_other() {
+    let (mut counts, file) = fresh(1 << 20);
+    let end = 1 << 40;
+    take(&mut counts, &file, 1, end).expect("room");
+    let pack = |counts: &mut Refcounts, len| match counts.pack(len, end).expect("room") {
+        (Took::Run { run, .. }, at) => (run, at),
+        (other, _) => panic!("{other:?}"),
+    };
+    let (first, at) = pack(&mut counts, 300);
+    assert_eq!((first.count, at), (1, first.first * 512));
+    let second = pack(&mut counts, 200);
+    assert_eq!(second, (first, at + 300));
+    // Into the next cluster, which is free.
+    let third = pack(&mut counts, 100);
+    assert_eq!(third, (Run { first: first.first, count: 2 }, at + 500));
+    // Once nothing is left of the cluster that the last bytes lie in, others may have it.
+    let last = Run { first: first.first + 1, count: 1 };
+    counts.release(last, false).expect("its block is here");
+    let (fourth, at) = pack(&mut counts, 100);
+    assert_eq!(at % 512, 0, "{fourth:?}");
+}

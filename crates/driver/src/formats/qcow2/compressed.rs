@@ -1,0 +1,101 @@
+//! Writing compressed clusters: their bytes lie one behind the other, several in one host cluster.
+//!
+//! Invariants: each host cluster that a compressed one touches is counted once for it, before a table says so; what is
+//! mapped compressed replaces whatever was there, and nothing unpacked of that is kept.
+
+use std::sync::Arc;
+
+use block::{BlockError, ByteRange, ErrorKind, Result};
+use flow::{Compress, Next};
+use io::{Lease, LocalFut};
+use qcow2::{HostOffset, NewEntry};
+
+use super::Qcow2;
+use super::books::Pressure;
+use super::freed::Why;
+use super::image::Image;
+
+impl Image {
+    /// Stores whole clusters from `start` on.
+    async fn compress_all(self: &Arc<Self>, start: u64, mut bytes: Lease, next: Next<'_>) -> Result<()> {
+        if self.is_apart() {
+            let context = "images with an external data file hold nothing compressed: write it as it is";
+            return Err(BlockError::new(ErrorKind::Unsupported, context));
+        }
+        let mut at = start;
+        while !bytes.is_empty() {
+            let len = (self.geometry.cluster_size() as usize).min(bytes.len());
+            let cluster = bytes.split_to(len);
+            self.begin_change(next).await?;
+            self.compress_one(at, cluster, next).await?;
+            at += len as u64;
+        }
+        Ok(())
+    }
+
+    /// Stores one cluster; at the end of the disk it may be shorter.
+    async fn compress_one(self: &Arc<Self>, guest: u64, bytes: Lease, next: Next<'_>) -> Result<()> {
+        let mut whole = bytes.to_vec();
+        whole.resize(self.geometry.cluster_size() as usize, 0);
+        match self.inflated.deflate(whole).await? {
+            Some(packed) => self.store_packed(guest, &packed, next).await,
+            None => self.store_plain(guest, bytes, next).await,
+        }
+    }
+
+    async fn store_packed(self: &Arc<Self>, guest: u64, packed: &[u8], next: Next<'_>) -> Result<()> {
+        let Some(pin) = self.pin(guest, true, next).await? else { return Ok(()) };
+        let len = packed.len() as u64;
+        let (offset, room) = self.take_bytes(len, next).await?;
+        let mut bytes = Lease::copy_of(packed);
+        // The room stays taken until the I/O has ended, whatever becomes of us.
+        bytes.carry(room.clone());
+        self.write_file(offset, bytes, next).await?;
+        let whole = ByteRange::new(guest, self.geometry.cluster_size());
+        let entry = NewEntry::Compressed { offset: HostOffset(offset), len };
+        self.replace(&pin, whole, (Why::Other, next.reclaim()), &mut |_, _| Some(entry))?;
+        room.map();
+        self.inflated.forget(guest);
+        let pressure = {
+            let mut books = self.writer()?.books.lock();
+            books.mapped(len);
+            books.pressure()
+        };
+        if pressure != Pressure::Low {
+            self.begin_flush(next);
+        }
+        Ok(())
+    }
+
+    /// Stores what cannot be made shorter.
+    async fn store_plain(self: &Arc<Self>, guest: u64, mut bytes: Lease, next: Next<'_>) -> Result<()> {
+        let mut at = guest;
+        while !bytes.is_empty() {
+            let rest = ByteRange::new(at, bytes.len() as u64);
+            let Some(pin) = self.pin(at, true, next).await? else { return Ok(()) };
+            let done = match self.place(&pin, rest, next).await? {
+                // All of it is new: what is around it belongs to the cluster's own end.
+                Some(placed) => {
+                    let here = rest.intersection(placed.guest);
+                    let part = bytes.split_to(here.len() as usize);
+                    let offset = placed.offset + (here.start() - placed.guest.start());
+                    self.write_placed(offset, part, &placed.token, next).await?;
+                    self.map_placed(&placed.token, here, next)?;
+                    here.len()
+                }
+                None => self.write_in_place(&pin, rest, |len| bytes.split_to(len), next).await?,
+            };
+            at += done;
+        }
+        Ok(())
+    }
+}
+
+impl Compress for Qcow2 {
+    fn write_compressed<'a>(&'a self, start: u64, bytes: Lease, next: Next<'a>) -> LocalFut<'a, Result<()>> {
+        Box::pin(async move {
+            let written = self.image.compress_all(start, bytes, next).await;
+            written.map_err(|error| self.image.named(error))
+        })
+    }
+}
