@@ -98,6 +98,19 @@ impl Bench {
         std::fs::write(self.dir.path().join(name), bytes).unwrap();
     }
 
+    /// What an internal snapshot reads as through the driver.
+    fn snapshot(&self, image: &str, name: &str) -> block::Result<Vec<u8>> {
+        let world = RealWorld::new();
+        world.block_on(async {
+            let lab = Lab::new(&world);
+            let options = json!({"snapshot": name});
+            let writable = self.open(&lab, "qcow2", image, None, options.clone(), false).await;
+            assert!(writable.is_err_and(|error| error.to_string().contains("can only be read")));
+            let view = self.open(&lab, "qcow2", image, None, options, true).await?.view();
+            seam::read(&view, block::ByteRange::new(0, view.size())).await.map(|bytes| bytes.to_vec())
+        })
+    }
+
     /// Writes all of a raw file to an image, compressed.
     fn compress(&self, source: &str, image: &str) {
         let bytes = std::fs::read(self.path(source)).unwrap();
@@ -289,9 +302,12 @@ fn snapshots_stay_what_they_are() {
             for (name, bytes) in &snapshots {
                 bench.img(&["convert", "-l", name, "-f", "qcow2", "-O", "raw", "image.qcow2", "then.raw"]);
                 assert!(std::fs::read(bench.path("then.raw")).unwrap() == *bytes, "{options}: {name}");
+                assert!(bench.snapshot("image.qcow2", name).unwrap() == *bytes, "{options}: our {name}");
             }
         }
         bench.img(&["snapshot", "-d", "one", "image.qcow2"]);
+        let gone = bench.snapshot("image.qcow2", "one").unwrap_err().to_string();
+        assert!(gone.contains("no internal snapshot 'one' (those that it has: two)"), "{gone}");
         bench.in_turns("image.qcow2", None, json!({}));
         bench.img(&["snapshot", "-a", "two", "image.qcow2"]);
         bench.in_turns("image.qcow2", None, json!({}));

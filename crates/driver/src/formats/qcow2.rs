@@ -24,6 +24,7 @@ mod options;
 mod refcounts;
 mod room;
 mod slices;
+mod snapshot;
 mod tables;
 mod wants;
 mod writer;

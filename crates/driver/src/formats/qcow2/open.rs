@@ -17,6 +17,7 @@ use super::image::Image;
 use super::inflated::Inflated;
 use super::options::Options;
 use super::slices::Slices;
+use super::snapshot;
 use super::wants;
 use super::writer::{Start, Writer};
 use crate::context::{OpenContext, Opened};
@@ -82,7 +83,16 @@ async fn fresh(
     before: Option<Arc<Image>>,
 ) -> Result<Arc<Image>> {
     let (budget, file_len) = (options.l2_budget()?, file.size());
-    let geometry = options.geometry(header)?;
+    let geometry = match &options.snapshot {
+        None => options.geometry(header)?,
+        Some(wanted) if context.read_only => {
+            snapshot::geometry(file, header, options.geometry(header)?, wanted).await?
+        }
+        Some(wanted) => {
+            let context = format!("internal snapshot '{wanted}' can only be read: add read-only=on");
+            return Err(BlockError::new(ErrorKind::Invalid, context));
+        }
+    };
     let l1 = seam::read(file, geometry.l1_range(file_len)?).await?;
     let writer = match context.read_only {
         true => None,

@@ -9,7 +9,8 @@ use super::freed::Passes;
 /// Memory for L2 tables unless the options say otherwise, in bytes (QEMU's default).
 const L2_CACHE: u64 = 32 << 20;
 /// Memory for refcount blocks unless the options say otherwise, in bytes.
-const REFCOUNT_CACHE: u64 = 1 << 20;
+/// 64 GiB of clusters of 64 KiB.
+const REFCOUNT_CACHE: u64 = 2 << 20;
 /// Smallest slice of an L2 table that is read at a time, in bytes.
 const MIN_ENTRY: u64 = 512;
 
@@ -23,13 +24,15 @@ pub struct Options {
     cache_size: Option<u64>,
     /// Bytes of an L2 table that are read at a time, 512 to the cluster size; default 4096.
     l2_cache_entry_size: Option<u64>,
-    /// Most bytes of refcount blocks in memory; default 1 MiB, and four blocks at the least.
+    /// Most bytes of refcount blocks in memory; default 2 MiB, and four blocks at the least.
     refcount_cache_size: Option<u64>,
     /// Who opens the image writes nothing to it but what its backing image reads as: what its header says of its
     /// source stays valid (`docs/formats/cache.md`).
     pub(super) keep_identity: bool,
     /// It is opened to be checked, or repaired, and for nothing else: whatever its tables hold, it opens.
     pub(super) check_only: bool,
+    /// Id or name of the internal snapshot that is read in place of the present state.
+    pub(super) snapshot: Option<String>,
     #[serde(rename = "lazy-refcounts")]
     _lazy_refcounts: Option<bool>,
     #[serde(rename = "overlap-check")]
