@@ -99,6 +99,7 @@ async fn copy_down(session: &Session, overlay: &Image, into: &Image, rate: Optio
         zeroes: Zeroes::Write,
         // All that the overlay holds counts, also behind the end of what was below it.
         over: Some(u64::MAX),
+        compress: false,
         salvage: false,
         rate,
     };

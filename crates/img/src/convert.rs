@@ -72,8 +72,13 @@ async fn run(call: Call) -> Result<u8> {
     let mut sources = Vec::new();
     for name in options.sources {
         let source = Source { name, format: options.source_format, image_opts: options.source_image_opts };
-        let how = How { cache: options.source_cache, force_share: options.force_share, ..How::READ };
-        sources.push(session.open(source, how).await?);
+        let how = How {
+            cache: options.source_cache,
+            force_share: options.force_share,
+            snapshot: options.snapshot,
+            ..How::READ
+        };
+        sources.push(session.open(source, how).await.map_err(|failure| options.explained(failure))?);
     }
     options.check_sources()?;
     let target = Target::prepare(&session, &options, &sources).await?;
@@ -109,6 +114,7 @@ async fn copy_all(
             sparse: options.sparse,
             zeroes: if target.reads_zero { Zeroes::Skip } else { Zeroes::Write },
             over: target.over,
+            compress: options.compress,
             salvage: options.salvage,
             rate: options.rate,
         };

@@ -70,6 +70,8 @@ pub(crate) struct How<'a> {
     pub(crate) alone: bool,
     /// To be checked, and for nothing else.
     pub(crate) check_only: bool,
+    /// As it was in this internal snapshot.
+    pub(crate) snapshot: Option<&'a str>,
     /// Over this node, not over what the image names.
     pub(crate) over: Option<&'a str>,
     /// Zeroing may give storage back.
@@ -84,6 +86,7 @@ impl How<'_> {
         force_share: false,
         alone: false,
         check_only: false,
+        snapshot: None,
         over: None,
         unmap: false,
     };
@@ -171,6 +174,9 @@ impl Session {
         options.insert("file".to_owned(), Value::Object(with_name(looked.named.file, &file, how)));
         if how.check_only && looked.format == "qcow2" {
             options.insert("check-only".to_owned(), json!(true));
+        }
+        if let Some(snapshot) = how.snapshot {
+            options.insert("snapshot".to_owned(), json!(snapshot));
         }
         if let Some(node) = how.over {
             options.insert("backing".to_owned(), json!(node));

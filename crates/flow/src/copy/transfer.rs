@@ -7,7 +7,7 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
-use block::{Alignment, BlockError, ByteRange, Result};
+use block::{BlockError, ByteRange, Result};
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
 use io::{Lease, Moment};
@@ -33,6 +33,8 @@ pub struct Transfer {
     /// The target has a backing image of this size which has what lies below the source's first layer: only what that
     /// layer holds is copied.
     pub over: Option<u64>,
+    /// Data is stored compressed.
+    pub compress: bool,
     /// Bytes that cannot be read become zeros.
     pub salvage: bool,
     /// Most bytes per second.
@@ -209,9 +211,8 @@ impl Copy<'_> {
             let part = rest.head(len);
             let lease = bytes.split_to(len as usize);
             if is_data {
-                let rq = Request::new(Op::Write, self.target(part));
-                let (result, _) = seam::execute(&self.to.view(), rq, lease).await;
-                result.map_err(|error| Failed::Writing(part.start(), error))?;
+                let stored = self.store(self.target(part), lease).await;
+                stored.map_err(|error| Failed::Writing(part.start(), error))?;
             } else if self.how.zeroes == Zeroes::Write {
                 self.zero(part).await?;
             }
@@ -220,13 +221,23 @@ impl Copy<'_> {
         Ok(())
     }
 
+    /// Stores data in the target; compressed are whole clusters only.
+    async fn store(&self, range: ByteRange, bytes: Lease) -> Result<()> {
+        let (view, granule) = (self.to.view(), self.granule);
+        let ends = range.end().is_multiple_of(granule) || range.end() == view.size();
+        match self.how.compress && range.start().is_multiple_of(granule) && ends {
+            true => seam::write_compressed(&view, range.start(), bytes).await,
+            false => seam::execute(&view, Request::new(Op::Write, range), bytes).await.0,
+        }
+    }
+
     /// Whether the front of `bytes`, which lie at `at`, is data, and how long it stays what it is.
     fn front(&self, at: u64, bytes: &[u8]) -> (bool, u64) {
         if self.how.sparse == 0 {
             return (true, bytes.len() as u64);
         }
         // A cluster is written whole or not at all.
-        let unit = self.how.sparse.max(self.granule);
+        let unit = self.how.sparse.next_multiple_of(self.granule);
         let first = (unit - (self.how.at + at) % unit).min(bytes.len() as u64) as usize;
         let (head, tail) = bytes.split_at(first);
         let is_data = !seam::is_zero(head);
@@ -317,11 +328,11 @@ impl<'a> Pieces<'a> {
         let (size, end) = (self.rest.end(), run.end());
         self.rest = ByteRange::between(end.max(self.rest.start()), size);
         let Copy { how, granule, .. } = self.copy;
-        let mut run = ByteRange::between(run.start().max(self.ready_to).min(end), end);
-        if what == What::Copy && how.over.is_none() {
-            let whole = Alignment::new(*granule).unwrap_or_default().around(run);
-            run = ByteRange::between(whole.start().max(self.ready_to), whole.end().min(size));
-        }
+        let mut run = match how.over {
+            // What lies between is not ours to write.
+            Some(_) => ByteRange::between(run.start().max(self.ready_to).min(end), end),
+            None => self.whole_clusters(end, what, size),
+        };
         self.ready_to = self.ready_to.max(run.end());
         let most = if what == What::Copy { how.chunk.max(*granule) } else { ZEROES_MAX };
         while !run.is_empty() {
@@ -330,5 +341,17 @@ impl<'a> Pieces<'a> {
             self.ready.push_back(Piece { range: piece, what });
             run = run.skip(piece.len());
         }
+    }
+
+    /// All up to `end` that is left, with data in whole clusters: those that it shares with zeros are data.
+    fn whole_clusters(&self, end: u64, what: What, size: u64) -> ByteRange {
+        let granule = self.copy.granule;
+        let end = match what {
+            What::Copy => end.next_multiple_of(granule).min(size),
+            _ if end == size => size,
+            // The rest belongs to what comes next.
+            What::Zero | What::Pass => end / granule * granule,
+        };
+        ByteRange::between(self.ready_to, end.max(self.ready_to))
     }
 }

@@ -24,7 +24,7 @@ pub(super) struct Options<'a> {
     pub(super) source_image_opts: bool,
     pub(super) source_cache: Cache,
     pub(super) force_share: bool,
-    snapshot: bool,
+    pub(super) snapshot: Option<&'a str>,
     pub(super) target_format: &'a str,
     pub(super) target_image_opts: bool,
     pub(super) target_cache: Cache,
@@ -71,7 +71,7 @@ impl<'a> Options<'a> {
             source_image_opts: given.has("image-opts") || given.has("source-image-opts"),
             source_cache,
             force_share: given.has("force-share"),
-            snapshot: given.has("source-snapshot"),
+            snapshot: given.value("source-snapshot").map(named_snapshot),
             target_format: given.value("target-format").unwrap_or("raw"),
             target_image_opts: given.has("target-image-opts"),
             target_cache,
@@ -92,16 +92,28 @@ impl<'a> Options<'a> {
         })
     }
 
+    /// The failure of a source that has no such snapshot in qemu-img's words.
+    pub(super) fn explained(&self, failure: Failure) -> Failure {
+        let lacks = failure.text.as_ref().is_some_and(|text| text.contains("snapshot '"));
+        match self.snapshot {
+            Some(_) if lacks => Failure::new("Failed to load snapshot: Can't find snapshot"),
+            _ => failure,
+        }
+    }
+
     /// Refuses what is not done yet, once it is known that the sources are there.
     pub(super) fn check_sources(&self) -> Result<()> {
-        if self.snapshot {
-            return Err(Failure::new("Snapshots are not yet supported: leave out -l"));
-        }
         if self.bitmaps {
             return Err(Failure::new("Copying bitmaps is not yet supported: leave out --bitmaps"));
         }
         Ok(())
     }
+}
+
+/// The id or name that `-l` gives, by itself or as `snapshot.name=...` or `snapshot.id=...`.
+fn named_snapshot(text: &str) -> &str {
+    let named = text.strip_prefix("snapshot.name=").or_else(|| text.strip_prefix("snapshot.id="));
+    named.unwrap_or(text)
 }
 
 /// What cannot be asked for together.

@@ -33,8 +33,8 @@ impl Target {
         let source = Source { name: options.target, format, image_opts: options.target_image_opts };
         let how = How { cache: options.target_cache, unmap: true, ..How::WRITE };
         let image = session.open(source, how).await?;
-        if options.compress {
-            return Err(Failure::new("Compression is not yet supported for new images: leave out -c"));
+        if options.compress && image.header.is_none() {
+            return Err(Failure::new("Compression not supported for this file format"));
         }
         if image.size()? < size {
             return Err(Failure::new("output file is smaller than input file"));
