@@ -83,7 +83,23 @@ impl Pond {
     pub async fn create_clone(self: &Arc<Self>, request: &CloneRequest) -> Result<CloneInfo> {
         let _turn = self.turn().await;
         let overlay = self.checked(request).await?;
+        let is_known = self.has_image(&request.source);
         let image = self.image_of(&request.source, request.mode).await?;
+        let made = self.clone_of(&image, overlay, request).await;
+        if made.is_err() && !is_known {
+            // Nobody asked for the image alone. What went wrong first is what counts.
+            let _ = self.remove_unused_image(&image.name).await;
+        }
+        made
+    }
+
+    /// The caller has the turn.
+    async fn clone_of(
+        self: &Arc<Self>,
+        image: &Image,
+        overlay: String,
+        request: &CloneRequest,
+    ) -> Result<CloneInfo> {
         let size = request.size.unwrap_or(image.record.size);
         if size < image.record.size {
             let context = format!(

@@ -211,8 +211,7 @@ impl Pond {
 
     /// The caller has the turn.
     pub(crate) async fn image_of(self: &Arc<Self>, source: &Source, mode: Mode) -> Result<Arc<Image>> {
-        let text = source.to_string();
-        let name = format!("{}-{}", source.stem(), &short(&text)[..8]);
+        let name = name_of(source);
         if let Some(image) = lock(&self.images).get(&name) {
             return Ok(image.clone());
         }
@@ -234,6 +233,12 @@ impl Pond {
         Ok(image)
     }
 
+    /// Whether there is an image of that source, sound or not.
+    pub(crate) fn has_image(&self, source: &Source) -> bool {
+        let name = name_of(source);
+        lock(&self.images).contains_key(&name) || lock(&self.damaged).contains_key(&name)
+    }
+
     /// The image of that name, if it is sound.
     pub(crate) fn known_image(&self, name: &str) -> Result<Arc<Image>> {
         if let Some(image) = lock(&self.images).get(name) {
@@ -253,6 +258,11 @@ impl Pond {
     pub async fn remove_image(&self, name: &str) -> Result<()> {
         let _turn = self.turn().await;
         self.forget_gone_clones().await;
+        self.remove_unused_image(name).await
+    }
+
+    /// The same; the caller has the turn.
+    pub(crate) async fn remove_unused_image(&self, name: &str) -> Result<()> {
         let user = lock(&self.clones).values().find(|clone| clone.needs(name)).cloned();
         if let Some(clone) = user {
             let context = format!("image '{name}' is used by '{}'", clone.record().overlay);
@@ -343,6 +353,11 @@ async fn prepare(engine: &Engine, layout: &Layout) -> Result<()> {
         folders.set_mode(&folder, mode).await.map_err(|e| failed("protect", &folder, e))?;
     }
     Ok(())
+}
+
+/// What the image of a source is called.
+fn name_of(source: &Source) -> String {
+    format!("{}-{}", source.stem(), &short(&source.to_string())[..8])
 }
 
 /// Makes sure that no other daemon has the pond.

@@ -247,7 +247,9 @@ fn mistakes_are_one_line_and_leave_nothing_behind() {
             !lab.path("x.qcow2").exists() && std::fs::metadata(lab.path("other.txt")).unwrap().len() == 100
         );
     }
-    assert!(listed(&lab)["clones"].as_array().unwrap().is_empty());
+    let all = listed(&lab);
+    assert_eq!((&all["clones"], &all["images"]), (&json!([]), &json!([])));
+    assert_eq!(std::fs::read_dir(lab.path("pond/images")).unwrap().count(), 0);
     assert!(refused(&lab, "pivot", &["disk.raw"]).contains("no clone"));
     pond(&lab, "clone", &["disk.raw", "vm.qcow2"]);
     completes(&lab);
