@@ -6,6 +6,7 @@
 mod alignment;
 mod error;
 mod extent;
+mod job;
 mod mapping;
 mod permissions;
 mod priority;
@@ -14,6 +15,7 @@ mod range;
 pub use alignment::Alignment;
 pub use error::{BlockError, Culprit, Errno, ErrorKind, Result};
 pub use extent::{Extent, ExtentState, push_extent};
+pub use job::{JobAction, JobMilestone, JobState};
 pub use mapping::{ChildIndex, Mapping, Place};
 pub use permissions::Permissions;
 pub use priority::Priority;

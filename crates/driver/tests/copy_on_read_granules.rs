@@ -72,7 +72,7 @@ fn a_flight_of_shorter_clusters_may_end_before_what_is_wanted() {
         let bytes: Vec<u8> = (0..SIZE).map(|at| (at % 251) as u8).collect();
         world.disk().put("base", &bytes);
         let (base, _) = lab.file("base").await;
-        let filter = Arc::new(CopyOnRead::new());
+        let filter = Arc::new(CopyOnRead::default());
         let over = async |path: &str, cluster: u64| {
             let options = json!({"size": SIZE, "cluster-size": cluster});
             let cache = lab.memory_format(path, options, Some(&base)).await;

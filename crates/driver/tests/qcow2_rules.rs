@@ -91,6 +91,28 @@ fn the_backing_name_is_cut_and_replaced() {
 }
 
 #[test]
+fn what_lies_behind_the_end_of_a_short_image_does_not_show_above_it() {
+    let world = world();
+    world.run(async {
+        let lab = Lab::new(&world);
+        world.disk().put("base", &[7; 1 << 20]);
+        let (base, _) = lab.file("base").await;
+        let short =
+            lab.qcow2("short", &NewImage::new(40_000, 12).over("base", "raw"), json!({}), Some(&base)).await;
+        let image = NewImage::new(1 << 20, 16).over("short", "qcow2");
+        let view = lab.qcow2("disk", &image, json!({}), Some(&short)).await.view();
+        // A part of a cluster that ends behind the short image: what is around it is copied.
+        let zeroing = Request::new(Op::WriteZeroes, ByteRange::new(1000, 1000));
+        seam::execute(&view, zeroing, Lease::empty()).await.0.unwrap();
+        let read = seam::read(&view, ByteRange::new(0, 1 << 16)).await.unwrap();
+        same(&read[..1000], &[7; 1000]);
+        same(&read[1000..2000], &[0; 1000]);
+        same(&read[2000..40_000], &[7; 38_000]);
+        same(&read[40_000..], &[0; 25_536]);
+    });
+}
+
+#[test]
 fn what_is_not_durable_is_bounded() {
     const SIZE: u64 = 160 << 20;
     let world = world();

@@ -7,7 +7,7 @@ mod lab;
 use std::sync::atomic::Ordering::SeqCst;
 
 use block::ByteRange;
-use flow::{Op, Request, Role, View, seam};
+use flow::{Op, Request, Role, View, Whence, seam};
 use io::Lease;
 use lab::{Lab, Tree, qcow2 as images, same};
 use qcow2::{Header, NewImage, cache};
@@ -94,7 +94,8 @@ fn what_has_no_room_is_read_through_and_not_stored() {
 async fn missing(view: &View) -> u64 {
     let (mut missing, mut rest) = (0, ByteRange::new(0, SIZE));
     while !rest.is_empty() {
-        let (held, len) = seam::held(view, rest).await.unwrap();
+        let (whence, len) = seam::whence(view, None, rest).await.unwrap();
+        let held = whence == Whence::Here;
         missing += if held { 0 } else { len };
         rest = rest.skip(len);
     }

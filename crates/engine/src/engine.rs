@@ -8,7 +8,9 @@ use block::{BlockError, Result};
 use flow::NodeId;
 use graph::Graph;
 use io::{Thread, World};
+use job::Jobs;
 use object::Objects;
+use serde_json::{Map, Value};
 
 use crate::exports::Exports;
 use crate::policy::ImagePolicy;
@@ -40,6 +42,7 @@ pub struct Engine {
     pub(crate) policy: ImagePolicy,
     pub(crate) events: Events,
     pub(crate) exports: Exports,
+    pub(crate) jobs: Jobs,
     graph: Mutex<Graph>,
     known: Mutex<HashMap<NodeId, Known>>,
     /// Nodes that clients could write to, by name.
@@ -55,6 +58,10 @@ pub(crate) struct Known {
     pub(crate) direct: bool,
     /// `cache.no-flush`.
     pub(crate) no_flush: bool,
+    /// `discard=unmap`.
+    pub(crate) unmap: bool,
+    /// The driver's own options.
+    pub(crate) own: Arc<Map<String, Value>>,
 }
 
 impl Engine {
@@ -73,6 +80,7 @@ impl Engine {
             policy: options.policy,
             events: Events::default(),
             exports: Exports::default(),
+            jobs: Jobs::default(),
             graph: Mutex::new(Graph::new()),
             known: Mutex::default(),
             written: Mutex::default(),

@@ -2,13 +2,13 @@
 
 use std::sync::Arc;
 
-use block::{BlockError, ByteRange, ErrorKind, Result};
+use block::{BlockError, ErrorKind, Result};
+use flow::Role;
 use flow::copy::{self, Policy, Progress};
-use flow::{NodeId, Request, Role, View, seam};
 use graph::{Demand, Edit, RootId, User};
-use io::Lease;
 use io::select::{Either, race};
 use io::sync::oneshot;
+use job::cut;
 
 use crate::engine::Engine;
 use flow::events::Event;
@@ -65,16 +65,12 @@ impl Engine {
             (graph.view(filter)?, filter, cache)
         };
         // What was fetched is stored and durable before the source is given up.
-        seam::execute(&view, Request::flush(), Lease::empty()).await.0?;
-        let missing = missing(&view).await?;
-        if missing > 0 {
-            let context =
-                format!("the cache below node '{node}' lacks {missing} bytes of data: fill it first");
-            return Err(BlockError::new(ErrorKind::Busy, context));
-        }
+        cut::whole(&view, None).await?;
         drop(view);
         // First: a crash in between leaves a cache that lacks nothing, whatever it is opened over.
-        self.forget_backing(cache).await?;
+        let image = self.graph().view(cache)?;
+        cut::rename(&image, None).await?;
+        drop(image);
         let drained = self.graph().edit(&[
             Edit::RemoveFilter(filter),
             Edit::ReplaceChild { parent: cache, role: Role::Backing, child: None },
@@ -83,43 +79,6 @@ impl Engine {
         drained.await;
         Ok(())
     }
-}
-
-impl Engine {
-    /// Makes an image that stores which image lies below it name none.
-    async fn forget_backing(&self, node: NodeId) -> Result<()> {
-        let view = self.graph().view(node)?;
-        match view.root().powers().backing {
-            Some(power) => power.set_backing(None, view.next()).await,
-            None => Ok(()),
-        }
-    }
-}
-
-/// Bytes of data that the cache below the filter does not hold.
-async fn missing(view: &View) -> Result<u64> {
-    let mut missing = 0;
-    let mut rest = ByteRange::between(0, view.size());
-    while !rest.is_empty() {
-        let extents = seam::extents(view, rest).await?;
-        let end = extents.last().map_or(rest.end(), |extent| extent.range.end());
-        for extent in extents.into_iter().filter(|extent| !extent.state.reads_zero()) {
-            missing += missing_of(view, extent.range).await?;
-        }
-        rest = ByteRange::between(end, rest.end());
-    }
-    Ok(missing)
-}
-
-async fn missing_of(view: &View, range: ByteRange) -> Result<u64> {
-    let mut missing = 0;
-    let mut rest = range;
-    while !rest.is_empty() {
-        let (held, len) = seam::held(view, rest).await?;
-        missing += if held { 0 } else { len };
-        rest = rest.skip(len);
-    }
-    Ok(missing)
 }
 
 impl Fill {
@@ -154,7 +113,7 @@ impl Fill {
         let outcome = ended.unwrap_or_else(|| Err(stopped()));
         engine.detach(root).await?;
         let error = outcome.as_ref().err().map(ToString::to_string);
-        engine.events.tell(Event::JobEnded { id, error });
+        engine.events.tell(Event::FillEnded { id, error });
         outcome
     }
 }

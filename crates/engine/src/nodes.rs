@@ -271,7 +271,7 @@ impl Engine {
     }
 
     /// Adds what was opened below `fresh`, and gives its body and children to `old`.
-    fn swap_body(&self, opening: Opening<'_>, old: NodeId, fresh: NodeId) -> Result<Drained> {
+    pub(crate) fn swap_body(&self, opening: Opening<'_>, old: NodeId, fresh: NodeId) -> Result<Drained> {
         let (mut edits, mut known) = opening.finish();
         let added = edits.pop();
         let Some(Edit::AddNode(new)) =

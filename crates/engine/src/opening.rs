@@ -145,8 +145,9 @@ impl<'e> Opening<'e> {
             detect_zeroes: options.detect_zeroes,
             owned,
         }));
-        let Inherited { direct, no_flush, .. } = below.modes;
-        self.known.push((id, Known { file: below.file, direct, no_flush }));
+        let Inherited { direct, no_flush, unmap, .. } = below.modes;
+        let own = Arc::new(options.own.clone());
+        self.known.push((id, Known { file: below.file, direct, no_flush, unmap, own }));
         id
     }
 
@@ -310,7 +311,7 @@ fn only_writing_failed(error: &BlockError) -> bool {
 }
 
 /// In QEMU's words: there a name may also be a device's.
-fn unknown(name: &str) -> BlockError {
+pub(crate) fn unknown(name: &str) -> BlockError {
     let context = format!("Cannot find device='{name}' nor node-name='{name}'");
     BlockError::new(ErrorKind::NotFound, context)
 }

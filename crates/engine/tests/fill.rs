@@ -7,7 +7,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use block::{ByteRange, ErrorKind};
-use engine::{Engine, EngineOptions, ExportRequest, NbdServer, Reader, ServerRequest};
+use engine::{
+    Engine, EngineOptions, ExportRequest, JobState, NbdServer, Reader, ServerRequest, StreamRequest,
+};
 use export::nbd::ExportOptions;
 use flow::copy::Policy;
 use futures_util::future::{join, join_all};
@@ -203,6 +205,38 @@ fn a_question_for_extents_is_asked_once_however_the_cache_is_cut_up() {
             let range = extent.range.start() as usize..extent.range.end() as usize;
             assert!(!extent.state.reads_zero() || image[range].iter().all(|byte| *byte == 0), "{extent:?}");
         }
+        reader.close().await.unwrap();
+    });
+}
+
+#[test]
+fn a_stream_keeps_the_line_full_and_leaves_no_trace_of_the_source() {
+    let mut options = Options::calm();
+    options.net.link = Link { round_trip: Duration::from_millis(20), rate: 125_000_000 };
+    let world = SimWorld::new(1, options);
+    world.run(async {
+        let mut rng = Rng::new(2);
+        let shared = Arc::new(world.clone());
+        let image = make_image(&world, &mut rng).await;
+        let (_repository, server) = serve(&shared).await;
+        let engine = host(&shared).await;
+        let reader = engine.reader("guest", "top").unwrap();
+        let begun = io::now();
+        let request =
+            StreamRequest { id: "j".to_owned(), node: "top".to_owned(), ..StreamRequest::default() };
+        engine.stream(request).await.unwrap();
+        if let Some(job) = engine.jobs().find("j") {
+            job.reached(|state| state == JobState::Null).await;
+            assert_eq!(job.info().error, None);
+        }
+        let took = io::now().since(begun);
+        println!("{took:?}");
+        // One request of 512 KiB after the other takes a round trip for each of the 13.
+        assert!(took < Duration::from_millis(200), "{took:?}");
+        assert!(stat(&engine, "source", "received-bytes") <= granules(&image));
+        engine.delete_node("source").await.unwrap();
+        server.remove("disk").await.unwrap();
+        check(&reader, ByteRange::between(0, SIZE), &image).await;
         reader.close().await.unwrap();
     });
 }

@@ -6,6 +6,7 @@ use std::collections::VecDeque;
 use std::fmt::Display;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use block::{JobAction, JobMilestone, JobState};
 use io::sync::Notify;
 
 /// Events that are kept for a reader that is behind.
@@ -52,8 +53,39 @@ pub enum Event {
         /// Its node-name.
         node: String,
     },
-    /// A background job ended.
-    JobEnded {
+    /// A job is in another state.
+    JobState {
+        /// Its id.
+        id: String,
+        /// Where it stands.
+        state: JobState,
+    },
+    /// A job has come to a point that has an event of its own.
+    JobMilestone {
+        /// Its id.
+        id: String,
+        /// Its type (`stream`).
+        kind: &'static str,
+        /// Which point.
+        milestone: JobMilestone,
+        /// Bytes that there are to do.
+        total: u64,
+        /// Bytes that are done.
+        done: u64,
+        /// Bytes per second at most; 0 for no limit.
+        speed: u64,
+    },
+    /// A job has met an error.
+    JobError {
+        /// Its id.
+        id: String,
+        /// What it does about it.
+        action: JobAction,
+        /// The error.
+        error: String,
+    },
+    /// A fill ended.
+    FillEnded {
         /// Its id.
         id: String,
         /// What ended it, if an error did.

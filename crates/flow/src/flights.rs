@@ -7,7 +7,7 @@
 //! Invariants: flights never overlap; a flight whose leader is dropped fails its followers, who then ask again.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use block::{BlockError, ByteRange, ErrorKind, Priority, Result};
 use io::sync::Notify;
@@ -44,6 +44,8 @@ const EXPECTED: u32 = 4;
 pub struct Flight {
     range: ByteRange,
     state: Mutex<State>,
+    /// Why what has arrived could not be stored.
+    unstored: OnceLock<(ErrorKind, Arc<str>)>,
     changed: Notify,
 }
 
@@ -102,7 +104,8 @@ impl Flights {
     }
 
     fn begin(self: &Arc<Self>, table: &mut Table, range: ByteRange, priority: Priority, now: Moment) -> Lead {
-        let flight = Arc::new(Flight { range, state: Mutex::new(State::Fetching), changed: Notify::new() });
+        let state = Mutex::new(State::Fetching);
+        let flight = Arc::new(Flight { range, state, unstored: OnceLock::new(), changed: Notify::new() });
         table.flights.insert(range.start(), flight.clone());
         table.bytes += range.len();
         let number = table.next;
@@ -209,6 +212,11 @@ impl Flight {
         }
     }
 
+    /// Whether it has been stored, when it has landed ([`Flights::land`]).
+    pub fn stored(&self) -> Result<()> {
+        self.unstored.get().map_or(Ok(()), |(kind, context)| Err(BlockError::new(*kind, &**context)))
+    }
+
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -242,6 +250,12 @@ impl Lead {
     /// Fetching has failed: followers fail with it.
     pub fn failed(self, error: &BlockError) {
         self.flight.set(State::Failed { kind: error.kind(), context: error.to_string().into() });
+    }
+
+    /// It has come, and could not be stored.
+    pub fn unstored(&self, error: &BlockError) {
+        // Told once, before the lead is dropped.
+        let _ = self.flight.unstored.set((error.kind(), error.to_string().into()));
     }
 
     fn fetched(&self) {

@@ -40,11 +40,11 @@ pub use locks::{RangeGuard, RangeLocks};
 pub use next::{Hold, Next};
 pub use node::{Body, Capabilities, Limits, Node, NodeId, NodeState, Role, ZeroCost};
 pub use powers::{
-    Backing, BackingName, Bitmaps, Check, CheckReport, Compress, Identity, Permit, Powers, Pressure, Quota,
+    Backing, BackingName, Bitmaps, Check, CheckReport, Compress, Identity, Naming, Permit, Powers, Pressure, Quota,
     Repair, Resize, Snapshots, Stats, Tell,
 };
 pub use prepared::Prepared;
 pub use request::{Flags, Now, Op, Piece, PieceSource, Pieces, Request, Window};
 pub use root::{Retiring, Root, Turn};
 pub use view::{DetectZeroes, View, ViewBuilder, ViewIndex};
-pub use walk::{Holds, Layer, REMEMBER_BUDGET, remember_total, remember_usage, set_remember_budget};
+pub use walk::{Holds, Layer, REMEMBER_BUDGET, Whence, remember_total, remember_usage, set_remember_budget};

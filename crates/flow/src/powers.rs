@@ -1,5 +1,7 @@
 //! Optional powers of nodes: separate traits, asked for by name.
 
+use std::path::PathBuf;
+
 use block::{ByteRange, Permissions, Result};
 use io::{Lease, LocalFut, Moment};
 
@@ -24,6 +26,8 @@ pub struct Powers<'a> {
     pub stats: Option<&'a dyn Stats>,
     /// It knows which version of which image it has.
     pub identity: Option<&'a dyn Identity>,
+    /// It knows which backing image it names.
+    pub naming: Option<&'a dyn Naming>,
     /// It stores the name of its backing image.
     pub backing: Option<&'a dyn Backing>,
     /// It stores bytes compressed.
@@ -53,6 +57,13 @@ pub struct BackingName {
     pub name: String,
     /// Driver name of its format.
     pub format: String,
+}
+
+/// Knowing which image lies below, as it is stored.
+pub trait Naming: Sync {
+    /// The path of the backing image that it names, from where the image itself lies; a name that is no path as it stands.
+    /// `None` where it names none.
+    fn backing(&self) -> Option<PathBuf>;
 }
 
 /// Storing which image lies below, durably.

@@ -5,11 +5,12 @@ use block::{BlockError, ByteRange, ErrorKind, Extent, Result};
 use io::Lease;
 
 use crate::next::Next;
+use crate::node::NodeId;
 use crate::powers::{CheckReport, Repair, Tell};
 use crate::request::{Flags, Now, Op, Request, Window};
 use crate::root::Turn;
 use crate::view::{DetectZeroes, View, ViewIndex};
-use crate::walk::{self, Layer};
+use crate::walk::{self, Layer, Whence};
 
 /// Carries out as much of `rq` as needs no wait. On [`Now::Wait`] the caller goes on with [`execute`] on the
 /// view of this turn; the first `rq.done` bytes of the window are done. A lent read is all or nothing.
@@ -101,11 +102,11 @@ pub async fn check_tables(view: &View, repair: Repair, tell: Tell<'_>) -> Result
     }
 }
 
-/// Whether the first bytes of `range` are held by the cache itself (the first format below filters) or have to come
-/// from below it, and how many share that answer.
-pub async fn held(view: &View, range: ByteRange) -> Result<(bool, u64)> {
+/// Which layer has the first bytes of `range`: the cache itself (the first format below filters), one between it and
+/// `bottom` (all that lie below it without one), or one further below; and how many bytes share that answer.
+pub async fn whence(view: &View, bottom: Option<NodeId>, range: ByteRange) -> Result<(Whence, u64)> {
     check(view, &Request::new(Op::Read, range))?;
-    walk::held(view, ViewIndex::ROOT, range).await
+    walk::whence(view, ViewIndex::ROOT, bottom, range).await
 }
 
 /// In what units of bytes the cache (the first format below filters) allocates; 1 without one.

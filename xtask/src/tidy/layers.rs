@@ -50,9 +50,10 @@ const ALLOWED: &[Allowed] = &[
     Allowed { name: "control", rooms: &["engine", "export", "qmp", "io", "block"], crates: &["serde_json"] },
     Allowed {
         name: "engine",
-        rooms: &["export", "driver", "graph", "flow", "object", "io", "block"],
+        rooms: &["export", "driver", "job", "graph", "flow", "object", "io", "block"],
         crates: &["serde", "serde_json"],
     },
+    Allowed { name: "job", rooms: &["graph", "flow", "io", "block"], crates: &[] },
     Allowed { name: "export", rooms: &["flow", "object", "nbd", "io", "block"], crates: &["futures-util"] },
     Allowed {
         name: "driver",

@@ -8,15 +8,21 @@
 //! A cache that has a bound on what it holds ([`flow::Quota`]) and has no room for more is read through: what it lacks
 //! comes from below as it is asked for, and is not stored.
 //!
+//! With a `bottom`, only what the layers down to that one hold is stored: what lies below it is passed on.
+//!
 //! Invariants: a byte that the cache holds is never fetched; a flush waits for the stores that are under way; a
-//! store that fails loses nothing (the bytes are fetched again when they are next wanted).
+//! store that fails loses nothing (the bytes are fetched again when they are next wanted), and is told to whoever asked
+//! for the store itself ([`Op::Cache`]).
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use block::{Alignment, ByteRange, ChildIndex, Extent, Priority, Result};
-use flow::flights::{Boarding, Flights, Lead};
-use flow::{Body, Execute, Flags, Limits, Next, Now, Op, Powers, Pressure, Request, Stats, Window, seam};
+use block::{Alignment, BlockError, ByteRange, ChildIndex, ErrorKind, Extent, Priority, Result};
+use flow::flights::{Boarding, Flight, Flights, Lead};
+use flow::{
+    Body, Execute, Flags, Limits, Next, NodeId, Now, Op, Powers, Pressure, Request, Role, Stats, View,
+    Whence, Window, seam,
+};
 use io::{Lease, LocalFut, Moment};
 use serde::Deserialize;
 
@@ -30,21 +36,36 @@ const STORE_MIN: u64 = 4096;
 /// Bytes fetched and not yet stored, at most.
 const FLYING_MAX: u64 = 64 << 20;
 
-/// Options: none of its own yet (`bottom` is refused by name).
+/// Its own options.
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
-pub struct Options {}
+pub struct Options {
+    /// Node-name of the lowest layer whose data is stored; without one, that of all layers is.
+    bottom: Option<String>,
+}
 
 /// Opens a `copy-on-read` node.
 pub fn open(mut context: OpenContext) -> LocalFut<'static, Result<Opened>> {
     Box::pin(async move {
-        let Options {} = context.parse()?;
-        Ok(Opened::new(Body::Executes(Arc::new(CopyOnRead::new()))))
+        let Options { bottom } = context.parse()?;
+        let bottom = bottom.map(|name| layer(context.child(Role::Filtered)?, &name)).transpose()?;
+        Ok(Opened::new(Body::Executes(Arc::new(CopyOnRead::new(bottom)))))
     })
+}
+
+/// The layer called `name` of what lies below.
+fn layer(below: &View, name: &str) -> Result<NodeId> {
+    let refused = |why: &str| BlockError::new(ErrorKind::Invalid, format!("Bottom node '{name}' {why}"));
+    let found = below.nodes().find(|node| &**node.name() == name).ok_or_else(|| refused("not found"))?;
+    match found.body() {
+        Body::Executes(filter) if filter.size().is_none() => Err(refused("is a filter")),
+        _ => Ok(found.id()),
+    }
 }
 
 /// The filter.
 pub struct CopyOnRead {
+    bottom: Option<NodeId>,
     flights: Arc<Flights>,
     counts: Arc<Counts>,
 }
@@ -73,14 +94,14 @@ impl Stats for Counts {
 
 impl Default for CopyOnRead {
     fn default() -> Self {
-        Self::new()
+        Self::new(None)
     }
 }
 
 impl CopyOnRead {
-    /// A filter with nothing under way.
-    pub fn new() -> Self {
-        Self { flights: Flights::new(FLYING_MAX), counts: Arc::default() }
+    /// A filter with nothing under way, that stores what the layers down to `bottom` hold.
+    pub fn new(bottom: Option<NodeId>) -> Self {
+        Self { bottom, flights: Flights::new(FLYING_MAX), counts: Arc::default() }
     }
 
     /// What it has done so far.
@@ -91,7 +112,7 @@ impl CopyOnRead {
     async fn read(&self, mut rq: Request, mut lease: Lease, next: Next<'_>) -> (Result<()>, Lease) {
         let mut head = lease.split_to(rq.done as usize);
         while !rq.rest().is_empty() {
-            let (held, len) = match next.held(CHILD, rq.rest()).await {
+            let (whence, len) = match next.whence(CHILD, self.bottom, rq.rest()).await {
                 Ok(answer) => answer,
                 Err(error) => {
                     head.join(lease);
@@ -100,10 +121,11 @@ impl CopyOnRead {
             };
             let range = rq.rest().head(len);
             let part = lease.split_to(range.len() as usize);
-            let (result, part) = match held {
-                true => next.execute(CHILD, rq.on(range), part).await,
-                false if self.is_full(range, next) => next.execute(CHILD, rq.on(range), part).await,
-                false => self.read_missing(rq.priority, range, part, next).await,
+            let (result, part) = match whence {
+                Whence::Between if !self.is_full(range, next) => {
+                    self.read_missing(rq.priority, range, part, next).await
+                }
+                _ => next.execute(CHILD, rq.on(range), part).await,
             };
             rq.done += range.len() as u32;
             rq.acted = 0;
@@ -125,7 +147,7 @@ impl CopyOnRead {
         next: Next<'_>,
     ) -> (Result<()>, Lease) {
         let result = self
-            .fetch(priority, range, next, |bytes| {
+            .fetch(priority, range, next, |_, bytes| {
                 let wanted = bytes.range.intersection(range);
                 if wanted.is_empty() {
                     return;
@@ -145,7 +167,7 @@ impl CopyOnRead {
         priority: Priority,
         range: ByteRange,
         next: Next<'_>,
-        mut visit: impl FnMut(Arrival<'_>),
+        mut visit: impl FnMut(&Arc<Flight>, Arrival<'_>),
     ) -> Result<()> {
         self.flights.admit(priority).await;
         let mut rest = range;
@@ -160,7 +182,7 @@ impl CopyOnRead {
             for flight in flights {
                 // Abandoned by whoever fetched it: board again for what is left.
                 let Some(bytes) = flight.arrived().await? else { break };
-                visit(Arrival { range: flight.range(), bytes: &bytes });
+                visit(&flight, Arrival { range: flight.range(), bytes: &bytes });
                 // One that others began may end before what is wanted begins.
                 rest = rest.skip(flight.range().end().saturating_sub(rest.start()));
             }
@@ -169,7 +191,7 @@ impl CopyOnRead {
     }
 
     /// Fetches and stores on this thread, whatever becomes of the one who asked.
-    fn launch(&self, lead: Lead, priority: Priority, next: Next<'_>) -> Arc<flow::flights::Flight> {
+    fn launch(&self, lead: Lead, priority: Priority, next: Next<'_>) -> Arc<Flight> {
         let flight = lead.flight().clone();
         let counts = self.counts.clone();
         let hold = next.hold();
@@ -184,17 +206,30 @@ impl CopyOnRead {
         quota.used().saturating_add(self.flights.bytes()).saturating_add(wanted) > quota.limit()
     }
 
-    /// Fetches and stores what the child does not hold of `range`, as far as there is room for it.
-    async fn populate(&self, priority: Priority, range: ByteRange, next: Next<'_>) -> Result<()> {
-        let mut rest = range;
+    /// Has what the child shall hold of `range`, and does not hold yet, fetched, as far as
+    /// there is room for it. Answers the flights that bring it.
+    async fn populate(
+        &self,
+        priority: Priority,
+        range: ByteRange,
+        next: Next<'_>,
+    ) -> Result<Vec<Arc<Flight>>> {
+        let (mut rest, mut flights) = (range, Vec::new());
         while !rest.is_empty() {
-            let (held, len) = next.held(CHILD, rest).await?;
-            if !held && !self.is_full(rest.head(len), next) {
-                self.fetch(priority, rest.head(len), next, |_| {}).await?;
+            let (whence, len) = next.whence(CHILD, self.bottom, rest).await?;
+            if whence == Whence::Between && !self.is_full(rest.head(len), next) {
+                self.fetch(priority, rest.head(len), next, |flight, _| flights.push(flight.clone())).await?;
             }
             rest = rest.skip(len);
         }
-        Ok(())
+        Ok(flights)
+    }
+
+    /// Has it stored as well.
+    async fn cache(&self, priority: Priority, range: ByteRange, next: Next<'_>) -> Result<()> {
+        let flights = self.populate(priority, range, next).await?;
+        self.flights.land(range).await;
+        flights.iter().try_for_each(|flight| flight.stored())
     }
 
     /// A change of a part of a granule needs the rest of it: through a flight, so that it is fetched once.
@@ -242,6 +277,9 @@ async fn fly(lead: Lead, priority: Priority, next: Next<'_>, counts: &Counts) {
     while !rest.is_empty() {
         let run = run(rest, granule, &bytes[(rest.start() - range.start()) as usize..]);
         let stored = store(run, priority, next).await;
+        if let Err(error) = &stored {
+            lead.unstored(error);
+        }
         let count = if stored.is_ok() { &counts.stored } else { &counts.stores_failed };
         count.fetch_add(run.range.len(), Ordering::Relaxed);
         rest = rest.skip(run.range.len());
@@ -313,8 +351,8 @@ impl Execute for CopyOnRead {
         };
         let mut rest = known;
         while !rest.is_empty() {
-            match next.held_now(CHILD, rest)? {
-                Some((true, len)) => rest = rest.skip(len),
+            match next.whence_now(CHILD, self.bottom, rest)? {
+                Some((Whence::Here | Whence::Below, len)) => rest = rest.skip(len),
                 _ => return Ok(Now::Wait),
             }
         }
@@ -325,7 +363,7 @@ impl Execute for CopyOnRead {
         match rq.op {
             Op::Read => Box::pin(self.read(rq, lease, next)),
             Op::Write | Op::WriteZeroes | Op::Discard => Box::pin(self.change(rq, lease, next)),
-            Op::Cache => Box::pin(async move { (self.populate(rq.priority, rq.range, next).await, lease) }),
+            Op::Cache => Box::pin(async move { (self.cache(rq.priority, rq.range, next).await, lease) }),
             Op::Flush => Box::pin(async move {
                 self.flights.land(ByteRange::between(0, u64::MAX)).await;
                 next.execute(CHILD, rq, lease).await

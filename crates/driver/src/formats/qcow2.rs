@@ -95,7 +95,7 @@ impl Format for Qcow2 {
         let compress = self.changing.then_some(self as &dyn flow::Compress);
         let quota = self.changing.then_some(self).filter(|body| body.bound().is_some());
         let quota = quota.map(|body| body as &dyn Quota);
-        Powers { backing, compress, quota, check: Some(self), ..Powers::default() }
+        Powers { backing, naming: Some(self), compress, quota, check: Some(self), ..Powers::default() }
     }
 }
 

@@ -3,10 +3,12 @@
 use block::{ByteRange, ChildIndex, Extent, Result};
 use io::{Lease, LocalFut};
 
-use super::{execute, extents, granule, held, held_now, quota, resize, try_now};
+use super::{Whence, execute, extents, granule, quota, resize, try_now, whence, whence_now};
 use crate::next::Next;
+use crate::node::{Body, NodeId};
 use crate::powers::Quota;
-use crate::request::{Now, Request, Window};
+use crate::request::{Now, Op, Request, Window};
+use crate::view::{View, ViewIndex};
 
 impl<'a> Next<'a> {
     /// Passes a request to a child as far as that needs no wait. Only from within [`Execute::try_now`]: the
@@ -19,6 +21,9 @@ impl<'a> Next<'a> {
     /// and gets zeros there).
     pub fn execute(&self, child: ChildIndex, rq: Request, lease: Lease) -> LocalFut<'a, (Result<()>, Lease)> {
         match self.child(child) {
+            Ok(index) if rq.op == Op::Read && ends_before(self.view, index, rq.range) => {
+                Box::pin(read_beyond(self.view, index, rq, lease))
+            }
             Ok(index) => execute(self.view, index, rq, lease),
             Err(error) => Box::pin(async move { (Err(error), lease) }),
         }
@@ -40,25 +45,55 @@ impl<'a> Next<'a> {
         }
     }
 
-    /// In what units (bytes) that which [`Next::held_now`] tells of is allocated: below filters, too. 1 where nothing
+    /// In what units (bytes) that which [`Next::whence_now`] tells of is allocated: below filters, too. 1 where nothing
     /// is.
     pub fn granule(&self, child: ChildIndex) -> Result<u64> {
         Ok(granule(self.view, self.child(child)?))
     }
 
-    /// The bound on what [`Next::held_now`] tells of, if there is one: below filters, too.
+    /// The bound on what [`Next::whence_now`] tells of, if there is one: below filters, too.
     pub fn quota(&self, child: ChildIndex) -> Result<Option<&'a dyn Quota>> {
         Ok(quota(self.view, self.child(child)?))
     }
 
-    /// Whether the first bytes of a child's `range` are held by the child itself (its first format layer),
-    /// and how many share that answer. `None`: a table has to be loaded, see [`Next::held`].
-    pub fn held_now(&self, child: ChildIndex, range: ByteRange) -> Result<Option<(bool, u64)>> {
-        held_now(self.view, self.child(child)?, range)
+    /// Which layer has the first bytes of a child's `range`: the child itself (its first format layer), one between it
+    /// and `bottom` (all that lie below it without one), or one further below; and how many bytes share that answer.
+    /// `None`: a table has to be loaded, see [`Next::whence`].
+    pub fn whence_now(
+        &self,
+        child: ChildIndex,
+        bottom: Option<NodeId>,
+        range: ByteRange,
+    ) -> Result<Option<(Whence, u64)>> {
+        whence_now(self.view, self.child(child)?, bottom, range)
     }
 
-    /// As [`Next::held_now`], loading tables as needed.
-    pub async fn held(&self, child: ChildIndex, range: ByteRange) -> Result<(bool, u64)> {
-        held(self.view, self.child(child)?, range).await
+    /// As [`Next::whence_now`], loading tables as needed.
+    pub async fn whence(
+        &self,
+        child: ChildIndex,
+        bottom: Option<NodeId>,
+        range: ByteRange,
+    ) -> Result<(Whence, u64)> {
+        whence(self.view, self.child(child)?, bottom, range).await
     }
+}
+
+/// Whether a format ends within the range. What lies below it would show there, longer than it is itself.
+fn ends_before(view: &View, index: ViewIndex, range: ByteRange) -> bool {
+    matches!(view.node(index).body(), Body::Maps(_)) && range.end() > view.size_of(index)
+}
+
+/// Reads up to the end of a node, and zeros behind it.
+async fn read_beyond(view: &View, index: ViewIndex, rq: Request, mut lease: Lease) -> (Result<()>, Lease) {
+    let inside = rq.range.head(view.size_of(index).saturating_sub(rq.range.start()));
+    let mut head = lease.split_to(inside.len() as usize);
+    lease.fill(0);
+    let mut outcome = Ok(());
+    if u64::from(rq.done) < inside.len() {
+        let part = Request { range: inside, ..rq };
+        (outcome, head) = execute(view, index, part, head).await;
+    }
+    head.join(lease);
+    (outcome, head)
 }

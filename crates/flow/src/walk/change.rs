@@ -3,6 +3,7 @@
 use block::{BlockError, ByteRange, ErrorKind, Result};
 use io::Lease;
 
+use super::Whence;
 use super::write::around;
 use crate::contract::{Changes, Format};
 use crate::next::Next;
@@ -30,12 +31,14 @@ pub(super) async fn change(view: &View, index: ViewIndex, rq: Request, lease: Le
     (result.map_err(|e| super::at_node(view, index, e)), lease)
 }
 
-/// Zeroes only what the node does not hold.
+/// Zeroes only what the node does not hold. What lies behind the end of the layer below is zeroed as well: it shall
+/// stay zero whatever comes to lie below.
 async fn change_unheld(view: &View, index: ViewIndex, changes: &dyn Changes, rq: Request) -> Result<()> {
+    let bottom = Some(view.node(index).id());
     let mut rest = rq.range;
     while !rest.is_empty() {
-        let (held, len) = super::held(view, index, rest).await?;
-        if !held {
+        let (whence, len) = super::whence(view, index, bottom, rest).await?;
+        if whence != Whence::Here {
             changes.change(rq.on(rest.head(len)), Next::new(view, index)).await?;
         }
         rest = rest.skip(len);

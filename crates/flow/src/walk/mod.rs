@@ -33,7 +33,8 @@ pub use remember::{
     DEFAULT_BUDGET as REMEMBER_BUDGET, set_budget as set_remember_budget, total as remember_total,
     usage as remember_usage,
 };
-pub(crate) use status::{extents, granule, held, held_now, quota};
+pub use status::Whence;
+pub(crate) use status::{extents, granule, quota, whence, whence_now};
 
 /// Carries out a request at a node of the view; may wait.
 pub(crate) fn execute<'a>(

@@ -5,7 +5,7 @@ use io::LocalFut;
 
 use super::resolve::{Step, Target, resolve};
 use crate::next::Next;
-use crate::node::Body;
+use crate::node::{Body, NodeId};
 use crate::powers::Quota;
 use crate::view::{View, ViewIndex};
 
@@ -112,29 +112,99 @@ impl Asked {
     }
 }
 
-/// Whether the first bytes of `range` are held by the first format at or below `index`, and how many.
-pub(crate) fn held_now(view: &View, index: ViewIndex, range: ByteRange) -> Result<Option<(bool, u64)>> {
-    let Some((index, format)) = first_format(view, index) else { return Ok(Some((true, range.len()))) };
-    let Some(mapping) = format.map_now(range).map_err(|e| super::at_node(view, index, e))? else {
-        return Ok(None);
-    };
-    let len = mapping.len.min(range.len());
-    let below = match (mapping.place, view.backing(index)) {
-        (Place::Unallocated, Some(backing)) => view.size_of(backing).saturating_sub(range.start()).min(len),
-        // Zeros by themselves: there is nothing to be had from below.
-        _ => 0,
-    };
-    Ok(Some(if below > 0 { (false, below) } else { (true, len) }))
+/// Which layer of a chain has bytes.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Whence {
+    /// The first format itself; or nobody, and nothing below it is in the way of its zeros.
+    Here,
+    /// A layer below it, down to the bottom, that one included. Zeros behind the end of such a layer, too.
+    Between,
+    /// A layer below the bottom, or nobody.
+    Below,
 }
 
-/// As [`held_now`], loading tables as needed.
-pub(crate) async fn held(view: &View, index: ViewIndex, range: ByteRange) -> Result<(bool, u64)> {
-    loop {
-        if let Some(answer) = held_now(view, index, range)? {
-            return Ok(answer);
+/// A question for [`Whence`], as far as it has been followed: where a table is missing, it goes on from there.
+struct Descent {
+    bottom: Option<NodeId>,
+    /// Layer that is asked next; `None` in the beginning.
+    at: Option<ViewIndex>,
+    range: ByteRange,
+}
+
+/// How far a question has come.
+enum Answer {
+    Known(Whence),
+    Load(ViewIndex),
+}
+
+impl Descent {
+    /// Goes on; `range` is cut down to the bytes that share the answer.
+    fn go(&mut self, view: &View, top: ViewIndex) -> Result<Answer> {
+        let first = first_format(view, top).map(|(index, _)| index);
+        let mut at = self.at.or(first);
+        while let Some(index) = at {
+            let Body::Maps(format) = view.node(index).body() else { break };
+            let mapping = format.map_now(self.range).map_err(|e| super::at_node(view, index, e))?;
+            let Some(mapping) = mapping else {
+                self.at = at;
+                return Ok(Answer::Load(index));
+            };
+            self.range = self.range.head(mapping.len);
+            let is_first = first == at;
+            if mapping.place != Place::Unallocated {
+                return Ok(Answer::Known(if is_first { Whence::Here } else { Whence::Between }));
+            }
+            let Some(backing) = view.backing(index) else {
+                return Ok(Answer::Known(if is_first { Whence::Here } else { Whence::Below }));
+            };
+            if self.bottom == Some(view.node(index).id()) {
+                return Ok(Answer::Known(Whence::Below));
+            }
+            let inside = view.size_of(backing).saturating_sub(self.range.start());
+            if inside == 0 {
+                // What shines through once this layer is gone is not what shows now.
+                let hides = self.bottom.is_some();
+                return Ok(Answer::Known(if hides { Whence::Between } else { Whence::Here }));
+            }
+            self.range = self.range.head(inside);
+            if self.bottom.is_none() {
+                return Ok(Answer::Known(Whence::Between));
+            }
+            at = first_format(view, backing).map(|(index, _)| index);
         }
-        if let Some((index, _)) = first_format(view, index) {
-            super::read::load(view, index, range).await?;
+        // A protocol has all of its bytes.
+        let below_first = first.is_some();
+        Ok(Answer::Known(if below_first { Whence::Between } else { Whence::Here }))
+    }
+}
+
+/// Which layer has the first bytes of `range` of the first format at or below `index`, and how many share that answer;
+/// `None`: a table has to be loaded, see [`whence`]. Without a bottom all that lies below counts as between.
+pub(crate) fn whence_now(
+    view: &View,
+    index: ViewIndex,
+    bottom: Option<NodeId>,
+    range: ByteRange,
+) -> Result<Option<(Whence, u64)>> {
+    let mut descent = Descent { bottom, at: None, range };
+    Ok(match descent.go(view, index)? {
+        Answer::Known(whence) => Some((whence, descent.range.len())),
+        Answer::Load(_) => None,
+    })
+}
+
+/// As [`whence_now`], loading tables as needed.
+pub(crate) async fn whence(
+    view: &View,
+    index: ViewIndex,
+    bottom: Option<NodeId>,
+    range: ByteRange,
+) -> Result<(Whence, u64)> {
+    let mut descent = Descent { bottom, at: None, range };
+    loop {
+        match descent.go(view, index)? {
+            Answer::Known(whence) => return Ok((whence, descent.range.len())),
+            Answer::Load(at) => super::read::load(view, at, descent.range).await?,
         }
     }
 }

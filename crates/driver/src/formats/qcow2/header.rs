@@ -2,12 +2,13 @@
 //!
 //! Invariant: whoever writes it holds the [`super::writer::Writer::turn`], so that it is read as it is.
 
-use std::sync::Arc;
+use std::path::PathBuf;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, MutexGuard, PoisonError};
 
 use block::Result;
 use flow::sabotage::Rule;
-use flow::{Backing, BackingName, Next};
+use flow::{Backing, BackingName, Naming, Next};
 use io::{Lease, LocalFut};
 use qcow2::{FILE_CHILD, HeaderEdit};
 
@@ -39,6 +40,7 @@ impl Image {
         let writer = self.writer()?;
         self.begin_change(next).await?;
         self.flush(next).await?;
+        let named = backing.as_ref().map(|backing| self.path_of(&backing.name));
         let edit = match backing {
             None => HeaderEdit::NoBacking,
             Some(BackingName { name, format }) => {
@@ -47,7 +49,18 @@ impl Image {
                 HeaderEdit::Backing(qcow2::Backing { name, format: Some(format) })
             }
         };
-        self.alone(async |turn| self.write_header(&edit, Rule::LastBarrier, turn, next).await).await
+        self.alone(async |turn| self.write_header(&edit, Rule::LastBarrier, turn, next).await).await?;
+        *self.backing() = named;
+        Ok(())
+    }
+
+    fn path_of(&self, backing: &str) -> PathBuf {
+        path_of(&self.name, backing)
+    }
+
+    /// Path of the backing image that the header names.
+    fn backing(&self) -> MutexGuard<'_, Option<PathBuf>> {
+        self.backing.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Carries the change out, each step durable before the next one. The caller holds the turn.
@@ -65,6 +78,20 @@ impl Image {
             self.barrier(rule, next).await?;
         }
         Ok(())
+    }
+}
+
+/// The path that an image means by the name of its backing image.
+pub(super) fn path_of(image: &str, backing: &str) -> PathBuf {
+    match qcow2::resolve(backing, image) {
+        Ok(qcow2::Target::Path(path)) => path.into(),
+        _ => backing.into(),
+    }
+}
+
+impl Naming for Qcow2 {
+    fn backing(&self) -> Option<PathBuf> {
+        self.image.backing().clone()
     }
 }
 

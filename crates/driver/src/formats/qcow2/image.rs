@@ -3,8 +3,9 @@
 //! Invariants: a lie in a table is an error of those who read there and of nobody else; a table that could not be read
 //! is read again when it is next needed; an image that is only read has no [`Writer`] and pays nothing for one.
 
-use std::sync::Arc;
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 
 use block::{BlockError, ByteRange, ErrorKind, Mapping, Place, Result};
 use flow::{Next, NodeId, Op, RangeLocks, Request};
@@ -32,6 +33,8 @@ pub(super) struct Image {
     /// before the first slice is loaded, and nothing is mapped before that.
     pub(super) data_len: AtomicU64,
     pub(super) writer: Option<Writer>,
+    /// Path of the backing image that the header names.
+    pub(super) backing: Mutex<Option<PathBuf>>,
     /// The ends of the chain that its file is.
     pub(super) home: Vec<NodeId>,
 }

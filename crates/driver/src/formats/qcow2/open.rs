@@ -3,8 +3,8 @@
 //! Invariants: an image that is opened for writing is one that is written here, or it is refused by what it has; of
 //! an image that is being written there is one set of tables in memory, also when its node is reopened.
 
-use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
+use std::sync::{Arc, Mutex};
 
 use block::{BlockError, ByteRange, ErrorKind, Result};
 use flow::{Body, Node, NodeId, RangeLocks, Role, View, seam};
@@ -13,6 +13,7 @@ use qcow2::{Geometry, Header, L1Table, cache};
 
 use super::Qcow2;
 use super::check;
+use super::header::path_of;
 use super::image::Image;
 use super::inflated::Inflated;
 use super::options::Options;
@@ -114,6 +115,7 @@ async fn fresh(
         file_len: AtomicU64::new(file_len),
         data_len: AtomicU64::new(data_len),
         writer,
+        backing: Mutex::new(header.backing.as_ref().map(|backing| path_of(name, &backing.name))),
         home: ends(file),
     }))
 }

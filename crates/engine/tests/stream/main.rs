@@ -1,0 +1,141 @@
+//! Streams in the simulated world: chains of images that differ in size and cluster size, guests that write meanwhile,
+//! disks that fail, and power that goes at any write and any flush.
+//!
+//! A failure names its seed; `MILLPOND_TEST_FULL=1` tries more of them.
+
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
+
+mod guests;
+mod policies;
+mod scene;
+
+use std::rc::Rc;
+
+use engine::{JobState, StreamRequest};
+use flow::sabotage::{Rule, break_rule};
+use futures_util::future::{join, join_all};
+use guests::Disk;
+use scene::{Scene, World, ask_qemu};
+use sim::{CrashPoint, Options, Rng, SimDisk};
+
+fn is_full() -> bool {
+    std::env::var_os("MILLPOND_TEST_FULL").is_some()
+}
+
+/// Streams while guests write, with rests, and sometimes not to the end. Answers whether it came to its end.
+async fn live(world: World, scene: &Scene, disk: Rc<Disk>, seed: u64) -> bool {
+    let mut rng = Rng::new(seed);
+    let engine = scene.open(&world).await;
+    let guests = guests::enter(&engine, &disk, 3);
+    let work = join_all(guests.iter().map(|guest| guest.work(rng.fork(), 60)));
+    let streamed = async {
+        turns(rng.below(30)).await;
+        let job = scene.stream(&engine, StreamRequest::default()).await.unwrap();
+        for _ in 0..rng.below(3) {
+            turns(rng.below(20)).await;
+            // It may be at its end.
+            let _ = job.pause();
+            turns(rng.below(20)).await;
+            let _ = job.resume();
+        }
+        turns(rng.below(200)).await;
+        let cancelled = rng.chance(0.2) && job.cancel().is_ok();
+        job.reached(|state| state == JobState::Null).await;
+        assert_eq!(job.info().error.is_some(), cancelled);
+        !cancelled
+    };
+    let (came_to_its_end, _) = join(streamed, work).await;
+    disk.check_all(&engine).await;
+    for guest in guests {
+        guest.leave(&engine).await;
+    }
+    came_to_its_end
+}
+
+async fn turns(number: u64) {
+    for _ in 0..number {
+        io::yield_now().await;
+    }
+}
+
+/// Opens what is left by the names in its headers, and compares.
+fn opens_right(seed: u64, scene: &Scene, left: SimDisk, disk: &Disk) {
+    let world = sim::SimWorld::with_disk(seed, Options::calm(), left);
+    world.run(async {
+        let engine = scene.open_by_name(&world).await;
+        disk.check_all(&engine).await;
+    });
+}
+
+#[test]
+fn guests_write_while_layers_go() {
+    for seed in 0..if is_full() { 400 } else { 40 } {
+        println!("seed {seed}");
+        let (scene, whole) = Scene::new(seed);
+        let world = sim::SimWorld::with_disk(seed, Options::default(), whole);
+        let disk = Rc::new(Disk::new(&scene.content));
+        let came_to_its_end = world.run(live(world.clone(), &scene, disk.clone(), seed));
+        let left = world.disk();
+        let below = if came_to_its_end { scene.stays } else { Some("mid") };
+        assert_eq!(scene.names(&left).as_deref(), below, "in the header");
+        if seed % 10 == 0 {
+            ask_qemu(&scene, &left);
+        }
+        opens_right(seed, &scene, left, &disk);
+    }
+}
+
+/// One power cut, and what is made of what is left.
+fn cut(seed: u64, point: CrashPoint) {
+    println!("seed {seed}, {point:?}");
+    let (scene, whole) = Scene::new(seed);
+    let world = sim::SimWorld::with_disk(seed, Options::default(), whole);
+    let disk = Rc::new(Disk::new(&scene.content));
+    assert!(world.run_until_crash(point, live(world.clone(), &scene, disk.clone(), seed)).is_none());
+    let mut rng = Rng::new(seed);
+    let left = world.disk().crash(&mut rng);
+    opens_right(seed, &scene, left.crash(&mut rng), &disk);
+    // What is left is streamed into once more, and lacks nothing then.
+    let after = sim::SimWorld::with_disk(seed + 1000, Options::default(), left);
+    after.run(async {
+        let engine = scene.open_by_name(&after).await;
+        if scene.names(&after.disk()).is_some() {
+            let request =
+                StreamRequest { id: "again".to_owned(), node: "top".to_owned(), ..StreamRequest::default() };
+            engine.stream(request).await.unwrap();
+            if let Some(job) = engine.jobs().find("again") {
+                job.reached(|state| state == JobState::Null).await;
+                assert_eq!(job.info().error, None);
+            }
+        }
+        disk.check_all(&engine).await;
+    });
+    assert_eq!(scene.names(&after.disk()), None);
+    opens_right(seed, &scene, after.disk().crash(&mut rng), &disk);
+}
+
+#[test]
+fn a_power_cut_costs_nothing_that_was_flushed() {
+    if std::env::var_os("MILLPOND_CRASH_BREAK").is_some() {
+        break_rule(Rule::DataBarrier);
+    }
+    for seed in 0..if is_full() { 100 } else { 12 } {
+        let (scene, whole) = Scene::new(seed);
+        let world = sim::SimWorld::with_disk(seed, Options::default(), whole);
+        let disk = Rc::new(Disk::new(&scene.content));
+        world.run(live(world.clone(), &scene, disk, seed));
+        let points: Vec<_> = world.disk().counts().crash_points().collect();
+        let mut rng = Rng::new(seed);
+        (0..12).for_each(|_| cut(seed, points[rng.index(points.len())]));
+    }
+}
+
+/// In a process of its own, since a broken rule stays broken.
+#[test]
+fn a_removed_barrier_is_found() {
+    let mut command = std::process::Command::new(std::env::current_exe().unwrap());
+    command.args(["a_power_cut_costs_nothing_that_was_flushed", "--exact"]);
+    let output = command.env("MILLPOND_CRASH_BREAK", "data-barrier").output().unwrap();
+    let said = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(!output.status.success() && said.contains("seed "), "nothing was wrong: {said}");
+}
