@@ -1,6 +1,7 @@
 //! The commands, one file per group. A group has a function that adds its commands and events to a table.
 
 mod exports;
+mod jobs;
 pub mod monitor;
 mod nodes;
 mod objects;
@@ -18,6 +19,7 @@ pub fn standard(engine: &Arc<Engine>) -> (Table, Ending) {
     monitor::add(&mut table, engine, &ending);
     nodes::add(&mut table, engine);
     exports::add(&mut table, engine);
+    jobs::add(&mut table, engine);
     objects::add(&mut table, engine);
     (table, ending)
 }

@@ -88,6 +88,7 @@ pub(super) fn add(table: &mut Table, engine: &Arc<Engine>, ending: &Ending) {
         async move {
             // Each is told of; whatever fails, the program ends.
             let closed = engine.called_off(engine.close_exports()).await;
+            engine.called_off(engine.jobs().end()).await;
             ending.ask();
             closed?;
             Ok(Nothing)

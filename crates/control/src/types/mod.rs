@@ -2,6 +2,8 @@
 
 pub mod address;
 mod checked;
+pub mod job_info;
+pub mod job_options;
 pub mod node_info;
 pub mod node_options;
 pub mod object_options;

@@ -21,7 +21,7 @@ qmp::union! {
         /// Its drivers.
         pub enum DriverOptions by "driver" {
             /// See the manual, as for all of them.
-            CopyOnRead(Filter) = "copy-on-read",
+            CopyOnRead(CopyOnReadOptions) = "copy-on-read",
             /// One of ours.
             Delay(Own) = "delay",
             /// One of ours.
@@ -148,10 +148,12 @@ impl Object for Own {
 }
 
 qmp::structure! {
-    /// A filter without options.
-    pub struct Filter {
+    /// Copy-on-read.
+    pub struct CopyOnReadOptions {
         /// What it filters.
         "file" => file: NodeReference,
+        /// The lowest layer whose data is stored.
+        "bottom" => bottom: Option<String>,
     }
 }
 

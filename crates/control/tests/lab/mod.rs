@@ -7,6 +7,7 @@ use std::io::{BufRead as _, BufReader, Write as _};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::rc::Rc;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -23,7 +24,7 @@ const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A server under test.
 pub(crate) struct Server {
-    pub(crate) dir: TempDir,
+    pub(crate) dir: Rc<TempDir>,
     kind: Kind,
 }
 
@@ -35,7 +36,7 @@ enum Kind {
 impl Server {
     /// The installed QSD, or `None`, said aloud.
     pub(crate) fn qsd(test: &str) -> Option<Self> {
-        let dir = TempDir::new().unwrap();
+        let dir = Rc::new(TempDir::new().unwrap());
         let chardev = format!("socket,id=c,path={},server=on,wait=off", dir.path().join("qmp").display());
         let mut command = Command::new("qemu-storage-daemon");
         command.args(["--chardev", &chardev, "--monitor", "chardev=c"]).current_dir(dir.path());
@@ -50,10 +51,30 @@ impl Server {
 
     /// Ours, in this process.
     pub(crate) fn ours() -> Self {
-        let dir = TempDir::new().unwrap();
+        let dir = Rc::new(TempDir::new().unwrap());
         let path = dir.path().join("qmp");
         let thread = std::thread::spawn(move || serve(&path));
         Self { dir, kind: Kind::Ours(Some(thread)) }
+    }
+
+    /// Ends it by `quit`, if it has not ended already; answers its directory.
+    pub(crate) fn end(mut self) -> Rc<TempDir> {
+        let dir = self.dir.clone();
+        // It may have ended.
+        let _ = self.ask_to_quit();
+        match &mut self.kind {
+            Kind::Qsd(child) => drop(child.wait().unwrap()),
+            Kind::Ours(thread) => thread.take().into_iter().for_each(|thread| thread.join().unwrap()),
+        }
+        dir
+    }
+
+    fn ask_to_quit(&self) -> std::io::Result<u64> {
+        let mut stream = UnixStream::connect(self.dir.path().join("qmp"))?;
+        stream.write_all(b"{'execute':'qmp_capabilities'}{'execute':'quit'}")?;
+        stream.set_read_timeout(Some(PATIENCE))?;
+        // It closes when it has answered.
+        std::io::copy(&mut stream, &mut std::io::sink())
     }
 
     /// A client that has the greeting and may send commands.
@@ -87,6 +108,10 @@ impl Server {
 
 impl Drop for Server {
     fn drop(&mut self) {
+        let asked = match self.kind {
+            Kind::Ours(Some(_)) => self.ask_to_quit(),
+            _ => Ok(0),
+        };
         match &mut self.kind {
             Kind::Qsd(child) => {
                 // It may have ended by itself.
@@ -95,12 +120,6 @@ impl Drop for Server {
             }
             Kind::Ours(thread) => {
                 // It ends by `quit`, which the test may have sent.
-                let asked = UnixStream::connect(self.dir.path().join("qmp")).and_then(|mut stream| {
-                    stream.write_all(b"{'execute':'qmp_capabilities'}{'execute':'quit'}")?;
-                    stream.set_read_timeout(Some(PATIENCE))?;
-                    // It closes when it has answered.
-                    std::io::copy(&mut stream, &mut std::io::sink())
-                });
                 if let (Ok(_), Some(thread)) = (asked, thread.take()) {
                     let _ = thread.join();
                 }

@@ -71,7 +71,9 @@ async fn serve(
             Some(host) => host.close().await,
             None => Ok(()),
         };
-        closed.and(engine.close_exports().await)
+        let closed = closed.and(engine.close_exports().await);
+        engine.jobs().end().await;
+        closed
     };
     let ending = Ending { what: "the daemon", engine: &engine, verbose: false, written: true };
     outcome.and(ending.carry_out(&mut signals, || engine.under_way(), closing).await)
