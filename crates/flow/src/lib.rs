@@ -40,8 +40,8 @@ pub use locks::{RangeGuard, RangeLocks};
 pub use next::{Hold, Next};
 pub use node::{Body, Capabilities, Limits, Node, NodeId, NodeState, Role, ZeroCost};
 pub use powers::{
-    Backing, BackingName, Bitmaps, Check, CheckReport, Compress, Identity, Naming, Permit, Powers, Pressure, Quota,
-    Repair, Resize, Snapshots, Stats, Tell,
+    Backing, BackingName, Bitmaps, Check, CheckReport, Compress, Identity, Naming, Permit, Powers, Pressure,
+    Quota, Repair, Resize, Snapshots, Stats, Tell,
 };
 pub use prepared::Prepared;
 pub use request::{Flags, Now, Op, Piece, PieceSource, Pieces, Request, Window};
