@@ -193,6 +193,33 @@ fn tables_that_are_not_there_are_loaded() {
 }
 
 #[test]
+fn what_is_dropped_after_a_cut_stays_dropped_for_older_views() {
+    let world = world();
+    world.run(async {
+        let lab = Lab::new(&world);
+        world.disk().put("base", &[7; 8 << 16]);
+        let ((file, _), (base, _)) = (lab.file("disk").await, lab.file("base").await);
+        let children = [(flow::Role::File, &file), (flow::Role::Backing, &base)];
+        let before = lab.open("memory-format", json!({"size": 8 * CLUSTER}), &children).await;
+        let older = lab.open("copy-on-read", json!({}), &[(flow::Role::Filtered, &before)]).await;
+        let kept = before.node().keep();
+        let alone = [(flow::Role::File, &file)];
+        let adjust = |context: &mut driver::OpenContext| context.kept = kept;
+        let after = lab.open_with("memory-format", json!({"size": 1}), &alone, adjust).await.unwrap();
+        let view = after.view();
+        change(&view, Op::Discard, CLUSTER, CLUSTER, Flags::NONE).await;
+        change(&view, Op::WriteZeroes, 3 * CLUSTER, 2 * CLUSTER, Flags::NONE).await;
+        change(&view, Op::WriteZeroes, 6 * CLUSTER + 512, 512, Flags::NONE).await;
+        // A request that began before the cut stores what it finds.
+        let zeros = vec![0; CLUSTER as usize];
+        for dropped in [1, 3, 4, 6] {
+            same(&bytes(&older.view(), dropped * CLUSTER, CLUSTER).await, &zeros);
+            same(&bytes(&view, dropped * CLUSTER, CLUSTER).await, &zeros);
+        }
+    });
+}
+
+#[test]
 fn a_reopened_node_keeps_what_it_holds() {
     let world = world();
     world.run(async {

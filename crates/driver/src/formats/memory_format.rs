@@ -24,7 +24,7 @@ mod table;
 use std::any::Any;
 use std::ops::Deref;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::SeqCst};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::SeqCst};
 
 use block::{Alignment, BlockError, ByteRange, ChildIndex, ErrorKind, Mapping, Result};
 use flow::{
@@ -63,6 +63,9 @@ struct Contents {
     clusters: Arc<Clusters>,
     /// The ends of the chain that the clusters lie in.
     home: Vec<NodeId>,
+    /// Whether it has had a backing child: requests of older views still see that one where nothing is, also once it
+    /// is taken away.
+    backed: AtomicBool,
 }
 
 impl Deref for MemoryFormat {
@@ -77,6 +80,7 @@ impl MemoryFormat {
         let options: Options = context.parse()?;
         let cluster = options.check(&context.node_name)?;
         let home = ends(context.child(Role::File)?);
+        let backed = context.children.iter().any(|(role, _)| *role == Role::Backing);
         let kept = context.kept.take().and_then(|kept| kept.downcast::<Contents>().ok());
         let contents = match kept {
             Some(kept) => kept.again(&options, &home).map_err(|e| refused(&context.node_name, e))?,
@@ -85,8 +89,10 @@ impl MemoryFormat {
                 table: Table::new(cluster, options.size),
                 clusters: Arc::new(Clusters::new(cluster.bytes(), options.quota)),
                 home,
+                backed: AtomicBool::new(false),
             }),
         };
+        contents.backed.fetch_or(backed, SeqCst);
         let misses = options.table_misses.map_or_else(Misses::never, |m| Misses::new(m.probability, m.seed));
         Ok(Self { contents, misses })
     }

@@ -6,6 +6,7 @@
 //! with it: they would find its bytes there, and copy-on-read would store them.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering::SeqCst;
 
 use block::{ByteRange, Result};
 use flow::{Flags, Format, Next, Op, Request};
@@ -68,7 +69,8 @@ impl MemoryFormat {
     fn replace_now(&self, part: ByteRange, entry: Entry, next: Next<'_>) {
         let mut books = self.clusters.books();
         let mut old = Vec::new();
-        let nothing_there = |at: &u64| next.backing().is_none() && self.table.get(*at) == Entry::Unallocated;
+        let backed = self.has_backing(next);
+        let nothing_there = |at: &u64| !backed && self.table.get(*at) == Entry::Unallocated;
         for offset in self.each_cluster(part).filter(|at| !nothing_there(at)) {
             if let Entry::Data(cluster) = self.table.set(offset, entry) {
                 push_cluster(&mut old, cluster);
@@ -86,8 +88,20 @@ impl MemoryFormat {
         match self.table.get(part.start()) {
             Entry::Data(host) => self.overwrite(rq, part, host, next).await,
             Entry::Unallocated if next.backing().is_some() => self.copy_around(rq, part, next).await,
+            Entry::Unallocated if self.has_backing(next) => {
+                self.replace_now(self.around(part), Entry::Zero, next);
+                Ok(())
+            }
             Entry::Zero | Entry::Unallocated => Ok(()),
         }
+    }
+
+    /// Whether a backing child shows where nothing is: to this request, or to one of another view.
+    fn has_backing(&self, next: Next<'_>) -> bool {
+        if next.backing().is_some() {
+            self.backed.store(true, SeqCst);
+        }
+        self.backed.load(SeqCst)
     }
 
     /// Writes zeros in place. Written rather than zeroed: an abandoned write holds the cluster until it has landed.
