@@ -9,6 +9,7 @@
 mod bad_states;
 mod cache_file;
 mod life;
+mod outlives;
 mod scene;
 
 use std::process::Command;

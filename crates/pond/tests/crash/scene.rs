@@ -21,7 +21,8 @@ pub const GRANULE: u64 = 64 << 10;
 pub const VERSION: &str = "millpond-id:first";
 /// What the repository exports, all the same image.
 pub const EXPORTS: [&str; 2] = ["disk.raw", "other.raw"];
-const MASTER: &str = "/srv/disk.raw";
+/// The file of the image.
+pub const MASTER: &str = "/srv/disk.raw";
 
 /// Where the repository listens.
 pub fn far() -> Address {
@@ -127,12 +128,12 @@ pub async fn repository(world: &Arc<SimWorld>) -> (Arc<Engine>, Arc<NbdServer>) 
 /// Opens the pond of the host.
 pub async fn open(world: &Arc<SimWorld>) -> Result<Arc<Pond>> {
     let engine = Engine::new(world.clone(), EngineOptions { threads: 2, ..EngineOptions::default() })?;
-    let options = PondOptions {
-        folder: "/pond".into(),
-        sockets: "/run".into(),
-        source_timeout: Duration::from_secs(60),
-    };
-    Ok(Pond::open(engine, options).await?)
+    Ok(Pond::open(engine, options()).await?)
+}
+
+/// Where the pond is.
+pub fn options() -> PondOptions {
+    PondOptions { folder: "/pond".into(), sockets: "/run".into(), source_timeout: Duration::from_secs(60) }
 }
 
 /// The overlay of a VM.
