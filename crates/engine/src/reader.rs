@@ -3,11 +3,14 @@
 use std::sync::Arc;
 
 use block::{ByteRange, Extent, Result};
-use flow::{Root, seam};
+use flow::{Root, Whence, seam};
 use graph::{Demand, RootId, User};
 use io::Lease;
 
 use crate::engine::Engine;
+
+/// Runs that are counted before others have their turn.
+const RUNS_MAX: u32 = 256;
 
 /// A user of a node that only reads. It keeps the node until [`Reader::close`].
 pub struct Reader {
@@ -48,6 +51,22 @@ impl Reader {
             }
         }
         Ok(found)
+    }
+
+    /// Bytes that the cache below holds itself, data or zeros (the first format below filters).
+    pub async fn held(&self) -> Result<u64> {
+        let (mut held, mut runs) = (0, 0_u32);
+        let mut rest = ByteRange::between(0, self.size());
+        while !rest.is_empty() {
+            let (whence, len) = seam::whence(&self.root.view(), None, rest).await?;
+            held += if whence == Whence::Here { len } else { 0 };
+            rest = rest.skip(len);
+            runs += 1;
+            if runs.is_multiple_of(RUNS_MAX) {
+                io::yield_now().await;
+            }
+        }
+        Ok(held)
     }
 
     /// Gives the node up. Ready when no read uses it any more.

@@ -17,7 +17,7 @@ use block::{BlockError, ErrorKind};
 use engine::Engine;
 use flow::copy::{Policy, Progress};
 use io::select::{Either, race};
-use io::sync::Notify;
+use io::sync::{Notify, Semaphore};
 use io::{OpenOptions, World};
 use qcow2::{Header, NewImage, cache};
 use serde_json::{Map, Value, json};
@@ -78,6 +78,9 @@ pub(crate) struct Image {
     running: AtomicBool,
     /// What had come from the source when it was given up.
     fetched: AtomicU64,
+    /// Bytes that the cache held when it was opened; counted by the task.
+    held: AtomicU64,
+    counted: Semaphore,
 }
 
 /// Names of its nodes.
@@ -215,6 +218,8 @@ impl Image {
             stopped: Notify::new(),
             running: AtomicBool::new(false),
             fetched: AtomicU64::new(0),
+            held: AtomicU64::new(0),
+            counted: Semaphore::new(0),
         })
     }
 
@@ -262,25 +267,50 @@ impl Image {
         }
     }
 
-    /// Bytes of the image that are done with, wherever they lie: here, or known to be zeros.
+    /// Bytes of the image that are done with: here, or known to be zeros. Never more than that is true of; zeros count
+    /// when the fill has passed them.
     pub(crate) fn done(&self) -> u64 {
-        match self.is_complete() {
-            true => self.record.size,
-            false => lock(&self.progress).done.load(Ordering::Relaxed),
+        if self.is_complete() {
+            return self.record.size;
         }
+        let here =
+            self.held.load(Ordering::SeqCst) + self.figure(&self.nodes.top, "stored-bytes").unwrap_or(0);
+        lock(&self.progress).done.load(Ordering::Relaxed).max(here).min(self.record.size)
+    }
+
+    /// What a node has counted.
+    fn figure(&self, node: &str, name: &str) -> Option<u64> {
+        let stats = self.engine.stats(node).unwrap_or_default();
+        stats.into_iter().find(|(figure, _)| figure == name).map(|(_, value)| value)
+    }
+
+    /// Ready when [`Image::done`] knows what was here when the cache was opened.
+    pub(crate) async fn counted(&self) {
+        // Closed when it is.
+        let _ = self.counted.acquire().await;
+    }
+
+    async fn count(&self) -> block::Result<()> {
+        let reader = self.engine.reader(&format!("count {}", self.name), &self.nodes.top)?;
+        let held = reader.held().await;
+        reader.close().await?;
+        self.held.store(held?, Ordering::SeqCst);
+        Ok(())
     }
 
     /// Bytes that came from the source since the cache was opened.
     pub(crate) fn fetched(&self) -> u64 {
-        let stats = self.engine.stats(&self.nodes.source).unwrap_or_default();
-        let now = stats.iter().find(|(name, _)| name == "received-bytes");
-        now.map_or_else(|| self.fetched.load(Ordering::SeqCst), |(_, bytes)| *bytes)
+        let now = self.figure(&self.nodes.source, "received-bytes");
+        now.unwrap_or_else(|| self.fetched.load(Ordering::SeqCst))
     }
 
     /// Fills the cache and keeps what is fetched durable, until it is complete or [`Image::close`] is called.
     pub(crate) async fn run(self: Arc<Self>, path: std::path::PathBuf) {
         self.running.store(true, Ordering::SeqCst);
         if !self.is_complete() {
+            // Before anything is stored, which is counted besides. What cannot be read is told by whoever needs it.
+            let _ = self.count().await;
+            self.counted.close();
             let work = async {
                 match self.record.mode {
                     Mode::Complete => self.fill(&path).await,

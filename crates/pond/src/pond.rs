@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use block::{BlockError, ErrorKind, Permissions};
 use engine::{Engine, Event};
+use io::select::race;
 use io::sync::{Semaphore, SemaphorePermit};
 use io::{File, OpenOptions};
 
@@ -21,6 +22,9 @@ use crate::lock::lock;
 use crate::record::{self, ImageRecord, Mode};
 use crate::refusal::{Refusal, Remedy, Result, Trouble};
 use crate::source::Source;
+
+/// How long a list waits for what caches hold to be counted.
+const COUNTING_MAX: Duration = Duration::from_secs(1);
 
 /// How a pond is opened.
 #[derive(Clone, Debug)]
@@ -46,7 +50,7 @@ pub struct ImageInfo {
     pub trouble: Option<Trouble>,
     /// Virtual size in bytes.
     pub size: u64,
-    /// Bytes that are done with: here, or known to be zeros.
+    /// Bytes that are done with: here, or known to be zeros. Never more than that.
     pub done: u64,
     /// Bytes that came from the source since the daemon started.
     pub fetched: u64,
@@ -291,6 +295,18 @@ impl Pond {
             }
         }
         Ok(())
+    }
+
+    /// Ready when [`Pond::images`] knows how much of each image is here, which takes a moment after the pond was opened.
+    pub async fn counted(&self) {
+        let all: Vec<_> = lock(&self.images).values().cloned().collect();
+        let counted = async {
+            for image in all.iter().filter(|image| !image.is_complete()) {
+                image.counted().await;
+            }
+        };
+        // A disk that hangs holds up nobody who only looks.
+        race(counted, io::sleep(COUNTING_MAX)).await;
     }
 
     /// All images, by name (`query-images`).

@@ -59,7 +59,7 @@ qmp::structure! {
         "trouble" => trouble: Option<String>,
         /// Virtual size in bytes.
         "size" => size: u64,
-        /// Bytes from the beginning that are done with.
+        /// Bytes that are here, or known to be zeros.
         "done" => done: u64,
         /// Bytes that came from the source since the daemon started.
         "fetched" => fetched: u64,
@@ -185,7 +185,10 @@ pub(super) fn add(table: &mut Table, pond: &Arc<Pond>) {
     let here = pond.clone();
     table.command("query-images", move |_: Nothing| {
         let pond = here.clone();
-        async move { Ok(pond.images().into_iter().map(Image::from).collect::<Vec<_>>()) }
+        async move {
+            pond.counted().await;
+            Ok(pond.images().into_iter().map(Image::from).collect::<Vec<_>>())
+        }
     });
     add_clones(table, pond);
 }

@@ -115,7 +115,7 @@ impl<'a> Life<'a> {
     pub async fn live(&self) -> u64 {
         let _repository = scene::repository(&self.world).await;
         let pond = scene::open(&self.world).await.unwrap();
-        self.find(&pond);
+        self.find(&pond).await;
         let vms = join_all(VMS.iter().enumerate().map(|(number, vm)| self.run_vm(&pond, vm, number)));
         join(self.faults(), vms).await;
         if self.plan.mode == Mode::Complete {
@@ -130,13 +130,17 @@ impl<'a> Life<'a> {
     }
 
     /// What was answered in an earlier life is there.
-    fn find(&self, pond: &Pond) {
+    async fn find(&self, pond: &Pond) {
+        pond.counted().await;
         let known = self.known.borrow();
         let (images, clones) = (pond.images(), pond.clones());
         assert!(images.len() <= 1, "{images:?}");
         for image in &images {
             assert!(image.state.is_some(), "the image cannot be opened: {:?}", image.trouble);
             assert!(!known.complete || image.state == Some(State::Complete), "{images:?}");
+            // The last granule is short.
+            let here = (known.left * GRANULE).saturating_sub(GRANULE - SIZE % GRANULE);
+            assert!((here..=SIZE).contains(&image.done), "{image:?}, and {here} bytes are here");
         }
         for vm in &known.cloned {
             let clone = clones.iter().find(|clone| clone.overlay == scene::overlay(vm));
