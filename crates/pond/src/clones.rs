@@ -15,7 +15,7 @@ use crate::layout::short;
 use crate::lock::lock;
 use crate::overlay;
 use crate::pond::{CloneInfo, Pond};
-use crate::record::{self, CloneRecord, Mode};
+use crate::record::{self, CloneRecord, Holding};
 use crate::refusal::{Refusal, Remedy, Result, Trouble};
 use crate::served::Served;
 use crate::source::Source;
@@ -34,7 +34,7 @@ pub struct CloneRequest {
     /// Whether an overlay that is there may be overwritten.
     pub force: bool,
     /// How the cache is run, if there is none yet.
-    pub mode: Mode,
+    pub holding: Holding,
 }
 
 /// A clone of a pond.
@@ -84,7 +84,7 @@ impl Pond {
         let _turn = self.turn().await;
         let overlay = self.checked(request).await?;
         let is_known = self.has_image(&request.source);
-        let image = self.image_of(&request.source, request.mode).await?;
+        let image = self.image_of(&request.source, request.holding).await?;
         let made = self.clone_of(&image, overlay, request).await;
         if made.is_err() && !is_known {
             // Nobody asked for the image alone. What went wrong first is what counts.

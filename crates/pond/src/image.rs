@@ -24,7 +24,7 @@ use serde_json::{Map, Value, json};
 
 use crate::lock::lock;
 use crate::overlay::{first_cluster, new_file};
-use crate::record::{ImageRecord, Mode};
+use crate::record::{Holding, ImageRecord, Mode};
 use crate::refusal::{Refusal, Remedy, Result, Trouble};
 use crate::source::Source;
 
@@ -139,7 +139,7 @@ impl Image {
     pub(crate) async fn create(
         engine: &Arc<Engine>,
         number: u64,
-        (name, source, mode): (String, &Source, Mode),
+        (name, source, holding): (String, &Source, Holding),
         path: &Path,
         patience: Duration,
     ) -> Result<Arc<Self>> {
@@ -147,7 +147,7 @@ impl Image {
         let source_node = nodes.source.clone();
         engine.add_node(named(source.options(patience, None), &source_node, true)).await?;
         let made = async {
-            let record = make(engine, &source_node, source, mode, path).await?;
+            let record = make(engine, &source_node, source, holding, path).await?;
             Self::assemble(engine, name, record, nodes, path).await
         };
         or_close(engine, &source_node, made.await).await
@@ -423,13 +423,16 @@ async fn make(
     engine: &Engine,
     node: &str,
     source: &Source,
-    mode: Mode,
+    Holding { mode, quota }: Holding,
     path: &Path,
 ) -> block::Result<ImageRecord> {
     let size = engine.size(node)?;
     let (identity, stated) = identity(engine, node).await?;
     let record = ImageRecord::new(source.to_string(), identity, stated, mode, size);
-    let about = json!({ "source": record.source, "identity": record.identity, "mode": record.mode });
+    let mut about = json!({ "source": record.source, "identity": record.identity, "mode": record.mode });
+    if let Some(quota) = quota {
+        about["quota"] = json!(quota);
+    }
     let image = NewImage {
         extensions: vec![cache::extension(&about.to_string())?],
         autoclear: cache::AUTOCLEAR,

@@ -22,6 +22,6 @@ mod source;
 pub use clones::CloneRequest;
 pub use image::State;
 pub use pond::{CloneInfo, ImageInfo, Pond, PondOptions};
-pub use record::{CloneRecord, ImageRecord, Mode};
+pub use record::{CloneRecord, Holding, ImageRecord, Mode};
 pub use refusal::{Refusal, Remedy, Trouble};
 pub use source::Source;

@@ -19,7 +19,7 @@ use crate::clones::Clone;
 use crate::image::{self, Image, State};
 use crate::layout::{Layout, short};
 use crate::lock::lock;
-use crate::record::{self, ImageRecord, Mode};
+use crate::record::{self, Holding, ImageRecord};
 use crate::refusal::{Refusal, Remedy, Result, Trouble};
 use crate::source::Source;
 
@@ -208,13 +208,14 @@ impl Pond {
     }
 
     /// Makes a cache for a source, or finds the one that is there; answers the image's name (`image-add`).
-    pub async fn add_image(self: &Arc<Self>, source: &Source, mode: Mode) -> Result<String> {
+    pub async fn add_image(self: &Arc<Self>, source: &Source, holding: Holding) -> Result<String> {
         let _turn = self.turn().await;
-        Ok(self.image_of(source, mode).await?.name.clone())
+        Ok(self.image_of(source, holding).await?.name.clone())
     }
 
     /// The caller has the turn.
-    pub(crate) async fn image_of(self: &Arc<Self>, source: &Source, mode: Mode) -> Result<Arc<Image>> {
+    pub(crate) async fn image_of(self: &Arc<Self>, source: &Source, holding: Holding) -> Result<Arc<Image>> {
+        holding.check()?;
         let name = name_of(source);
         if let Some(image) = lock(&self.images).get(&name) {
             return Ok(image.clone());
@@ -225,7 +226,7 @@ impl Pond {
         let (cache, path) = (self.layout.cache(&name), self.layout.image_record(&name));
         // Without a record it is what a crash left of an image that was not answered yet.
         let _ = self.engine.world().folders().remove(&cache).await;
-        let what = (name.clone(), source, mode);
+        let what = (name.clone(), source, holding);
         let image = Image::create(&self.engine, self.next_number(), what, &cache, self.patience).await?;
         if let Err(error) = record::save(&**self.engine.world(), &path, &image.record).await {
             let _ = image.close().await;

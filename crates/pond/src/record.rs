@@ -45,6 +45,32 @@ pub struct ImageRecord {
     pub size: u64,
 }
 
+/// What a new cache is to hold.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Holding {
+    /// How it is run.
+    pub mode: Mode,
+    /// Most bytes that its file shall take, of a working set.
+    pub quota: Option<u64>,
+}
+
+impl Holding {
+    /// Everything.
+    pub const COMPLETE: Self = Self { mode: Mode::Complete, quota: None };
+    /// Whatever is read.
+    pub const WORKING_SET: Self = Self { mode: Mode::WorkingSet, quota: None };
+
+    /// `Invalid` where a cache that is to hold everything is given a quota.
+    pub(crate) fn check(self) -> Result<()> {
+        if self.mode == Mode::Complete && self.quota.is_some() {
+            let context =
+                "a quota is for a cache that holds a working set, and this one is to hold everything";
+            return Err(BlockError::new(ErrorKind::Invalid, context).into());
+        }
+        Ok(())
+    }
+}
+
 impl ImageRecord {
     /// A new one.
     pub fn new(source: String, identity: String, stated: Option<String>, mode: Mode, size: u64) -> Self {

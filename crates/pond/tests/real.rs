@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use engine::{Engine, EngineOptions};
 use io::real::RealWorld;
-use pond::{CloneRequest, Mode, Pond, PondOptions, Source, State};
+use pond::{CloneRequest, Holding, Pond, PondOptions, Source, State};
 
 async fn open(world: &RealWorld, folder: &Path) -> Arc<Pond> {
     let engine = Engine::new(Arc::new(world.clone()), EngineOptions::default()).unwrap();
@@ -28,7 +28,7 @@ fn request(folder: &Path, overlay: &str) -> CloneRequest {
         size: None,
         owner: None,
         force: false,
-        mode: Mode::Complete,
+        holding: Holding::COMPLETE,
     }
 }
 

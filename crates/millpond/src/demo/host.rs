@@ -9,7 +9,7 @@ use std::time::Duration;
 use block::{BlockError, ErrorKind, Result};
 use engine::{Engine, EngineOptions};
 use io::real::RealWorld;
-use pond::{CloneRequest, ImageInfo, Mode, Pond, PondOptions, Source, State};
+use pond::{CloneRequest, Holding, ImageInfo, Pond, PondOptions, Source, State};
 use serde_json::{Value, json};
 
 use super::process::{self, PROGRESS, Parent};
@@ -88,8 +88,8 @@ async fn clone(pond: &Arc<Pond>, role: &Role) -> Result<()> {
     for overlay in &role.overlays {
         let source = Source::parse(&role.source, &role.pond)?;
         let overlay = overlay.clone();
-        let (size, owner, force, mode) = (role.size, None, false, Mode::Complete);
-        let request = CloneRequest { source, overlay, size, owner, force, mode };
+        let (size, owner, force, holding) = (role.size, None, false, Holding::COMPLETE);
+        let request = CloneRequest { source, overlay, size, owner, force, holding };
         pond.create_clone(&request).await?;
     }
     process::tell(&json!({ "event": "cloned" }));

@@ -76,6 +76,9 @@ pub(crate) struct CloneArgs {
     /// What the cache is to hold in the end.
     #[arg(long, value_enum, value_name = "MODE", default_value = "complete")]
     pub(super) mode: ModeArg,
+    /// Most bytes that the cache's file shall take, with --mode working-set: what has no room is read from the source.
+    #[arg(long, value_name = "SIZE", value_parser = size)]
+    pub(super) quota: Option<u64>,
     /// Print what was made as JSON.
     #[arg(long)]
     pub(super) json: bool,

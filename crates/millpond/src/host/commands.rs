@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use control::{Failure, Table};
-use pond::{CloneInfo, CloneRequest, ImageInfo, Mode, Pond, Source};
+use pond::{CloneInfo, CloneRequest, Holding, ImageInfo, Mode, Pond, Source};
 use qmp::schema::Nothing;
 
 use super::remedy;
@@ -35,6 +35,8 @@ qmp::structure! {
         "source" => source: String,
         /// What to hold of it; complete without it.
         "mode" => mode: Option<CacheMode>,
+        /// Most bytes that the cache's file shall take, of a working set.
+        "quota" => quota: Option<u64>,
     }
 }
 
@@ -101,6 +103,8 @@ qmp::structure! {
         "force" => force: Option<bool>,
         /// What the cache is to hold, if it is not there yet; complete without it.
         "mode" => mode: Option<CacheMode>,
+        /// Most bytes that the cache's file shall take, of a working set.
+        "quota" => quota: Option<u64>,
     }
 }
 
@@ -162,14 +166,18 @@ impl From<CloneInfo> for Clone {
     }
 }
 
+fn holding(mode: Option<CacheMode>, quota: Option<u64>) -> Holding {
+    Holding { mode: mode.map_or(Mode::Complete, Mode::from), quota }
+}
+
 /// Adds the group.
 pub(super) fn add(table: &mut Table, pond: &Arc<Pond>) {
     let here = pond.clone();
     table.command("image-add", move |arguments: ImageAdd| {
         let pond = here.clone();
         async move {
-            let mode = arguments.mode.map_or(Mode::Complete, Mode::from);
-            let added = pond.add_image(&source(&arguments.source)?, mode).await;
+            let holding = holding(arguments.mode, arguments.quota);
+            let added = pond.add_image(&source(&arguments.source)?, holding).await;
             let image = added.map_err(remedy::failure)?;
             Ok(ImageName { image })
         }
@@ -204,7 +212,7 @@ fn add_clones(table: &mut Table, pond: &Arc<Pond>) {
                 size: arguments.size,
                 owner: arguments.owner.map(io::folders::Owner::from),
                 force: arguments.force.unwrap_or(false),
-                mode: arguments.mode.map_or(Mode::Complete, Mode::from),
+                holding: holding(arguments.mode, arguments.quota),
             };
             Ok(Clone::from(pond.create_clone(&request).await.map_err(remedy::failure)?))
         }

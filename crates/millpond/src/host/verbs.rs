@@ -33,6 +33,9 @@ pub(crate) fn clone(args: CloneArgs) -> Result<()> {
     if let Some(size) = args.size {
         request["size"] = json!(size);
     }
+    if let Some(quota) = args.quota {
+        request["quota"] = json!(quota);
+    }
     if let Some(owner) = args.owner {
         request["owner"] = json!({ "user": owner.user, "group": owner.group });
     }

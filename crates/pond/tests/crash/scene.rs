@@ -9,7 +9,7 @@ use engine::{Engine, EngineOptions, ExportRequest, NbdServer, Reader, ServerRequ
 use export::nbd::ExportOptions;
 use io::sync::oneshot;
 use io::{Address, Lease, OpenOptions, World};
-use pond::{CloneRequest, Mode, Pond, PondOptions, Source};
+use pond::{CloneRequest, Holding, Mode, Pond, PondOptions, Source};
 use serde_json::{Value, json};
 use sim::{Options, Rng, SimDisk, SimWorld};
 
@@ -149,7 +149,14 @@ pub fn request(vm: &str, mode: Mode) -> CloneRequest {
 /// What a VM's disk on another image is asked for with.
 pub fn request_of(export: &str, vm: &str, mode: Mode) -> CloneRequest {
     let source = Source::parse(&format!("nbd://repository/{export}"), Path::new("/")).unwrap();
-    CloneRequest { source, overlay: overlay(vm), size: None, owner: None, force: false, mode }
+    CloneRequest {
+        source,
+        overlay: overlay(vm),
+        size: None,
+        owner: None,
+        force: false,
+        holding: Holding { mode, quota: None },
+    }
 }
 
 /// A VM that runs: a process of its own, which reads its overlay as QEMU does.
