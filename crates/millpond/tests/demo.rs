@@ -224,7 +224,7 @@ fn what_is_broken_is_noticed() {
     let cases = [
         ("cache", "3 wrong bytes without the repository; 3 wrong bytes without the host"),
         ("link", "wrong"),
-        ("pivot", "not complete yet"),
+        ("pivot", "needs the daemon until image"),
         ("twice", "bytes left the repository"),
         // The last one: it changes the image for good.
         ("source", "the fill stands"),
