@@ -4,9 +4,10 @@
 
 use block::{BlockError, ByteRange, Mapping, Place};
 
+use crate::check::{Check, Repair, Step};
 use crate::{
-    Backing, CompressedCluster, Compression, Decompressor, Geometry, Header, HeaderEdit, HeaderWrite,
-    HostOffset, L1Table, L2Slice, Located, SliceAddress, cache,
+    Backing, BitmapEntry, CompressedCluster, Compression, Decompressor, Geometry, Header, HeaderEdit,
+    HeaderWrite, HostOffset, L1Table, L2Slice, Located, ParsedSnapshots, SliceAddress, Snapshot, cache,
 };
 
 /// Most lookups in one image.
@@ -57,6 +58,85 @@ fn edits(first: &[u8]) {
 pub fn tables(image: &[u8]) {
     if let Ok(walk) = Walk::new(image) {
         walk.lookups();
+    }
+}
+
+/// Takes `image` for a whole image file, checks it, and repairs it in each way: what fails has written nothing, what was
+/// repaired can be checked again, nothing that could be read reads otherwise, and no file grows beyond what is reckoned
+/// with.
+pub fn check(image: &[u8]) {
+    let Ok(needed) = Header::needed(image) else { return };
+    for repair in [Repair::Nothing, Repair::Leaks, Repair::All] {
+        let mut file = image.to_vec();
+        let Ok(mut check) = Check::new(&image[..needed.min(image.len())], image.len() as u64, true, repair)
+        else {
+            return;
+        };
+        match run(&mut check, &mut file) {
+            // Nothing was written before it failed.
+            Err(_) => assert!(file == image),
+            Ok(()) if repair == Repair::Nothing => assert!(file == image),
+            Ok(()) => repaired(image, &file),
+        }
+    }
+}
+
+/// Parses `bytes` as the tables of snapshots and of bitmaps, the first byte of which says how many.
+pub fn directories(bytes: &[u8]) {
+    let Some((count, bytes)) = bytes.split_first() else { return };
+    for at_end in [false, true] {
+        if let Ok(ParsedSnapshots::Whole(snapshots, len)) =
+            Snapshot::parse_table(bytes, (*count).into(), at_end)
+        {
+            let again = Snapshot::table_bytes(&snapshots);
+            let parsed = Snapshot::parse_table(&again, (*count).into(), false);
+            assert!(matches!(parsed, Ok(ParsedSnapshots::Whole(found, _)) if found.len() == snapshots.len()));
+            assert!(at_end || len <= bytes.len() as u64);
+        }
+    }
+    if let Ok(entries) = BitmapEntry::parse_directory(bytes, (*count).into(), 16, 1 << 30) {
+        let again = BitmapEntry::directory_bytes(&entries);
+        let parsed = BitmapEntry::parse_directory(&again, (*count).into(), 16, 1 << 30);
+        assert!(parsed.is_ok_and(|found| found == entries));
+    }
+}
+
+/// Does what a check asks for, with a file in memory.
+fn run(check: &mut Check, file: &mut Vec<u8>) -> Result<(), BlockError> {
+    let bound = 2 * file.len() + (64 << 20);
+    loop {
+        let mut writes = Vec::new();
+        match check.step()? {
+            Step::Read(ranges) => {
+                for range in ranges {
+                    check.take(part(file, range))?;
+                    writes.extend(check.drain_writes());
+                }
+            }
+            Step::Write(these) => writes = these,
+            Step::Barrier | Step::Again => {}
+            Step::Done => return Ok(()),
+        }
+        drop(check.drain_lines());
+        for (at, bytes) in writes {
+            let end = at as usize + bytes.len();
+            assert!(end < bound, "a repair makes a file of {end} bytes");
+            file.resize(file.len().max(end), 0);
+            file[at as usize..end].copy_from_slice(&bytes);
+        }
+    }
+}
+
+fn repaired(before: &[u8], after: &[u8]) {
+    let needed = Header::needed(after).unwrap_or(after.len()).min(after.len());
+    let again = Check::new(&after[..needed], after.len() as u64, true, Repair::Nothing);
+    let Ok(mut again) = again else { panic!("a repaired image cannot be checked") };
+    if let Err(error) = run(&mut again, &mut after.to_vec()) {
+        panic!("a repaired image cannot be checked: {error}");
+    }
+    if let Ok(walk) = Walk::new(before) {
+        let Ok(now) = Walk::new(after) else { panic!("a repaired image cannot be opened") };
+        walk.compare(&now);
     }
 }
 
@@ -119,6 +199,42 @@ impl<'a> Walk<'a> {
                 }
                 Err(_) => self.geometry.cluster_size() - at % self.geometry.cluster_size(),
             };
+        }
+    }
+
+    /// What could be read can be read in the other, and is the same.
+    fn compare(&self, other: &Self) {
+        let mut at = 0;
+        for _ in 0..MAX_LOOKUPS {
+            let range = ByteRange::between(at, self.geometry.virtual_size()).head(MAX_RANGE);
+            if range.is_empty() {
+                return;
+            }
+            let Ok(Looked::Run(run)) = self.lookup(range) else {
+                at += self.geometry.cluster_size() - at % self.geometry.cluster_size();
+                continue;
+            };
+            let Ok(Looked::Run(now)) = other.lookup(range.head(run.len)) else {
+                panic!("{range} cannot be read any more")
+            };
+            let len = run.len.min(now.len);
+            let same = match (self.bytes(&run, len), other.bytes(&now, len)) {
+                // The file may end later, with zeros.
+                (None, Some(bytes)) | (Some(bytes), None) => bytes.iter().all(|byte| *byte == 0),
+                (before, after) => before == after,
+            };
+            assert!(same, "{range} reads otherwise: {run:?}, {now:?}");
+            at += len;
+        }
+    }
+
+    /// The data of a run; none where it holds none.
+    fn bytes(&self, run: &Mapping, len: u64) -> Option<&[u8]> {
+        match run.place {
+            Place::Data { offset, .. } if self.header.data_file.is_none() => {
+                Some(part(self.image, ByteRange::new(offset, len)))
+            }
+            _ => None,
         }
     }
 

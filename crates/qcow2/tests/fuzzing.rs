@@ -127,6 +127,21 @@ proptest! {
     }
 
     #[test]
+    fn broken_images_are_checked_and_repaired(
+        which in any::<usize>(),
+        mutations in prop::collection::vec(mutation(), 0..6),
+    ) {
+        let mut image = images()[which % images().len()].clone();
+        mutations.iter().for_each(|mutation| mutation.apply(&mut image));
+        fuzz::check(&image);
+    }
+
+    #[test]
+    fn random_directories(count in 0u8..4, bytes in prop::collection::vec(prop_oneof![4 => Just(0), 1 => any::<u8>()], 0..300)) {
+        fuzz::directories(&[&[count], &bytes[..]].concat());
+    }
+
+    #[test]
     fn random_streams(bytes in prop::collection::vec(any::<u8>(), 0..2000)) {
         fuzz::decompress(&bytes);
     }

@@ -7,7 +7,7 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 
 /// Targets whose input is an image.
-const IMAGE_TARGETS: &[&str] = &["qcow2_header", "qcow2_tables"];
+const IMAGE_TARGETS: &[&str] = &["qcow2_check", "qcow2_header", "qcow2_tables"];
 /// Options of the images, all with a small disk.
 const IMAGES: &[&str] = &[
     "compat=0.10,cluster_size=512",

@@ -164,7 +164,9 @@ impl Check {
             self.repair == Repair::All && !self.facts.is_aligned(host) && !self.holds_data(entry, bitmap);
         if is {
             let at = self.l2_tables[number].offset + index * self.facts.entry_bytes();
-            self.zeroings.push(Zeroing { at, host, table: number });
+            let table = self.l2_tables[number];
+            let counted = if entry & RESERVED == 0 { 0 } else { u64::from(table.active + table.others) };
+            self.zeroings.push(Zeroing { at, host, table: number, counted });
             self.tell(
                 1,
                 format!(

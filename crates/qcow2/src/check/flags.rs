@@ -35,7 +35,7 @@ impl Check {
     pub(super) fn take_l1_flags(&mut self, from: u64, bytes: &[u8]) {
         let (offset, entries) = self.facts.l1();
         let (first, last) = (offset >> self.facts.bits(), (offset + entries * 8 - 1) >> self.facts.bits());
-        let mends = self.mends_flags() && (first..=last).all(|cluster| self.references.get(cluster) == 1);
+        let mends = self.mends_flags() && (first..=last).all(|cluster| self.is_only(cluster, 1));
         let mut now = bytes.to_vec();
         for (number, entry) in super::words(bytes).enumerate() {
             let table = entry & OFFSET;
@@ -55,8 +55,7 @@ impl Check {
     pub(super) fn take_l2_flags(&mut self, number: usize, bytes: &[u8]) {
         let table = self.l2_tables[number];
         let is_table = self.facts.is_aligned(table.offset)
-            && self.references.get(table.offset >> self.facts.bits())
-                == u64::from(table.active + table.others);
+            && self.is_only(table.offset >> self.facts.bits(), u64::from(table.active + table.others));
         let mends = self.mends_flags() && is_table;
         let mut now = bytes.to_vec();
         let step = self.facts.entry_bytes() as usize / 8;

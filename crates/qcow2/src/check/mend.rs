@@ -63,9 +63,10 @@ impl Check {
         for zeroing in zeroings {
             let table = self.l2_tables[zeroing.table];
             let times = u64::from(table.active + table.others);
-            let is_table = self.facts.is_aligned(table.offset)
-                && self.references.get(table.offset >> self.facts.bits()) == times;
+            let is_table =
+                self.facts.is_aligned(table.offset) && self.is_only(table.offset >> self.facts.bits(), times);
             if is_table && self.facts.is_v3() {
+                self.lasting -= zeroing.counted;
                 self.zeroings.push(zeroing);
                 continue;
             }
@@ -84,6 +85,10 @@ impl Check {
                 "its refcounts cannot be mended in place: repair all of it, not only leaks (-r all)",
             ));
         }
+        if self.makes_anew() {
+            // Whatever stands in its way does so before anything is written.
+            self.plan()?;
+        }
         let entry = if self.facts.extended { 0 } else { ZERO };
         let writes = self.zeroings.iter().map(|zeroing| (zeroing.at, entry.to_be_bytes().to_vec()));
         let writes: Vec<_> = writes.collect();
@@ -92,7 +97,7 @@ impl Check {
     }
 
     fn mend_refcounts(&mut self) -> Result<Step, BlockError> {
-        let writes = match self.rebuild || self.incomplete_snapshots > 0 && self.repair == Repair::All {
+        let writes = match self.makes_anew() {
             true => {
                 let writes = self.new_structures()?;
                 self.lines.push("Rebuilding refcount structure".to_owned());
@@ -108,6 +113,15 @@ impl Check {
         };
         self.found.image_end_offset = self.end_of_use();
         Ok(Step::Write(writes))
+    }
+
+    fn makes_anew(&self) -> bool {
+        self.repair == Repair::All && (self.rebuild || self.incomplete_snapshots > 0)
+    }
+
+    /// Whether nothing but the header refers to its cluster, so that it may change.
+    pub(super) fn header_is_ours(&self) -> bool {
+        self.is_only(0, 1)
     }
 
     fn end_of_use(&self) -> u64 {
@@ -173,7 +187,7 @@ impl Check {
         let field = &mut sector[INCOMPATIBLE_AT..INCOMPATIBLE_AT + 8];
         let bits = self.facts.header.features.incompatible;
         let sound = self.found.corruptions + self.found.check_errors == 0;
-        if !sound || bits & DIRTY_AND_CORRUPT == 0 {
+        if !sound || bits & DIRTY_AND_CORRUPT == 0 || !self.header_is_ours() {
             return Step::Again;
         }
         field.copy_from_slice(&(bits & !DIRTY_AND_CORRUPT).to_be_bytes());

@@ -114,6 +114,8 @@ pub struct Check {
     /// Ranges beyond the end that something refers to, with how often, and their clusters: nothing is put there.
     beyond: Vec<(ByteRange, u64)>,
     beyond_clusters: BTreeSet<u64>,
+    /// Those of them that begin in the file: their clusters there are not counted.
+    overlong: Vec<ByteRange>,
     disk: DiskCounts,
     /// Whether the refcount structures are past mending in place.
     rebuild: bool,
@@ -121,6 +123,8 @@ pub struct Check {
     snapshots_len: u64,
     snapshots_want: u64,
     incomplete_snapshots: u64,
+    /// Of `found.corruptions`: those of where the refcount table is.
+    table_corruptions: u64,
     bitmaps: Vec<BitmapEntry>,
     directory: Vec<u8>,
     l2_tables: Vec<L2Table>,
@@ -164,6 +168,8 @@ struct Zeroing {
     host: u64,
     /// Its L2 table, by number.
     table: usize,
+    /// Corruptions that were counted for the entry before, and go with it.
+    counted: u64,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -250,12 +256,14 @@ impl Check {
             clusters,
             beyond: Vec::new(),
             beyond_clusters: BTreeSet::new(),
+            overlong: Vec::new(),
             disk,
             rebuild: false,
             snapshots: Vec::new(),
             snapshots_len: 0,
             snapshots_want: 1 << 16,
             incomplete_snapshots: 0,
+            table_corruptions: 0,
             bitmaps: Vec::new(),
             directory: Vec::new(),
             l2_tables: Vec::new(),

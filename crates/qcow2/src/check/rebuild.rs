@@ -8,7 +8,7 @@ use std::collections::BTreeSet;
 use block::{BlockError, ErrorKind};
 
 use super::{Check, CheckWrite};
-use crate::{RefcountBlock, Snapshot};
+use crate::{RefcountBlock, Snapshot, corrupt};
 
 /// Longest refcount table in bytes.
 const TABLE_BYTES_MAX: u64 = 8 << 20;
@@ -17,7 +17,7 @@ const REFCOUNT_TABLE_AT: usize = 48;
 const SNAPSHOTS_AT: usize = 60;
 
 /// Where the new structures lie, in clusters.
-struct Plan {
+pub(super) struct Plan {
     table: u64,
     table_clusters: u64,
     /// Number and cluster of each refcount block.
@@ -51,7 +51,12 @@ impl Check {
         Ok(writes)
     }
 
-    fn plan(&self) -> Result<Plan, BlockError> {
+    pub(super) fn plan(&self) -> Result<Plan, BlockError> {
+        if !self.header_is_ours() {
+            return Err(corrupt(
+                "its refcount structures have to be made anew, but a table points to its header",
+            ));
+        }
         let (bits, per_block_bits) = (self.facts.bits(), self.disk.per_block_bits());
         let snapshots = self.new_snapshots();
         let is_used =
@@ -70,7 +75,7 @@ impl Check {
             let found = numbers.iter().map(|number| Ok((*number, finder.find(1)?)));
             let blocks: Vec<_> = found.collect::<Result<_, BlockError>>()?;
             let runs = blocks.iter().map(|(_, at)| (*at, 1)).chain(made).chain([(table, table_clusters)]);
-            let end = runs.clone().map(|(at, count)| at + count).max().unwrap_or(0).max(self.clusters);
+            let end = runs.clone().map(|(at, count)| at + count).max().unwrap_or(0);
             let inside = self.beyond_clusters.range(..=end).map(|cluster| (*cluster, 1));
             let needed: BTreeSet<u64> = (runs.chain(inside))
                 .flat_map(|(at, count)| at >> per_block_bits..=(at + count - 1) >> per_block_bits)

@@ -128,6 +128,9 @@ impl Check {
         if self.repair == Repair::Nothing {
             return;
         }
+        if range.start() < self.facts.file_len {
+            self.overlong.push(range);
+        }
         let bits = self.facts.bits();
         let clusters = range.start() >> bits..=(range.end() - 1) >> bits;
         let behind = clusters.skip_while(|cluster| *cluster < self.clusters).take(BEYOND_MAX);
@@ -138,5 +141,12 @@ impl Check {
             self.facts.grows = false;
             (self.beyond, self.beyond_clusters) = Default::default();
         }
+    }
+
+    /// Whether so many references are all that there are to a cluster, which may be written then.
+    pub(super) fn is_only(&self, cluster: u64, times: u64) -> bool {
+        let bytes = ByteRange::new(cluster << self.facts.bits(), self.facts.cluster());
+        let overlaps = |range: &ByteRange| !range.intersection(bytes).is_empty();
+        self.references.get(cluster) == times && !self.overlong.iter().any(overlaps)
     }
 }

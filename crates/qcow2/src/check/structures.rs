@@ -106,7 +106,11 @@ impl Check {
     pub(super) fn ask_bitmaps(&mut self) -> Result<(), BlockError> {
         let (snapshots, table) = (self.facts.header.snapshots, self.facts.header.refcount_table);
         self.refer(snapshots.offset.0, self.snapshots_len, 1);
+        let before = (self.found.corruptions, self.beyond.len());
         self.refer(table.offset.0, u64::from(table.clusters) << self.facts.bits(), 1);
+        // One that lies elsewhere takes its place.
+        self.table_corruptions = self.found.corruptions - before.0;
+        self.beyond.truncate(before.1);
         self.state = State::BitmapTables;
         let Some(bitmaps) = self.facts.header.bitmaps else { return Ok(()) };
         let end = bitmaps.directory.0.saturating_add(bitmaps.directory_len);
@@ -150,7 +154,7 @@ impl Check {
     /// The refcount blocks: each lies in the file, by itself.
     pub(super) fn check_blocks(&mut self) {
         // What they are found to be is mended by others in their place.
-        self.lasting = self.found.corruptions - self.incomplete_snapshots;
+        self.lasting = self.found.corruptions - self.incomplete_snapshots - self.table_corruptions;
         for block in 0..self.disk.table.len() as u64 {
             let said = match self.disk.entry(block) {
                 TableEntry::Nothing => continue,
@@ -167,8 +171,8 @@ impl Check {
                 TableEntry::Block(offset) => {
                     self.refer(offset, self.facts.cluster(), 1);
                     // What is used as something else too must not be written.
-                    self.rebuild |= self.repair != Repair::Nothing
-                        && self.references.get(offset >> self.facts.bits()) != 1;
+                    self.rebuild |=
+                        self.repair != Repair::Nothing && !self.is_only(offset >> self.facts.bits(), 1);
                     match self.countable(offset >> self.facts.bits()) {
                         1 => continue,
                         count => format!("refcount block {block} refcount={count}"),
