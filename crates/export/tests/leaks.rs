@@ -26,8 +26,11 @@ static ALLOCATOR: Counting = Counting;
 
 const LEN: usize = 1 << 20;
 const CYCLES: usize = 1000;
+const ROUNDS: usize = 4;
 /// Only to stop a hang.
 const PATIENCE: Duration = Duration::from_secs(20);
+/// How long what a task holds may take to be freed before another round tells.
+const SETTLE: Duration = Duration::from_secs(2);
 
 /// Descriptors and threads.
 fn held() -> (usize, usize) {
@@ -79,6 +82,21 @@ async fn cycles(stage: &Stage<RealWorld>, rng: &mut Rng, count: usize) {
     stage.server.idle().await;
 }
 
+/// Bytes that a round of cycles leaves, when all else is as before.
+async fn grown(stage: &Stage<RealWorld>, rng: &mut Rng, held_before: (usize, usize)) -> i64 {
+    let bytes = counting::small();
+    cycles(stage, rng, CYCLES).await;
+    let begun = Instant::now();
+    let growth = || counting::small() - bytes;
+    while held() != held_before && begun.elapsed() < PATIENCE
+        || growth() >= CYCLES as i64 && begun.elapsed() < SETTLE
+    {
+        io::sleep(Duration::from_millis(10)).await;
+    }
+    assert_eq!(held(), held_before);
+    growth()
+}
+
 #[test]
 fn a_thousand_cycles_leave_no_descriptor_no_thread_and_no_byte() {
     let folder = TempDir::new().unwrap();
@@ -91,16 +109,16 @@ fn a_thousand_cycles_leave_no_descriptor_no_thread_and_no_byte() {
         cycles(&stage, &mut rng, 300).await;
         // What a task holds is freed just after its end was told.
         io::sleep(Duration::from_millis(100)).await;
-        let (held_before, bytes, address_space) = (held(), counting::small(), mapped());
-        cycles(&stage, &mut rng, CYCLES).await;
-        let begun = Instant::now();
-        let growth = || counting::small() - bytes;
-        while (held() != held_before || growth() >= CYCLES as i64) && begun.elapsed() < PATIENCE {
-            io::sleep(Duration::from_millis(10)).await;
+        let (held_before, address_space) = (held(), mapped());
+        let mut growth = i64::MAX;
+        // What leaks grows in every round; a queue of the runtime's that has doubled does so once.
+        for _ in 0..ROUNDS {
+            growth = grown(&stage, &mut rng, held_before).await;
+            if growth < CYCLES as i64 {
+                break;
+            }
         }
-        assert_eq!(held(), held_before);
-        // Not one byte per cycle; the runtime's own queues breathe a little.
-        assert!(growth() < CYCLES as i64, "{} bytes", growth());
+        assert!(growth < CYCLES as i64, "{growth} bytes");
         // Less than the buffers of a few connections.
         assert!(mapped() - address_space < 32 << 20, "{} bytes mapped", mapped() - address_space);
         let mut client = Client::connect(&stage.world, &stage.address, wish("disk")).await;
