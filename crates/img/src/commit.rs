@@ -3,16 +3,15 @@
 //! Invariant: the overlay reads the same at any moment, before, while and after: what is written below it, it holds
 //! itself.
 
-use block::BlockError;
-use flow::copy::{self, Failed, Follow, Transfer, Zeroes};
+use flow::copy::{self, Failed, Transfer, Zeroes};
 use graph::Demand;
 use qcow2::{Header, Target};
-use std::cell::Cell;
 
 use crate::cache::Cache;
 use crate::chain;
 use crate::failure::{Failure, Result};
 use crate::flags;
+use crate::following::Following;
 use crate::given::Flag;
 use crate::image::Image;
 use crate::numbers;
@@ -88,8 +87,7 @@ async fn run(call: Call) -> Result<u8> {
 
 /// Writes what the layer on top holds into the image below.
 async fn copy_down(session: &Session, overlay: &Image, into: &Image, rate: Option<u64>) -> Result<()> {
-    let following = Following { session, total: overlay.size()?, done: Cell::new(0) };
-    session.listener.progress(0.0);
+    let following = Following::begin(session, overlay.size()?);
     let (from, to) = (overlay.attach(Demand::READ)?, into.attach(Demand::WRITE)?);
     let how = Transfer {
         at: 0,
@@ -124,23 +122,4 @@ fn told(failed: Failed) -> Failure {
         Failed::Reading(_, error) | Failed::Writing(_, error) => Failure::new(words::explained(&error)),
         Failed::Ended => Failure::silent(1),
     }
-}
-
-struct Following<'a> {
-    session: &'a Session,
-    total: u64,
-    done: Cell<u64>,
-}
-
-impl Follow for Following<'_> {
-    fn moved(&self, bytes: u64) {
-        self.done.set(self.done.get() + bytes);
-        self.session.listener.progress(self.done.get() as f32 * 100.0 / self.total.max(1) as f32);
-    }
-
-    fn is_over(&self) -> bool {
-        self.session.check_called_off().is_err()
-    }
-
-    fn lost(&self, _: u64, _: &BlockError) {}
 }

@@ -6,6 +6,7 @@ use engine::Reader;
 use crate::cache::Cache;
 use crate::failure::{Failure, Result};
 use crate::flags;
+use crate::following::Following;
 use crate::given::Flag;
 use crate::image::Image;
 use crate::session::{How, Session, Source};
@@ -89,10 +90,8 @@ async fn compare(
     quiet: bool,
 ) -> Result<Verdict> {
     let sizes = (first.size_in_sectors()?, second.size_in_sectors()?);
-    let report = |done: u64| {
-        session.listener.progress(done as f32 * 100.0 / sizes.0.max(sizes.1).max(1) as f32);
-    };
-    report(0);
+    let following = Following::begin(session, sizes.0.max(sizes.1));
+    let report = |done: u64| following.reached(done);
     if strict && sizes.0 != sizes.1 {
         return Ok(Verdict::Sizes);
     }

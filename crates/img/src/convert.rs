@@ -3,15 +3,14 @@
 mod options;
 mod target;
 
-use block::BlockError;
-use flow::copy::{self, Failed, Follow, Transfer, Zeroes};
+use flow::copy::{self, Failed, Transfer, Zeroes};
 use graph::Demand;
-use std::cell::Cell;
 
 use crate::failure::{Failure, Result};
 use crate::flags;
+use crate::following::Following;
 use crate::given::Flag;
-use crate::image::{Image, SECTOR};
+use crate::image::Image;
 use crate::session::{How, Session, Source};
 use crate::verbs::{Call, Verb};
 use crate::words;
@@ -101,8 +100,7 @@ async fn copy_all(
     for source in sources {
         total += source.size_in_sectors()?;
     }
-    let following = Following { session, total, done: Cell::new(0), quiet: options.quiet };
-    session.listener.progress(0.0);
+    let following = Following::begin(session, total).telling_lost(!options.quiet);
     let to = target.image.attach(Demand::WRITE)?;
     let mut at = 0;
     for source in sources {
@@ -118,7 +116,7 @@ async fn copy_all(
             salvage: options.salvage,
             rate: options.rate,
         };
-        copy::transfer(&from.root, &to.root, &how, &following).await.map_err(|why| following.told(why))?;
+        copy::transfer(&from.root, &to.root, &how, &following).await.map_err(told)?;
         from.end().await?;
         at += source.size_in_sectors()?;
     }
@@ -127,42 +125,14 @@ async fn copy_all(
     Ok(())
 }
 
-/// Who follows the copy: progress, and whether it was called off.
-struct Following<'a> {
-    session: &'a Session,
-    total: u64,
-    done: Cell<u64>,
-    quiet: bool,
-}
-
-impl Following<'_> {
-    fn told(&self, failed: Failed) -> Failure {
-        match failed {
-            Failed::Reading(at, error) => {
-                Failure::new(format!("error while reading at byte {at}: {}", words::cause(&error)))
-            }
-            Failed::Writing(at, error) => {
-                Failure::new(format!("error while writing at byte {at}: {}", words::cause(&error)))
-            }
-            Failed::Ended => Failure::silent(1),
+fn told(failed: Failed) -> Failure {
+    match failed {
+        Failed::Reading(at, error) => {
+            Failure::new(format!("error while reading at byte {at}: {}", words::cause(&error)))
         }
-    }
-}
-
-impl Follow for Following<'_> {
-    fn moved(&self, bytes: u64) {
-        self.done.set(self.done.get() + bytes);
-        self.session.listener.progress(self.done.get() as f32 * 100.0 / self.total.max(1) as f32);
-    }
-
-    fn is_over(&self) -> bool {
-        self.session.check_called_off().is_err()
-    }
-
-    fn lost(&self, at: u64, error: &BlockError) {
-        if !self.quiet && at.is_multiple_of(SECTOR) {
-            let why = words::cause(error);
-            self.session.listener.complain(&format!("warning: error while reading offset {at}: {why}"));
+        Failed::Writing(at, error) => {
+            Failure::new(format!("error while writing at byte {at}: {}", words::cause(&error)))
         }
+        Failed::Ended => Failure::silent(1),
     }
 }

@@ -20,6 +20,7 @@ mod create;
 mod dd;
 mod failure;
 mod flags;
+mod following;
 mod foreign;
 mod given;
 mod image;

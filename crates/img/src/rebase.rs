@@ -13,6 +13,7 @@ use qcow2::Target;
 use crate::cache::Cache;
 use crate::failure::{Failure, Result};
 use crate::flags;
+use crate::following::Following;
 use crate::foreign;
 use crate::given::{Flag, Given};
 use crate::image::{Image, Use};
@@ -111,7 +112,7 @@ async fn keep_content(
     wanted: Option<&BackingName>,
     cache: Cache,
 ) -> Result<()> {
-    session.listener.progress(0.0);
+    let following = Following::begin(session, overlay.size()?);
     let fresh = match wanted {
         Some(wanted) => {
             let full = match qcow2::resolve(&wanted.name, name) {
@@ -138,7 +139,7 @@ async fn keep_content(
             keep_piece(&user, reader.as_ref(), range).await?;
         }
         rest = rest.skip(piece.range().len());
-        session.listener.progress(rest.start() as f32 * 100.0 / size.max(1) as f32);
+        following.reached(rest.start());
     }
     user.end().await?;
     if let Some(reader) = reader {
