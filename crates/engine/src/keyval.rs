@@ -12,7 +12,7 @@ const DEPTH_MAX: usize = 256;
 /// Reads `text`; `implied` is the key of a first item that has none (`--object secret,id=x`: `qom-type`).
 pub fn parse(text: &str, implied: Option<&str>) -> Result<Map<String, Value>> {
     let mut map = Map::new();
-    for (at, item) in split(text).into_iter().enumerate() {
+    for (at, item) in items(text).into_iter().enumerate() {
         let (key, value) = match (item.split_once('='), implied) {
             (Some((key, value)), _) => (key.to_owned(), value.to_owned()),
             (None, Some(implied)) if at == 0 => (implied.to_owned(), item),
@@ -49,8 +49,8 @@ fn put_below(map: &mut Map<String, Value>, key: &str, value: Value) -> Result<()
     put(map, key, value)
 }
 
-/// At single commas; a doubled one stands for itself.
-fn split(text: &str) -> Vec<String> {
+/// The parts of `text` between single commas, none of them empty; a doubled comma stands for itself.
+pub fn items(text: &str) -> Vec<String> {
     let mut items = vec![String::new()];
     let mut chars = text.chars().peekable();
     while let Some(c) = chars.next() {

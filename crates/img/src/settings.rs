@@ -3,6 +3,8 @@
 //! A comma is doubled in a value; a key without a value is a switch that is on; of a key that is given twice the last
 //! one counts.
 
+use engine::keyval;
+
 use crate::failure::{Failure, Result};
 use crate::numbers;
 
@@ -70,7 +72,7 @@ impl Settings {
 
     /// Takes over what one `-o` says.
     pub(crate) fn parse(&mut self, text: &str) -> Result<()> {
-        for item in items(text) {
+        for item in keyval::items(text) {
             let (key, value) = match item.split_once('=') {
                 Some((key, value)) => (key.to_owned(), value.to_owned()),
                 None => (item, "on".to_owned()),
@@ -164,22 +166,6 @@ fn number(text: &str) -> Option<u64> {
         None if text.len() > 1 && text.starts_with('0') => u64::from_str_radix(text, 8).ok(),
         None => text.parse().ok(),
     }
-}
-
-/// At single commas; a doubled one stands for itself.
-fn items(text: &str) -> Vec<String> {
-    let mut items = vec![String::new()];
-    let mut chars = text.chars().peekable();
-    while let Some(c) = chars.next() {
-        let last = items.len() - 1;
-        match c {
-            ',' if chars.next_if_eq(&',').is_some() => items[last].push(','),
-            ',' => items.push(String::new()),
-            _ => items[last].push(c),
-        }
-    }
-    items.retain(|item| !item.is_empty());
-    items
 }
 
 #[cfg(test)]
