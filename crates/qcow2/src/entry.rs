@@ -176,7 +176,7 @@ impl Geometry {
         COMPRESSED | more_sectors << offset_bits | offset.0
     }
 
-    fn compressed_hosts(&self, raw: u64) -> Range<u64> {
+    pub(crate) fn compressed_hosts(&self, raw: u64) -> Range<u64> {
         // As in CompressedCluster: the bits of the offset, then one bit for each sector of a cluster.
         let sector_bits = self.cluster_bits - 8;
         let offset_bits = 62 - sector_bits;

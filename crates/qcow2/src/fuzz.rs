@@ -7,7 +7,8 @@ use block::{BlockError, ByteRange, Mapping, Place};
 use crate::check::{Check, Repair, Step};
 use crate::{
     Backing, BitmapEntry, CompressedCluster, Compression, Decompressor, Geometry, Header, HeaderEdit,
-    HeaderWrite, HostOffset, L1Table, L2Slice, Located, ParsedSnapshots, SliceAddress, Snapshot, cache,
+    HeaderWrite, HostOffset, L1Table, L2Slice, Located, NewSnapshot, ParsedSnapshots, SliceAddress, Snapshot,
+    SnapshotList, cache,
 };
 
 /// Most lookups in one image.
@@ -92,6 +93,7 @@ pub fn directories(bytes: &[u8]) {
             let parsed = Snapshot::parse_table(&again, (*count).into(), false);
             assert!(matches!(parsed, Ok(ParsedSnapshots::Whole(found, _)) if found.len() == snapshots.len()));
             assert!(at_end || len <= bytes.len() as u64);
+            one_more(snapshots);
         }
     }
     if let Ok(entries) = BitmapEntry::parse_directory(bytes, (*count).into(), 16, 1 << 30) {
@@ -99,6 +101,21 @@ pub fn directories(bytes: &[u8]) {
         let parsed = BitmapEntry::parse_directory(&again, (*count).into(), 16, 1 << 30);
         assert!(parsed.is_ok_and(|found| found == entries));
     }
+}
+
+/// Adds a snapshot and takes the first one away: all others are stored as they were.
+fn one_more(snapshots: Vec<Snapshot>) {
+    let mut list = SnapshotList::new(snapshots, 1 << 30);
+    let new = NewSnapshot { name: "one more".to_owned(), ..NewSnapshot::default() };
+    if list.add(&new, 1 << 30, HostOffset(1 << 16), 2).is_err() {
+        return;
+    }
+    list.remove(0);
+    let mut wanted = list.all().to_vec();
+    wanted.iter_mut().for_each(|snapshot| _ = snapshot.icount.get_or_insert(u64::MAX));
+    let (bytes, count) = (list.bytes(), wanted.len() as u32);
+    let found = Snapshot::parse_table(&bytes, count, false);
+    assert!(matches!(found, Ok(ParsedSnapshots::Whole(found, _)) if found == wanted));
 }
 
 /// Does what a check asks for, with a file in memory.

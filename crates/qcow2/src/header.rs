@@ -7,12 +7,14 @@ mod check;
 pub(crate) mod edit;
 mod fixed;
 pub(crate) mod layout;
+mod switch;
 
 use block::{BlockError, ErrorKind};
 
 use crate::extension::{self, Extensions};
 use crate::{BitmapsExtension, Compression, Features, HostOffset, UnknownExtension, corrupt};
 use fixed::Fixed;
+pub use switch::Switch;
 
 /// Longest backing file name in bytes.
 const MAX_BACKING_NAME: usize = 1023;

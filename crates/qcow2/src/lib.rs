@@ -39,7 +39,9 @@ mod new_image;
 mod offset;
 mod options;
 mod refcount_block;
+mod snapshot_list;
 mod snapshot_table;
+mod whole_table;
 
 pub use bitmap_directory::{BitmapCluster, BitmapEntry};
 pub use compress::Compressor;
@@ -50,7 +52,7 @@ pub use extension::{BitmapsExtension, UnknownExtension};
 pub use feature::Features;
 pub use geometry::{DATA_FILE_CHILD, FILE_CHILD, Geometry};
 pub use header::edit::{HeaderEdit, HeaderWrite};
-pub use header::{Backing, DataFile, Header, RefcountTable, SnapshotTable, Version};
+pub use header::{Backing, DataFile, Header, RefcountTable, SnapshotTable, Switch, Version};
 pub use l1_table::L1Table;
 pub use l2_slice::{L2Slice, SliceAddress};
 pub use lookup::Located;
@@ -59,7 +61,9 @@ pub use new_image::{FreshImage, NewImage, Preallocated};
 pub use offset::HostOffset;
 pub use options::Options;
 pub use refcount_block::RefcountBlock;
+pub use snapshot_list::{NewSnapshot, SnapshotList};
 pub use snapshot_table::{ParsedSnapshots, Snapshot};
+pub use whole_table::{L2Table, Reference};
 
 use block::{BlockError, ErrorKind};
 

@@ -99,6 +99,11 @@ impl Snapshot {
         self.disk_size.is_some()
     }
 
+    /// Most bytes that it takes in a table.
+    pub(crate) fn stored_bytes_max(&self) -> usize {
+        FIXED + WRITTEN_EXTRA + self.unknown_extra.len() + self.id.len() + self.name.len() + 8
+    }
+
     fn read(head: &[u8], rest: &[u8], lengths: &Lengths) -> Self {
         let word = |bytes: &[u8], at| be64(bytes, at).unwrap_or_default();
         let half = |at| be32(head, at).unwrap_or_default();

@@ -11,7 +11,7 @@ use crate::extension::{BACKING_FORMAT, PREFIX};
 use crate::header::layout::{
     self, AUTOCLEAR_AT, BACKING_LEN_AT, BACKING_OFFSET_AT, Layout, extension_len, put32, put64,
 };
-use crate::header::{Backing, Header, Version};
+use crate::header::{Backing, Header, Switch, Version};
 use crate::{HostOffset, unsupported};
 
 /// What is written whole or not at all, in bytes.
@@ -42,6 +42,8 @@ pub enum HeaderEdit {
         /// Its length in clusters.
         clusters: u32,
     },
+    /// All tables are others.
+    Switch(Switch),
 }
 
 /// A write to the image file.
@@ -105,6 +107,7 @@ impl HeaderEdit {
             Self::RefcountTable { offset, clusters } => {
                 layout::put_refcount_table(&mut next, offset.0, *clusters);
             }
+            Self::Switch(switch) => switch.put(&mut next),
         }
         Ok(vec![next])
     }
