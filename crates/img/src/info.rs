@@ -4,7 +4,7 @@
 use std::path::Path;
 
 use io::OpenOptions;
-use qcow2::{Header, Target, Version};
+use qcow2::{Header, Target, Version, cache};
 use serde_json::{Map, Value, json};
 
 use crate::failure::{Failure, Result};
@@ -150,6 +150,8 @@ fn full_name(name: &str, overlay: &str) -> String {
 
 /// Facts of the format, by QMP's names.
 fn specific(header: &Header) -> Map<String, Value> {
+    let terms = cache::read(header).ok().flatten().and_then(|text| cache::terms(text).ok());
+    let quota = terms.and_then(|terms| terms.quota);
     let version3 = header.version == Version::V3;
     let facts = [
         ("compat", Some(json!(if version3 { "1.1" } else { "0.10" }))),
@@ -160,6 +162,7 @@ fn specific(header: &Header) -> Map<String, Value> {
         ("data-file-raw", header.data_file.as_ref().map(|file| json!(file.raw))),
         ("corrupt", version3.then(|| json!(header.features.corrupt()))),
         ("extended-l2", version3.then(|| json!(header.features.extended_l2()))),
+        ("cache-img-quota", quota.map(|quota| json!(quota))),
     ];
     facts.into_iter().filter_map(|(name, fact)| Some((name.to_owned(), fact?))).collect()
 }

@@ -1,11 +1,12 @@
 //! New images from their settings, in whole: every mistake is found before a file is touched.
 
-use qcow2::{Backing, Compression, DataFile, Version};
+use qcow2::{Backing, Compression, DataFile, Version, cache};
 
 use crate::failure::{Failure, Result};
 use crate::foreign;
 use crate::image::SECTOR;
 use crate::new_file::{NewFile, Room};
+use crate::option_list::QUOTA;
 use crate::session::Session;
 use crate::settings::Settings;
 
@@ -93,16 +94,7 @@ fn qcow2(size: u64, settings: &Settings) -> Result<NewImage> {
         return Err(Failure::new("Encryption is not yet supported: make the image without it"));
     }
     let (preallocated, room) = preallocation(settings)?;
-    let version = match settings.text("compat") {
-        None | Some("1.1" | "v3") => Version::V3,
-        Some("0.10" | "v2") => Version::V2,
-        Some(other) => return Err(no_value("version", other)),
-    };
-    let compression = match settings.text("compression_type") {
-        None | Some("zlib") => Compression::Deflate,
-        Some("zstd") => Compression::Zstd,
-        Some(other) => return Err(no_value("compression-type", other)),
-    };
+    let (version, compression) = (version(settings)?, compression(settings)?);
     let cluster = settings.number("cluster_size").unwrap_or(65536);
     if !cluster.is_power_of_two() || !(512..=2 << 20).contains(&cluster) {
         return Err(Failure::new(CLUSTERS));
@@ -112,6 +104,8 @@ fn qcow2(size: u64, settings: &Settings) -> Result<NewImage> {
         name: name.to_owned(),
         format: settings.text("backing_fmt").map(str::to_owned),
     });
+    let quota = settings.number(QUOTA);
+    let cache = quota.map(|quota| cache::extension(&cache::with_quota(quota))).transpose()?;
     let image = qcow2::NewImage {
         version,
         refcount_bits: u32::try_from(settings.number("refcount_bits").unwrap_or(16)).unwrap_or(u32::MAX),
@@ -121,18 +115,54 @@ fn qcow2(size: u64, settings: &Settings) -> Result<NewImage> {
         data_file: settings.text("data_file").map(|name| DataFile { name: Some(name.to_owned()), raw }),
         // Else what is not allocated would not be in the raw file.
         preallocated: preallocated || raw,
+        autoclear: if cache.is_some() { cache::AUTOCLEAR } else { 0 },
+        extensions: cache.into_iter().collect(),
         backing,
         ..qcow2::NewImage::new(size, cluster.ilog2())
     };
     check(&image, settings, preallocated)?;
     let fits = image.bytes();
-    fits.map_err(|error| match error.to_string().contains("too large") {
+    let fits = fits.map_err(|error| match error.to_string().contains("too large") {
         true => Failure::new(
             "The image size is too large for file format 'qcow2' (try using a larger cluster size)",
         ),
         false => Failure::from(error),
     })?;
+    check_quota(&image, quota, fits.len)?;
     Ok(NewImage::Qcow2 { image, room })
+}
+
+fn version(settings: &Settings) -> Result<Version> {
+    match settings.text("compat") {
+        None | Some("1.1" | "v3") => Ok(Version::V3),
+        Some("0.10" | "v2") => Ok(Version::V2),
+        Some(other) => Err(no_value("version", other)),
+    }
+}
+
+fn compression(settings: &Settings) -> Result<Compression> {
+    match settings.text("compression_type") {
+        None | Some("zlib") => Ok(Compression::Deflate),
+        Some("zstd") => Ok(Compression::Zstd),
+        Some(other) => Err(no_value("compression-type", other)),
+    }
+}
+
+/// A bound has to bound something: the image file, of which `len` bytes are taken from the start.
+fn check_quota(image: &qcow2::NewImage, quota: Option<u64>, len: u64) -> Result<()> {
+    let Some(quota) = quota else { return Ok(()) };
+    let why = if image.backing.is_none() {
+        "needs a backing file that is cached: add -b FILE -F FORMAT".to_owned()
+    } else if image.version == Version::V2 {
+        "needs compatibility level 1.1: leave out compat".to_owned()
+    } else if image.data_file.is_some() {
+        "bounds the image file, and the data would be in another: leave out data_file".to_owned()
+    } else if quota < len {
+        format!("is {quota} bytes, less than the {len} of an empty image: choose a larger one")
+    } else {
+        return Ok(());
+    };
+    Err(Failure::new(format!("{QUOTA} {why}")))
 }
 
 /// Whether every cluster has its place from the start, and whether there is room for it.

@@ -14,7 +14,8 @@ const fn set(name: &'static str, takes: Takes, about: &'static str, default: &'s
     Setting { name, takes, about, default: Some(default) }
 }
 
-/// Of qcow2, in the order in which they are shown. Names, types and texts are QEMU's: scripts read the list.
+/// Of qcow2, in the order in which they are shown. Names, types and texts are QEMU's: scripts read the list. The last
+/// one is ours.
 #[rustfmt::skip]
 const QCOW2: &[Setting] = &[
     row("encryption", Takes::Switch, "Encrypt the image with format 'aes'. (Deprecated in favor of encrypt.format=aes)"),
@@ -38,7 +39,11 @@ const QCOW2: &[Setting] = &[
     row("data_file_raw", Takes::Switch, "The external data file must stay valid as a raw image"),
     set("lazy_refcounts", Takes::Switch, "Postpone refcount updates", "off"),
     set("refcount_bits", Takes::Number, "Width of a reference count entry in bits", "16"),
+    row(QUOTA, Takes::Size, "Largest size of the file that copy-on-read may fill it to (a cache)"),
 ];
+
+/// The setting that makes a qcow2 image a cache (`docs/formats/cache.md`).
+pub(crate) const QUOTA: &str = "cache_img_quota";
 
 const RAW: &[Setting] = &[row("size", Takes::Size, "Virtual disk size")];
 
