@@ -76,6 +76,8 @@ pub(crate) struct How<'a> {
     pub(crate) over: Option<&'a str>,
     /// Zeroing may give storage back.
     pub(crate) unmap: bool,
+    /// How its file carries out requests that have to wait (option `aio` of the protocol).
+    pub(crate) aio: Option<&'static str>,
 }
 
 impl How<'_> {
@@ -89,6 +91,7 @@ impl How<'_> {
         snapshot: None,
         over: None,
         unmap: false,
+        aio: None,
     };
     /// For writing.
     pub(crate) const WRITE: Self = Self { writable: true, ..Self::READ };
@@ -251,6 +254,11 @@ fn with_name(mut file: Map<String, Value>, name: &str, how: How<'_>) -> Map<Stri
     file.insert("node-name".to_owned(), json!(name));
     if how.force_share {
         file.insert("force-share".to_owned(), json!(true));
+    }
+    if let Some(aio) = how.aio
+        && file.get("driver").is_some_and(|driver| driver == "file")
+    {
+        file.insert("aio".to_owned(), json!(aio));
     }
     file
 }

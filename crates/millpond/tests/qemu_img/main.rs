@@ -22,6 +22,7 @@ const CONVERTING: &str = include_str!("converting.txt");
 
 const CHECKING: &str = include_str!("checking.txt");
 const CHANGING: &str = include_str!("changing.txt");
+const BENCHING: &str = include_str!("benching.txt");
 
 /// Larger disks are not compared byte by byte.
 const COMPARED_MAX: u64 = 1 << 34;
@@ -49,6 +50,11 @@ fn check_finds_and_mends_what_qemu_img_does() {
 #[test]
 fn images_are_changed_as_qemu_img_changes_them() {
     both("images_are_changed_as_qemu_img_changes_them", CHANGING);
+}
+
+#[test]
+fn bench_says_what_qemu_img_says() {
+    both("bench_says_what_qemu_img_says", BENCHING);
 }
 
 /// What a program has answered.
@@ -99,7 +105,7 @@ fn program(name: &str, dir: &Path, lab: &Lab) -> Command {
 
 fn answer(command: &mut Command, arguments: &[String]) -> Answer {
     let output = command.args(arguments).output().unwrap();
-    let text = |bytes: &[u8]| without_steps(&without_ours(&String::from_utf8_lossy(bytes)));
+    let text = |bytes: &[u8]| without_time(&without_steps(&without_ours(&String::from_utf8_lossy(bytes))));
     Answer { status: output.status.code(), out: text(&output.stdout), err: text(&output.stderr) }
 }
 
@@ -112,6 +118,15 @@ const OURS: &[(&str, &str)] = &[
 fn without_ours(text: &str) -> String {
     let is_ours = |line: &str| OURS.iter().any(|(start, _)| line.starts_with(start));
     text.split_inclusive('\n').filter(|line| !is_ours(line)).collect()
+}
+
+/// Without how long it took.
+fn without_time(text: &str) -> String {
+    let timed = |line: &str| match line.strip_prefix("Run completed in ") {
+        Some(rest) if rest.trim_end().ends_with(" seconds.") => "Run completed.\n".to_owned(),
+        _ => line.to_owned(),
+    };
+    text.split_inclusive('\n').map(timed).collect()
 }
 
 /// Without the progress between the beginning and the end, which is a matter of speed.
