@@ -3,46 +3,74 @@
 //! Compiled in only with the feature `sabotage`, which nothing but tests turns on; without it
 //! [`broken`] is a constant `false` and costs nothing.
 
-/// A rule of the data path.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-#[repr(u16)]
-pub enum Rule {
+macro_rules! rules {
+    ($($(#[$doc:meta])* $rule:ident = $name:literal,)*) => {
+        /// A rule of the data path.
+        #[derive(Clone, Copy, PartialEq, Eq, Debug)]
+        pub enum Rule {
+            $($(#[$doc])* $rule,)*
+        }
+
+        impl Rule {
+            /// Every rule there is.
+            pub const ALL: &'static [Self] = &[$(Self::$rule,)*];
+
+            /// What it is called in variables of the environment (`MILLPOND_CRASH_BREAK`) and in messages.
+            pub const fn name(self) -> &'static str {
+                match self {
+                    $(Self::$rule => $name,)*
+                }
+            }
+        }
+    };
+}
+
+rules! {
     /// A freed cluster is reused only when older guards are gone.
-    Guards = 1,
+    Guards = "guards",
     /// A remembered mapping is used only while the generations on its path are unchanged.
-    Generations = 2,
+    Generations = "generations",
     /// Stores, zeroing and read-modify-write hold their range.
-    RangeLocks = 4,
+    RangeLocks = "range-locks",
     /// Bytes are lent only where they can neither change nor be reused.
-    Lending = 8,
+    Lending = "lending",
     /// Data and refcounts are durable before a table on disk points to them.
-    DataBarrier = 16,
+    DataBarrier = "data-barrier",
     /// A refcount block is durable before a table on disk relies on it.
-    RefcountBarrier = 32,
+    RefcountBarrier = "refcount-barrier",
     /// A flush is answered when all that it covers is durable.
-    LastBarrier = 64,
+    LastBarrier = "last-barrier",
     /// A freed cluster is reused only when the table that dropped it is durable.
-    DurableDrop = 128,
+    DurableDrop = "durable-drop",
     /// What a header says of an image's content is durably cleared before the content changes.
-    HeaderBarrier = 256,
+    HeaderBarrier = "header-barrier",
     /// Data in a file of its own is durable before a table points to it.
-    DataFileBarrier = 512,
+    DataFileBarrier = "data-file-barrier",
 }
 
 #[cfg(feature = "sabotage")]
 mod switch {
-    use std::sync::atomic::{AtomicU16, Ordering};
+    use std::sync::atomic::{AtomicU64, Ordering};
 
-    static BROKEN: AtomicU16 = AtomicU16::new(0);
+    use super::Rule;
+
+    /// A bit for each rule.
+    static BROKEN: AtomicU64 = AtomicU64::new(0);
 
     /// Breaks `rule` in this process from now on.
-    pub fn break_rule(rule: super::Rule) {
-        BROKEN.fetch_or(rule as u16, Ordering::SeqCst);
+    pub fn break_rule(rule: Rule) {
+        BROKEN.fetch_or(1 << rule as u64, Ordering::SeqCst);
+    }
+
+    /// Breaks the rule of this name, and says so; panics when there is none.
+    pub fn break_named(name: &str) {
+        let rule = Rule::ALL.iter().find(|rule| rule.name() == name);
+        break_rule(*rule.unwrap_or_else(|| panic!("no rule is called '{name}'")));
     }
 
     /// Whether `rule` is broken on purpose.
-    pub fn broken(rule: super::Rule) -> bool {
-        BROKEN.load(Ordering::Relaxed) & rule as u16 != 0
+    pub fn broken(rule: Rule) -> bool {
+        BROKEN.load(Ordering::Relaxed) >> rule as u64 & 1 != 0
     }
 }
 
