@@ -1,9 +1,9 @@
 //! What is left of a file when the power goes.
 //!
 //! Invariants: what a flush covered is there; each sector holds its durable contents or those that some
-//! un-flushed change gave it, never a mixture.
+//! un-flushed change gave it, never a mixture. Disks tear between sectors of 512 bytes or of 4 KiB.
 
-use block::ByteRange;
+use block::{Alignment, ByteRange};
 
 use super::inode::{Change, Image, Inode, SECTOR};
 use crate::rng::Rng;
@@ -12,6 +12,9 @@ use crate::rng::Rng;
 const TEAR: f64 = 0.3;
 /// Probability that the length survives of a write that does not.
 const LENGTH_ALONE: f64 = 0.25;
+
+/// What newer disks, and the pages of a kernel, write whole.
+const LONG_SECTOR: Alignment = Alignment::PAGE;
 
 /// How one power loss treats what was not flushed.
 pub(crate) struct Loss {
@@ -50,23 +53,26 @@ impl Loss {
     }
 }
 
-/// Applies some of the sectors of `change`.
+/// Applies some of the sectors of `change`; they may be long ones.
 fn tear(image: &mut Image, change: &Change, rng: &mut Rng) {
     let Some(range) = change.range() else { return };
-    let sectors = range.len() / SECTOR.bytes();
-    let run = range.skip(rng.below(sectors) * SECTOR.bytes()).head(rng.below(sectors + 1) * SECTOR.bytes());
+    let unit = if rng.chance(0.5) { SECTOR } else { LONG_SECTOR };
+    let around = unit.around(range);
+    let units = around.len() / unit.bytes();
+    let run = around.skip(rng.below(units) * unit.bytes()).head(rng.below(units + 1) * unit.bytes());
     match change {
         Change::Write { offset, bytes, end } => {
             let scattered = rng.chance(0.5);
-            for (sector, bytes) in (*offset..).step_by(512).zip(bytes.chunks(512)) {
-                let sector = ByteRange::new(sector, bytes.len() as u64);
+            for start in (around.start()..around.end()).step_by(unit.bytes() as usize) {
+                let sector = ByteRange::new(start, unit.bytes()).intersection(range);
                 if if scattered { rng.chance(0.5) } else { run.contains(sector) } {
-                    image.bytes.write(sector.start(), bytes);
+                    let at = (sector.start() - offset) as usize;
+                    image.bytes.write(sector.start(), &bytes[at..at + sector.len() as usize]);
                     image.len = image.len.max(sector.end().min(*end));
                 }
             }
         }
-        Change::Punch { .. } => image.bytes.punch(run),
+        Change::Punch { .. } => image.bytes.punch(run.intersection(range)),
         Change::Len { .. } => {}
     }
 }
