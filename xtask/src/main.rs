@@ -1,10 +1,11 @@
-//! The project's own commands: `cargo xtask tidy | test | bench | fuzz`.
+//! The project's own commands: `cargo xtask tidy | test | sim | bench | fuzz`.
 //!
 //! Invariant: nothing here is part of the product; a command prints what it did and exits non-zero when
 //! anything was wrong.
 
 mod bench;
 mod fuzz;
+mod sim;
 mod test;
 mod tidy;
 
@@ -28,6 +29,8 @@ enum Xtask {
     /// Measures against the peers, interleaved.
     #[command(subcommand)]
     Bench(bench::Bench),
+    /// Cuts the power in simulated scenarios, at every write and every flush.
+    Sim(sim::Options),
     /// Feeds the parsers what no peer would send.
     Fuzz(fuzz::Options),
     /// Serves a file as the floor that servers are measured against.
@@ -41,6 +44,7 @@ fn main() -> ExitCode {
         Xtask::Tidy { bless } => tidy::run(&root, bless),
         Xtask::Test(options) => test::run(&root, &options),
         Xtask::Bench(bench) => bench::run(&root, &bench),
+        Xtask::Sim(options) => sim::run(&root, &options),
         Xtask::Fuzz(options) => fuzz::run(&root, &options),
         Xtask::Floor { socket, file } => bench::floor::run(&socket, &file),
     };

@@ -68,12 +68,18 @@
 //! | of a power loss | `disk/crash.rs` |
 //! | of the line | `net/link.rs`; of a connection: `net/state.rs`, with a handle in `net/mod.rs` |
 //!
+//! # Scenarios
+//!
+//! What is to survive power cuts is a row of a table of [`campaign::Scenario`], played by [`campaign::play`] on all cores:
+//! `cargo xtask sim` plays as many seeds of it as one likes.
+//!
 //! # What it does not show
 //!
 //! One OS thread runs everything, and a turn of a task is never interrupted: races within a turn and memory
 //! orderings need real threads. Creating a file is durable at once. Operations that end while nobody waits
 //! drop their lease outside any I/O thread, as a pool of threads may do.
 
+pub mod campaign;
 mod clock;
 mod core;
 mod disk;

@@ -6,7 +6,7 @@ mod apt;
 mod peers;
 mod python;
 mod report;
-mod step;
+pub(crate) mod step;
 
 use report::Report;
 use std::path::Path;

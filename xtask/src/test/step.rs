@@ -52,7 +52,8 @@ pub(super) fn has_nextest(root: &Path) -> bool {
     command.status().is_ok_and(|status| status.success())
 }
 
-fn program() -> String {
+/// The cargo that runs us.
+pub(crate) fn program() -> String {
     std::env::var("CARGO").unwrap_or_else(|_| "cargo".to_owned())
 }
 

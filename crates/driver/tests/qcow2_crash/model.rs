@@ -2,6 +2,8 @@
 
 use std::ops::Range;
 
+use block::ByteRange;
+
 /// Bytes of a sector: what is stored whole or not at all.
 pub const SECTOR: usize = 512;
 
@@ -143,6 +145,11 @@ impl Model {
             }
         }
     }
+}
+
+/// Where sectors lie.
+pub fn bytes(sectors: &Range<u64>) -> ByteRange {
+    ByteRange::between(sectors.start * SECTOR as u64, sectors.end * SECTOR as u64)
 }
 
 /// The bytes of a write.

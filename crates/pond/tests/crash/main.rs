@@ -1,7 +1,7 @@
 //! The power goes while a host fetches an image, cuts it off and pivots its clones, or its daemon is killed: at any write
 //! and any flush, the network failing beside it. The next daemon finds everything, and no byte is ever wrong.
 //!
-//! A failure says how to replay it. `MILLPOND_TEST_FULL=1` looks at more points.
+//! A failure prints the `cargo xtask sim` command that plays it again; `MILLPOND_TEST_FULL=1` looks at more points.
 
 #![allow(unreachable_pub, reason = "modules of one test")]
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
@@ -14,35 +14,40 @@ mod scene;
 
 use std::process::Command;
 
-use flow::sabotage::{Rule, break_rule};
+use flow::sabotage::{Rule, break_named};
 use life::{Known, Life, Plan};
 use pond::Mode;
 use scene::Master;
-use sim::{CrashPoint, Rng, SimDisk};
+use sim::campaign::{self, Budget, Budgets, Look, Scenario, rng_of};
+use sim::{Counts, CrashPoint, Rng, SimDisk};
 
-/// Rules without which something is wrong here, by their names in MILLPOND_CRASH_BREAK.
-const RULES: &[(&str, Rule)] = &[("data-barrier", Rule::DataBarrier), ("last-barrier", Rule::LastBarrier)];
-/// Points of a run at which the power goes.
-const POINTS_OF_RUN: usize = 60;
-/// Each how manyth crashed cache is looked at by QEMU.
-const ASK_QEMU: usize = 50;
+/// Rules without which something is wrong here.
+const RULES: &[Rule] = &[Rule::DataBarrier, Rule::LastBarrier];
+/// The rule that is broken on purpose.
+const BREAK: &str = "MILLPOND_CRASH_BREAK";
 
-/// Says how to see it again when something is wrong.
-struct Replay(u64, Option<CrashPoint>);
+const BUDGETS: Budgets = Budgets {
+    quick: Budget { seeds: 34, points: 60 },
+    full: Budget { seeds: 300, points: usize::MAX },
+    full_points: 10_000,
+};
 
-impl Drop for Replay {
-    fn drop(&mut self) {
-        if std::thread::panicking() {
-            let (seed, point) = (self.0, self.1);
-            let (name, number) = match point {
-                Some(CrashPoint::Write(number)) => ("write", number),
-                Some(CrashPoint::Flush(number)) => ("flush", number),
-                None => ("none", 0),
-            };
-            eprintln!(
-                "seed {seed}, {point:?}; replay: MILLPOND_CRASH_REPLAY={seed}:{name}:{number} cargo test -p pond --test crash a_pond"
-            );
-        }
+/// A host that fetches, cuts off and pivots, whose VMs live on.
+struct WholeLife;
+
+impl Scenario for WholeLife {
+    fn name(&self) -> &'static str {
+        "a pond"
+    }
+
+    fn whole(&self, seed: u64) -> Result<Counts, String> {
+        let master = Master::new(seed);
+        Ok(live_on(seed, true, &master, master.disk(), Known::default()).counts())
+    }
+
+    fn cut(&self, seed: u64, point: CrashPoint, look: Look) -> Result<(), String> {
+        crash_at(seed, &Master::new(seed), point, look);
+        Ok(())
     }
 }
 
@@ -111,17 +116,11 @@ fn ask_qemu(file: &[u8]) {
 }
 
 /// One crash, perhaps another one in the life after it, and the life that comes to its end.
-fn crash_at(seed: u64, master: &Master, point: CrashPoint, number: usize) {
-    let _replay = Replay(seed, Some(point));
-    let mut rng = Rng::new(
-        seed ^ match point {
-            CrashPoint::Write(number) => number << 20,
-            CrashPoint::Flush(number) => number << 40,
-        },
-    );
+fn crash_at(seed: u64, master: &Master, point: CrashPoint, look: Look) {
+    let mut rng = rng_of(seed, point);
     let left = cut(seed, master, master.disk(), Known::default(), point, &mut rng);
     let (mut disk, mut known) = left.expect("a whole run came to this point");
-    check(&disk, master, number.is_multiple_of(ASK_QEMU));
+    check(&disk, master, look.ask_peer);
     if rng.chance(0.3) {
         let again = CrashPoint::Write(1 + rng.below(60));
         let before = disk.kill(&mut Rng::new(0));
@@ -132,73 +131,25 @@ fn crash_at(seed: u64, master: &Master, point: CrashPoint, number: usize) {
         check(&disk, master, false);
     }
     let disk = live_on(seed, false, master, disk, known);
-    check(&disk, master, number.is_multiple_of(ASK_QEMU));
-}
-
-/// Crashes at points of the run of one seed; answers how many.
-fn crashes(seed: u64, most: usize, before: usize) -> usize {
-    let master = Master::new(seed);
-    let whole = {
-        let _replay = Replay(seed, None);
-        live_on(seed, true, &master, master.disk(), Known::default())
-    };
-    let mut points: Vec<_> = whole.counts().crash_points().collect();
-    let mut rng = Rng::new(seed);
-    while points.len() > most {
-        points.swap_remove(rng.index(points.len()));
-    }
-    for (number, point) in points.iter().enumerate() {
-        crash_at(seed, &master, *point, before + number);
-    }
-    points.len()
-}
-
-/// The seed and the point that are to be seen again.
-fn replayed() -> Option<(u64, Option<CrashPoint>)> {
-    let text = std::env::var("MILLPOND_CRASH_REPLAY").ok()?;
-    let parts: Vec<_> = text.split(':').collect();
-    let number = parts[2].parse().unwrap();
-    let point = match parts[1] {
-        "write" => Some(CrashPoint::Write(number)),
-        "flush" => Some(CrashPoint::Flush(number)),
-        _ => None,
-    };
-    Some((parts[0].parse().unwrap(), point))
+    check(&disk, master, look.ask_peer);
 }
 
 #[test]
-fn a_pond_is_found_again_after_any_crash() {
-    if let Ok(rule) = std::env::var("MILLPOND_CRASH_BREAK") {
-        break_rule(RULES.iter().find(|(name, _)| *name == rule).unwrap().1);
+fn scenarios() {
+    let broken = std::env::var(BREAK).ok();
+    if let Some(rule) = &broken {
+        break_named(rule);
     }
-    match replayed() {
-        Some((seed, Some(point))) => return crash_at(seed, &Master::new(seed), point, 0),
-        Some((seed, None)) => return assert_eq!(crashes(seed, 0, 0), 0),
-        None => {}
-    }
-    let full = std::env::var_os("MILLPOND_TEST_FULL").is_some();
-    let (wanted, most) = if full { (20_000, usize::MAX) } else { (2_000, POINTS_OF_RUN) };
-    let mut count = 0;
-    let started = std::time::Instant::now();
-    for seed in 0.. {
-        count += crashes(seed, most, count);
-        println!("seed {seed}: {count} crashes, {:?}", started.elapsed());
-        if count >= wanted {
-            break;
-        }
-    }
+    campaign::play(&[Box::new(WholeLife)], &BUDGETS, broken.is_some());
 }
 
 /// In processes of their own, since a broken rule stays broken.
 #[test]
 fn removed_barriers_are_found() {
-    for (rule, _) in RULES {
-        let mut command = Command::new(std::env::current_exe().unwrap());
-        command.args(["a_pond_is_found_again_after_any_crash", "--exact"]);
-        let output = command.env("MILLPOND_CRASH_BREAK", rule).output().unwrap();
-        let said = String::from_utf8_lossy(&output.stderr) + String::from_utf8_lossy(&output.stdout);
-        assert!(!output.status.success(), "without {rule} nothing was wrong");
-        let replay = said.lines().find(|line| line.contains("replay: "));
-        println!("without {rule}: {}", replay.unwrap_or_else(|| panic!("no replay: {said}")));
+    for rule in RULES {
+        let name = rule.name();
+        let said = campaign::play_apart(&[(BREAK, name)]).expect_err(name);
+        let found = said.lines().find(|line| line.starts_with("FAILED: "));
+        println!("without {name}: {}", found.unwrap_or_else(|| panic!("without {name}: {said}")));
     }
 }

@@ -1,0 +1,110 @@
+//! What several clients do to an image: they write, zero, discard, read and flush.
+
+use std::ops::Range;
+
+use flow::{Flags, Op, Request, View, seam};
+use futures_util::future::join_all;
+use io::Lease;
+use sim::Rng;
+
+use crate::model::{Kind, SECTOR, bytes, bytes_of};
+use crate::row::SECTORS;
+use crate::stage::{Stage, try_flush};
+
+/// Several clients: one has the first half for itself, the others take turns of eight sectors in the second half.
+pub async fn clients(stage: &Stage<'_>) {
+    work(stage, false).await;
+}
+
+/// The same; about half of what they write is compressed.
+pub async fn compressing_clients(stage: &Stage<'_>) {
+    work(stage, true).await;
+}
+
+async fn work(stage: &Stage<'_>, compress: bool) {
+    let mut rng = Rng::new(stage.seed);
+    let view = &stage.tree.view();
+    let clients = (0..4).map(|number| Client { stage, view, rng: rng.fork(), number, compress });
+    join_all(clients.map(Client::work)).await;
+}
+
+struct Client<'a> {
+    stage: &'a Stage<'a>,
+    view: &'a View,
+    rng: Rng,
+    number: u64,
+    /// Whether writes may be compressed.
+    compress: bool,
+}
+
+impl Client<'_> {
+    async fn work(mut self) {
+        for _ in 0..12 {
+            let sectors = self.sectors();
+            match self.rng.below(20) {
+                0..9 => self.write(sectors).await,
+                9..12 => self.change(Op::WriteZeroes, Kind::Zeros, sectors).await,
+                12..15 => self.change(Op::Discard, Kind::Discard, sectors).await,
+                15..17 => self.read(sectors).await,
+                _ => self.flush().await,
+            }
+        }
+    }
+
+    fn sectors(&mut self) -> Range<u64> {
+        let half = SECTORS / 2;
+        let (from, len) = match self.number {
+            0 => (0, half),
+            number => {
+                let turns = half / 24;
+                (half + self.rng.below(turns) * 24 + (number - 1) * 8, 8)
+            }
+        };
+        let start = self.rng.below(len);
+        let longest = if self.rng.chance(0.2) { len } else { 12 };
+        let count = 1 + self.rng.below(longest.min(len - start));
+        from + start..from + start + count
+    }
+
+    async fn write(&mut self, sectors: Range<u64>) {
+        let number = self.stage.model.borrow_mut().next_write();
+        self.stage.model.borrow_mut().begin(sectors.clone(), Kind::Write(number));
+        let bytes = bytes_of(number, sectors.clone());
+        let at = sectors.start * SECTOR as u64;
+        let written = match self.compress && self.rng.chance(0.5) {
+            true => seam::write_compressed(self.view, at, Lease::copy_of(&bytes)).await,
+            false => seam::write(self.view, at, &bytes).await,
+        };
+        self.ended(sectors, written);
+    }
+
+    fn ended(&self, sectors: Range<u64>, outcome: block::Result<()>) {
+        match outcome {
+            Ok(()) => self.stage.model.borrow_mut().end(sectors),
+            Err(_) if self.stage.fails => self.stage.model.borrow_mut().fail(sectors),
+            Err(error) => panic!("{error}"),
+        }
+    }
+
+    async fn change(&mut self, op: Op, kind: Kind, sectors: Range<u64>) {
+        self.stage.model.borrow_mut().begin(sectors.clone(), kind);
+        let flags = if self.rng.chance(0.5) { Flags::MAY_UNMAP } else { Flags::NONE };
+        let rq = Request::new(op, bytes(&sectors)).with_flags(flags);
+        let changed = seam::execute(self.view, rq, Lease::empty()).await.0;
+        self.ended(sectors, changed);
+    }
+
+    async fn read(&mut self, sectors: Range<u64>) {
+        let found = seam::read(self.view, bytes(&sectors)).await.unwrap();
+        self.stage.model.borrow().check_now(sectors, &found).unwrap();
+    }
+
+    async fn flush(&mut self) {
+        let covered = self.stage.model.borrow().begin_flush();
+        match try_flush(self.view).await {
+            Ok(()) => self.stage.model.borrow_mut().end_flush(&covered),
+            Err(_) if self.stage.fails => {}
+            Err(error) => panic!("{error}"),
+        }
+    }
+}

@@ -1,0 +1,114 @@
+//! The table: each kind of image, and what is done to it. A new scenario is a row here, and a function of a
+//! [`Stage`](crate::stage::Stage) if what it does is new.
+
+use flow::seam;
+use qcow2::NewImage;
+use serde_json::{Value, json};
+use sim::{Options, SimWorld};
+
+use crate::fill::fill;
+use crate::lab::{Lab, qcow2 as images};
+use crate::row::{Row, SIZE};
+use crate::scribble::{clients, compressing_clients};
+use crate::stage::flush;
+
+/// An autoclear bit that nobody knows.
+const UNKNOWN_AUTOCLEAR: u64 = 1 << 40;
+
+/// All rows. Their names are theirs alone among all tables of the project.
+pub fn all() -> Vec<Row> {
+    let mut all = usual();
+    all.extend(unusual());
+    all
+}
+
+/// Work on an image without backing image.
+fn scribble(name: &'static str, image: Vec<u8>, options: Value) -> Row {
+    let (base, data, errors) = (vec![], None, 0.0);
+    Row { name, work: |stage| Box::pin(clients(stage)), image, options, base, data, errors }
+}
+
+/// The same over a backing image.
+fn overlay(name: &'static str, image: Vec<u8>, options: Value) -> Row {
+    Row { base: crate::lab::oracle::initial(SIZE), ..scribble(name, image, options) }
+}
+
+fn fresh(bits: u32) -> NewImage {
+    NewImage::new(SIZE, bits)
+}
+
+fn file(bits: u32) -> Vec<u8> {
+    images::file_of(&fresh(bits))
+}
+
+fn over(bits: u32) -> Vec<u8> {
+    images::file_of(&fresh(bits).over("base", "raw"))
+}
+
+fn plain() -> Value {
+    json!({})
+}
+
+fn usual() -> Vec<Row> {
+    let short = crate::lab::oracle::initial(SIZE / 3);
+    vec![
+        scribble("tiny clusters", file(9), plain()),
+        scribble("tiny clusters and caches", file(9), images::tiny()),
+        overlay("an overlay", over(12), plain()),
+        Row { base: short, ..scribble("an overlay of a short image", over(11), images::tiny()) },
+        overlay("large clusters", over(16), plain()),
+        scribble("an old image with an autoclear bit", marked(filled(&fresh(12))), plain()),
+        scribble("a refcount table that is full", images::crowded(&fresh(9)), plain()),
+        Row { work: |stage| Box::pin(fill(stage)), ..overlay("a cache", over(12), plain()) },
+        Row { errors: 0.02, ..overlay("a disk that fails", over(11), plain()) },
+    ]
+}
+
+/// Images that have what few have.
+fn unusual() -> Vec<Row> {
+    let shared = |bits| images::with_snapshot(filled(&fresh(bits)));
+    let shared_v2 = images::with_snapshot(images::version_2(filled(&fresh(12))));
+    let apart = |name, raw| Row {
+        data: Some(vec![]),
+        ..scribble(name, images::with_data_file(&fresh(12), raw), plain())
+    };
+    vec![
+        scribble("version 2", images::version_2(images::crowded(&fresh(9))), plain()),
+        overlay("an overlay of version 2", images::version_2(over(12)), plain()),
+        scribble("a snapshot", shared(12), plain()),
+        scribble("a snapshot and tiny clusters", shared(9), images::tiny()),
+        scribble("a snapshot of version 2", shared_v2, plain()),
+        scribble("subclusters", images::with_subclusters(file(14)), plain()),
+        overlay("an overlay with subclusters", images::with_subclusters(over(14)), images::tiny()),
+        Row {
+            work: |stage| Box::pin(compressing_clients(stage)),
+            ..scribble("compressed writes", file(9), plain())
+        },
+        Row {
+            work: |stage| Box::pin(compressing_clients(stage)),
+            ..scribble("compressed writes and a snapshot", shared(9), json!({"pass-discard-other": true}))
+        },
+        scribble("discards that keep their clusters", file(12), json!({"discard-no-unref": true})),
+        scribble("all that is dropped leaves the file", shared(11), json!({"pass-discard-other": true})),
+        apart("a data file", false),
+        apart("a raw data file", true),
+        Row { errors: 0.02, ..scribble("a disk that fails with a snapshot", shared(11), plain()) },
+    ]
+}
+
+/// An image that holds data, written by us.
+fn filled(image: &NewImage) -> Vec<u8> {
+    let world = SimWorld::new(7, Options::calm());
+    world.run(async {
+        let view = Lab::new(&world).qcow2("disk", image, json!({}), None).await.view();
+        seam::write(&view, 0, &crate::lab::oracle::initial(SIZE / 2)).await.unwrap();
+        flush(&view).await;
+    });
+    world.disk().bytes("disk").unwrap()
+}
+
+/// The same with an autoclear bit that nobody knows.
+fn marked(mut bytes: Vec<u8>) -> Vec<u8> {
+    bytes[88..96].copy_from_slice(&UNKNOWN_AUTOCLEAR.to_be_bytes());
+    bytes
+}
