@@ -62,9 +62,9 @@ pub fn tables(image: &[u8]) {
     }
 }
 
-/// Takes `image` for a whole image file, checks it, and repairs it in each way: what fails has written nothing, what was
-/// repaired can be checked again, nothing that could be read reads otherwise, and no file grows beyond what is reckoned
-/// with.
+/// Takes `image` for a whole image file, checks it, and repairs it in each way: what fails has written nothing, what a
+/// repair says is left is what a check finds afterwards, nothing that could be read reads otherwise, and no file grows
+/// beyond what is reckoned with.
 pub fn check(image: &[u8]) {
     let Ok(needed) = Header::needed(image) else { return };
     for repair in [Repair::Nothing, Repair::Leaks, Repair::All] {
@@ -77,7 +77,7 @@ pub fn check(image: &[u8]) {
             // Nothing was written before it failed.
             Err(_) => assert!(file == image),
             Ok(()) if repair == Repair::Nothing => assert!(file == image),
-            Ok(()) => repaired(image, &file),
+            Ok(()) => repaired(image, &file, left(&check)),
         }
     }
 }
@@ -144,13 +144,24 @@ fn run(check: &mut Check, file: &mut Vec<u8>) -> Result<(), BlockError> {
     }
 }
 
-fn repaired(before: &[u8], after: &[u8]) {
+/// Corruptions, leaks and check errors that there are.
+fn left(check: &Check) -> [u64; 3] {
+    let found = check.found();
+    [found.corruptions, found.leaks, found.check_errors]
+}
+
+fn repaired(before: &[u8], after: &[u8], left_over: [u64; 3]) {
     let needed = Header::needed(after).unwrap_or(after.len()).min(after.len());
     let again = Check::new(&after[..needed], after.len() as u64, true, Repair::Nothing);
     let Ok(mut again) = again else { panic!("a repaired image cannot be checked") };
     if let Err(error) = run(&mut again, &mut after.to_vec()) {
         panic!("a repaired image cannot be checked: {error}");
     }
+    assert_eq!(
+        left_over,
+        left(&again),
+        "corruptions, leaks and errors that a repair leaves, and a check finds"
+    );
     if let Ok(walk) = Walk::new(before) {
         let Ok(now) = Walk::new(after) else { panic!("a repaired image cannot be opened") };
         walk.compare(&now);

@@ -114,8 +114,8 @@ pub struct Check {
     /// Ranges beyond the end that something refers to, with how often, and their clusters: nothing is put there.
     beyond: Vec<(ByteRange, u64)>,
     beyond_clusters: BTreeSet<u64>,
-    /// Those of them that begin in the file: their clusters there are not counted.
-    overlong: Vec<ByteRange>,
+    /// Where the first of them begins that begins in the file: from here on nothing is free, though it is not counted.
+    overlong_from: u64,
     disk: DiskCounts,
     /// Whether the refcount structures are past mending in place.
     rebuild: bool,
@@ -123,7 +123,7 @@ pub struct Check {
     snapshots_len: u64,
     snapshots_want: u64,
     incomplete_snapshots: u64,
-    /// Of `found.corruptions`: those of where the refcount table is.
+    /// Of `found.corruptions`: those of where tables are that are made anew elsewhere.
     table_corruptions: u64,
     bitmaps: Vec<BitmapEntry>,
     directory: Vec<u8>,
@@ -256,7 +256,7 @@ impl Check {
             clusters,
             beyond: Vec::new(),
             beyond_clusters: BTreeSet::new(),
-            overlong: Vec::new(),
+            overlong_from: u64::MAX,
             disk,
             rebuild: false,
             snapshots: Vec::new(),

@@ -192,7 +192,10 @@ impl Finder<'_> {
             if at >= end {
                 return Err(no_room("its file has no free clusters left and cannot grow"));
             }
-            let taken = self.check.references.get(at) > 0 || self.check.beyond_clusters.contains(&at);
+            let inside = at < facts.file_len.div_ceil(facts.cluster());
+            let taken = self.check.references.get(at) > 0
+                || inside && self.check.is_overlong(at)
+                || self.check.beyond_clusters.contains(&at);
             at += 1;
             if taken {
                 first = at;

@@ -129,7 +129,7 @@ impl Check {
             return;
         }
         if range.start() < self.facts.file_len {
-            self.overlong.push(range);
+            self.overlong_from = self.overlong_from.min(range.start());
         }
         let bits = self.facts.bits();
         let clusters = range.start() >> bits..=(range.end() - 1) >> bits;
@@ -145,8 +145,11 @@ impl Check {
 
     /// Whether so many references are all that there are to a cluster, which may be written then.
     pub(super) fn is_only(&self, cluster: u64, times: u64) -> bool {
-        let bytes = ByteRange::new(cluster << self.facts.bits(), self.facts.cluster());
-        let overlaps = |range: &ByteRange| !range.intersection(bytes).is_empty();
-        self.references.get(cluster) == times && !self.overlong.iter().any(overlaps)
+        self.references.get(cluster) == times && !self.is_overlong(cluster)
+    }
+
+    /// Whether a range that leaves the file may have bytes of a cluster of the file.
+    pub(super) fn is_overlong(&self, cluster: u64) -> bool {
+        cluster >= self.overlong_from >> self.facts.bits()
     }
 }

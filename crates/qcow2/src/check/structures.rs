@@ -105,12 +105,9 @@ impl Check {
 
     pub(super) fn ask_bitmaps(&mut self) -> Result<(), BlockError> {
         let (snapshots, table) = (self.facts.header.snapshots, self.facts.header.refcount_table);
-        self.refer(snapshots.offset.0, self.snapshots_len, 1);
-        let before = (self.found.corruptions, self.beyond.len());
-        self.refer(table.offset.0, u64::from(table.clusters) << self.facts.bits(), 1);
-        // One that lies elsewhere takes its place.
-        self.table_corruptions = self.found.corruptions - before.0;
-        self.beyond.truncate(before.1);
+        let is_replaced = self.incomplete_snapshots > 0;
+        self.refer_to_table(snapshots.offset.0, self.snapshots_len, is_replaced);
+        self.refer_to_table(table.offset.0, u64::from(table.clusters) << self.facts.bits(), true);
         self.state = State::BitmapTables;
         let Some(bitmaps) = self.facts.header.bitmaps else { return Ok(()) };
         let end = bitmaps.directory.0.saturating_add(bitmaps.directory_len);
@@ -123,6 +120,16 @@ impl Check {
             self.ask(Piece::BitmapDirectory, bitmaps.directory.0 + at, len);
         }
         Ok(())
+    }
+
+    /// Counts the reference to a table which, if it `is_replaced`, another one takes the place of that lies elsewhere.
+    fn refer_to_table(&mut self, offset: u64, len: u64, is_replaced: bool) {
+        let before = (self.found.corruptions, self.beyond.len());
+        self.refer(offset, len, 1);
+        if is_replaced {
+            self.table_corruptions += self.found.corruptions - before.0;
+            self.beyond.truncate(before.1);
+        }
     }
 
     pub(super) fn ask_bitmap_tables(&mut self) -> Result<(), BlockError> {
@@ -169,7 +176,10 @@ impl Check {
                     continue;
                 }
                 TableEntry::Block(offset) => {
+                    let before = self.beyond.len();
                     self.refer(offset, self.facts.cluster(), 1);
+                    // Another one takes its place.
+                    self.beyond.truncate(before);
                     // What is used as something else too must not be written.
                     self.rebuild |=
                         self.repair != Repair::Nothing && !self.is_only(offset >> self.facts.bits(), 1);
