@@ -192,9 +192,12 @@ fn what_was_found_before() {
         (1, &[(62, 1), (65, 1)]),
         // Refcount blocks beyond the end of the file, which others take the place of.
         (1, &[(42, 1), (55, 1)]),
+        // Rooms for zeros that are counted after all, one of them in the refcount block.
+        (5, &[(38, 18)]),
     ];
     for (number, bytes) in found {
-        let mut image = images()[*number].clone();
+        // The later ones are QEMU's.
+        let Some(mut image) = images().get(*number).cloned() else { continue };
         bytes.iter().for_each(|(at, byte)| image[*at] = *byte);
         fuzz::check(&image);
     }

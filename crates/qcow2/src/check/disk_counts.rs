@@ -3,7 +3,7 @@
 //! Invariant: a block is in memory once, however many entries of the refcount table name it, and only where it lies in
 //! the file: together they take no more bytes than there.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap, HashSet};
 
 use crate::RefcountBlock;
 
@@ -60,6 +60,15 @@ impl DiskCounts {
         } else {
             TableEntry::Block(offset)
         }
+    }
+
+    /// The clusters that entries of the table call blocks.
+    pub(super) fn block_clusters(&self) -> HashSet<u64> {
+        let cluster = |block: u64| match self.entry(block) {
+            TableEntry::Block(offset) => Some(offset >> self.cluster_bits),
+            _ => None,
+        };
+        (0..self.table.len() as u64).filter_map(cluster).collect()
     }
 
     /// Where the blocks lie that count the clusters below `clusters` and have bytes in a file of `file_len`; notes

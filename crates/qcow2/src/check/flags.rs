@@ -44,10 +44,8 @@ impl Check {
             let index = from / 8 + number as u64;
             let what =
                 format!("OFLAG_COPIED L2 cluster: l1_index={index} l1_entry={entry:x} refcount={count}");
-            self.flag(mends, 1, &what);
-            if mends {
-                put(&mut now, number, entry ^ COPIED);
-            }
+            let is_put = mends && put(&mut now, number, entry ^ COPIED);
+            self.flag(is_put, 1, &what);
         }
         self.writes.extend(changed_sectors(offset + from, bytes, &now));
     }
@@ -63,16 +61,14 @@ impl Check {
             let count = self.has_flag(entry).then(|| self.count_for_flag(entry)).flatten();
             let Some(count) = count.filter(|count| (*count == 1) != (entry & COPIED != 0)) else { continue };
             let what = format!("OFLAG_COPIED data cluster: l2_entry={entry:x} refcount={count}");
-            self.flag(mends, table.active, &what);
-            if mends {
-                put(&mut now, number, entry ^ COPIED);
-            }
+            let is_put = mends && put(&mut now, number, entry ^ COPIED);
+            self.flag(is_put, table.active, &what);
         }
         self.writes.extend(changed_sectors(table.offset, bytes, &now));
     }
 
-    fn flag(&mut self, mends: bool, times: u32, what: &str) {
-        match mends {
+    fn flag(&mut self, is_put: bool, times: u32, what: &str) {
+        match is_put {
             true => {
                 self.found.corruptions_fixed += 1;
                 self.lines.push(format!("Repairing {what}"));
@@ -82,8 +78,10 @@ impl Check {
     }
 }
 
-fn put(bytes: &mut [u8], number: usize, word: u64) {
-    if let Some(place) = bytes.get_mut(number * 8..number * 8 + 8) {
-        place.copy_from_slice(&word.to_be_bytes());
-    }
+/// Changes a word; answers whether there is all of it: the end of the file may cut it.
+fn put(bytes: &mut [u8], number: usize, word: u64) -> bool {
+    let place = bytes.get_mut(number * 8..number * 8 + 8);
+    let is_whole = place.is_some();
+    place.into_iter().for_each(|place| place.copy_from_slice(&word.to_be_bytes()));
+    is_whole
 }

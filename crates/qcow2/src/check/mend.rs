@@ -9,14 +9,18 @@
 //!
 //! A barrier lies between any two.
 
+use std::collections::HashSet;
+
 use block::BlockError;
 
-use super::{Check, CheckWrite, Repair, State, Step};
+use super::{Check, CheckWrite, Repair, State, Step, Zeroing};
 use crate::corrupt;
 use crate::l2_entry::ZERO;
 
 /// What is written whole or not at all.
 pub(super) const SECTOR: usize = 512;
+/// How often entries are looked at that may lose their room, before the rest of them keeps it.
+const PASSES_MAX: u32 = 8;
 /// Where the header has its incompatible feature bits; the dirty and the corrupt one of them.
 const INCOMPATIBLE_AT: usize = 72;
 const DIRTY_AND_CORRUPT: u64 = 3;
@@ -59,23 +63,38 @@ impl Check {
 
     /// Which entries may lose their room: those in tables that are nothing else. The others are counted after all.
     pub(super) fn settle_zeroings(&mut self) {
-        let zeroings = std::mem::take(&mut self.zeroings);
-        for zeroing in zeroings {
-            let table = self.l2_tables[zeroing.table];
-            let times = u64::from(table.active + table.others);
-            let is_table =
-                self.facts.is_aligned(table.offset) && self.is_only(table.offset >> self.facts.bits(), times);
-            if is_table && self.facts.is_v3() {
-                self.lasting -= zeroing.counted;
-                self.zeroings.push(zeroing);
-                continue;
+        let mut zeroings = std::mem::take(&mut self.zeroings);
+        let blocks = self.disk.block_clusters();
+        // What is counted after all may lie in tables of others.
+        for pass in 1.. {
+            let (kept, refused): (Vec<_>, Vec<_>) = zeroings
+                .into_iter()
+                .partition(|zeroing| pass < PASSES_MAX && self.can_zero(zeroing, &blocks));
+            refused.iter().for_each(|zeroing| self.count_after_all(zeroing));
+            zeroings = kept;
+            if refused.is_empty() || zeroings.is_empty() {
+                break;
             }
-            let before = self.found.corruptions;
-            self.corrupt(times, format!("ERROR offset={:x}: cannot be repaired", zeroing.host));
-            if !self.facts.external {
-                self.refer(zeroing.host, self.facts.cluster(), times);
-            }
-            self.lasting += self.found.corruptions - before;
+        }
+        self.zeroings = zeroings;
+    }
+
+    fn can_zero(&self, zeroing: &Zeroing, blocks: &HashSet<u64>) -> bool {
+        let table = self.l2_tables[zeroing.table];
+        let cluster = table.offset >> self.facts.bits();
+        self.facts.is_v3()
+            && zeroing.at + 8 <= self.facts.file_len
+            && self.facts.is_aligned(table.offset)
+            && self.is_only(cluster, u64::from(table.active + table.others))
+            && !blocks.contains(&cluster)
+    }
+
+    fn count_after_all(&mut self, zeroing: &Zeroing) {
+        let table = self.l2_tables[zeroing.table];
+        let times = u64::from(table.active + table.others);
+        self.corrupt(times, format!("ERROR offset={:x}: cannot be repaired", zeroing.host));
+        if !self.facts.external {
+            self.refer(zeroing.host, self.facts.cluster(), times);
         }
     }
 

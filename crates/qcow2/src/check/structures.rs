@@ -160,8 +160,10 @@ impl Check {
 
     /// The refcount blocks: each lies in the file, by itself.
     pub(super) fn check_blocks(&mut self) {
-        // What they are found to be is mended by others in their place.
-        self.lasting = self.found.corruptions - self.incomplete_snapshots - self.table_corruptions;
+        self.settle_zeroings();
+        let zeroed: u64 = self.zeroings.iter().map(|zeroing| zeroing.counted).sum();
+        // What blocks are found to be is mended by others in their place.
+        self.lasting = self.found.corruptions - self.incomplete_snapshots - self.table_corruptions - zeroed;
         for block in 0..self.disk.table.len() as u64 {
             let said = match self.disk.entry(block) {
                 TableEntry::Nothing => continue,
@@ -192,7 +194,6 @@ impl Check {
             self.corrupt(1, format!("ERROR {said}"));
             self.rebuild = true;
         }
-        self.settle_zeroings();
         self.state = State::Compare(0);
     }
 }
