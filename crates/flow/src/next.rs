@@ -2,9 +2,10 @@
 
 use std::sync::Arc;
 
-use block::{ChildIndex, Result};
+use block::{ByteRange, ChildIndex, Result};
 
 use crate::guard::Reclaim;
+use crate::locks::RangeGuard;
 use crate::node::{Limits, Node};
 use crate::view::{View, ViewIndex};
 
@@ -46,6 +47,12 @@ impl<'a> Next<'a> {
     /// Tells when freed clusters of this node have no readers left.
     pub fn reclaim(&self) -> &'a Reclaim {
         self.node().reclaim()
+    }
+
+    /// Holds all of this node until the answer is dropped: who allocates, zeroes or discards there has ended, or waits.
+    /// Writes in place and reads go on. For drivers who change what their tables cover, from a task that nobody can drop.
+    pub async fn lock_all(&self) -> RangeGuard {
+        self.node().state().locks.exclusive(ByteRange::between(0, u64::MAX)).await
     }
 
     /// Number of children.

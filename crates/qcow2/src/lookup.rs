@@ -32,7 +32,7 @@ impl Geometry {
     #[inline]
     pub fn locate(&self, l1: &L1Table, range: ByteRange, file_len: u64) -> Result<Located, BlockError> {
         let index = (range.start() >> self.table_span_bits()) as usize;
-        let entry = match l1.entries.get(index) {
+        let entry = match l1.get(index) {
             Some(entry) if !range.is_empty() => entry.load(Ordering::Acquire),
             _ => return Err(out_of_range(range)),
         };
@@ -107,9 +107,8 @@ impl Geometry {
     /// How many bytes of `range` empty L1 entries from `index` on map.
     fn empty_run(&self, l1: &L1Table, index: usize, range: ByteRange) -> u64 {
         let last = ((range.end() - 1) >> self.table_span_bits()) as usize;
-        let entries = &l1.entries[index..l1.entries.len().min(last.saturating_add(1))];
+        let entries = (index..=last).map_while(|index| l1.get(index));
         let empty = entries
-            .iter()
             .take(MAX_EMPTY_RUN)
             .take_while(|entry| entry.load(Ordering::Acquire) & !COPIED == 0)
             .count();

@@ -22,6 +22,7 @@ mod inflated;
 mod open;
 mod options;
 mod refcounts;
+mod resize;
 mod room;
 mod slices;
 mod snapshot;
@@ -52,7 +53,7 @@ struct Qcow2 {
 
 impl Format for Qcow2 {
     fn size(&self) -> u64 {
-        self.image.geometry.virtual_size()
+        self.image.size.load(Ordering::Acquire)
     }
 
     fn limits(&self) -> Limits {
@@ -95,7 +96,16 @@ impl Format for Qcow2 {
         let compress = self.changing.then_some(self as &dyn flow::Compress);
         let quota = self.changing.then_some(self).filter(|body| body.bound().is_some());
         let quota = quota.map(|body| body as &dyn Quota);
-        Powers { backing, naming: Some(self), compress, quota, check: Some(self), ..Powers::default() }
+        let resize = self.changing.then_some(self as &dyn flow::Resize);
+        Powers {
+            backing,
+            naming: Some(self),
+            compress,
+            quota,
+            resize,
+            check: Some(self),
+            ..Powers::default()
+        }
     }
 }
 

@@ -12,6 +12,7 @@ mod fill;
 mod lab;
 mod model;
 mod reader;
+mod resizing;
 mod row;
 mod scribble;
 mod stage;

@@ -41,6 +41,8 @@ pub struct Model {
     first: Vec<u8>,
     sectors: Vec<Sector>,
     writes: u64,
+    /// How long the disk may be found to be, in sectors.
+    sizes: Vec<u64>,
     /// The disk may fail: a write that is under way may have left a part of a sector.
     fails: bool,
 }
@@ -48,15 +50,33 @@ pub struct Model {
 /// What a flush that begins now covers.
 pub struct Covered(Vec<usize>);
 
+impl Sector {
+    /// One that the disk has lost, or not got yet.
+    fn gone() -> Self {
+        Self { states: vec![vec![Content::Zeros]], ended: 0, flushed: 0 }
+    }
+}
+
 impl Model {
     /// A disk that holds `first`, whole sectors.
     pub fn new(first: Vec<u8>, fails: bool) -> Self {
         let sector = Sector { states: vec![vec![Content::First]], ended: 0, flushed: 0 };
-        Self { sectors: vec![sector; first.len() / SECTOR], first, writes: 0, fails }
+        let sectors = vec![sector; first.len() / SECTOR];
+        Self { sizes: vec![sectors.len() as u64], sectors, first, writes: 0, fails }
     }
 
-    pub fn len(&self) -> u64 {
-        self.sectors.len() as u64
+    /// The disk is to be that many sectors long.
+    pub fn begin_resize(&mut self, sectors: u64) {
+        self.sizes.push(sectors);
+        let longest = self.sectors.len().max(sectors as usize);
+        self.first.resize(longest * SECTOR, 0);
+        self.sectors.resize(longest, Sector::gone());
+    }
+
+    /// It is, durably: what was behind is gone, and what comes there reads as zeros.
+    pub fn end_resize(&mut self, sectors: u64) {
+        self.sizes = vec![sectors];
+        self.sectors[sectors as usize..].fill(Sector::gone());
     }
 
     /// Number of a new write.
@@ -95,7 +115,8 @@ impl Model {
 
     pub fn end_flush(&mut self, covered: &Covered) {
         for (sector, state) in self.sectors.iter_mut().zip(&covered.0) {
-            sector.flushed = sector.flushed.max(*state);
+            // What a shorter disk has lost meanwhile is not there any more.
+            sector.flushed = sector.flushed.max((*state).min(sector.ended));
         }
     }
 
@@ -106,12 +127,16 @@ impl Model {
 
     /// What is wrong with the whole disk after a power loss.
     pub fn check_after_crash(&self, bytes: &[u8]) -> Result<(), String> {
-        self.check(0..self.len(), bytes, |sector| sector.flushed)
+        let sectors = (bytes.len() / SECTOR) as u64;
+        if !self.sizes.contains(&sectors) {
+            return Err(format!("it is {sectors} sectors long, and not one of {:?}", self.sizes));
+        }
+        self.check(0..sectors, bytes, |sector| sector.flushed)
     }
 
     /// Whether any sector holds something else than at first.
     pub fn has_changed(&self, bytes: &[u8]) -> bool {
-        bytes != self.first
+        !self.first.starts_with(bytes)
     }
 
     fn check(

@@ -63,9 +63,10 @@ pub fn snapshot(file: &[u8]) -> Result<Option<Vec<u8>>, String> {
     if header.snapshots.count == 0 {
         return Ok(None);
     }
-    // With its L1 table in the place of the active one.
+    // With its L1 table in the place of the active one, and its size.
     let (mut active, entry) = (file.to_vec(), header.snapshots.offset.0 as usize);
     active.copy_within(entry..entry + 8, 40);
     active.copy_within(entry + 8..entry + 12, 36);
+    active.copy_within(entry + 48..entry + 56, 24);
     read_image(&active, &[], &[]).map(Some).map_err(|error| error.to_string())
 }

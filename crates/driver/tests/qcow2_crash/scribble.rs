@@ -24,22 +24,49 @@ pub async fn compressing_clients(stage: &Stage<'_>) {
 async fn work(stage: &Stage<'_>, compress: bool) {
     let mut rng = Rng::new(stage.seed);
     let view = &stage.tree.view();
-    let clients = (0..4).map(|number| Client { stage, view, rng: rng.fork(), number, compress });
-    join_all(clients.map(Client::work)).await;
+    let client = |number| Client { stage, view, rng: rng.fork(), part: Part::of(number), compress };
+    let clients: Vec<_> = (0..4).map(client).map(|client| client.work_for(12)).collect();
+    join_all(clients).await;
 }
 
-struct Client<'a> {
+/// What a client has for itself: some sectors, and as many again each time 24 behind, so many times.
+#[derive(Clone, Copy)]
+struct Part {
+    first: u64,
+    len: u64,
+    turns: u64,
+}
+
+impl Part {
+    fn of(client: u64) -> Self {
+        let half = SECTORS / 2;
+        match client {
+            0 => Self { first: 0, len: half, turns: 1 },
+            _ => Self { first: half + (client - 1) * 8, len: 8, turns: half / 24 },
+        }
+    }
+}
+
+/// Who changes a part of a disk.
+pub struct Client<'a> {
     stage: &'a Stage<'a>,
     view: &'a View,
     rng: Rng,
-    number: u64,
+    part: Part,
     /// Whether writes may be compressed.
     compress: bool,
 }
 
-impl Client<'_> {
-    async fn work(mut self) {
-        for _ in 0..12 {
+impl<'a> Client<'a> {
+    /// One that has these sectors for itself.
+    pub fn of_part(stage: &'a Stage<'a>, view: &'a View, rng: Rng, part: Range<u64>) -> Self {
+        let part = Part { first: part.start, len: part.end - part.start, turns: 1 };
+        Client { stage, view, rng, part, compress: false }
+    }
+
+    /// Does so many things.
+    pub async fn work_for(mut self, steps: usize) {
+        for _ in 0..steps {
             let sectors = self.sectors();
             match self.rng.below(20) {
                 0..9 => self.write(sectors).await,
@@ -52,21 +79,15 @@ impl Client<'_> {
     }
 
     fn sectors(&mut self) -> Range<u64> {
-        let half = SECTORS / 2;
-        let (from, len) = match self.number {
-            0 => (0, half),
-            number => {
-                let turns = half / 24;
-                (half + self.rng.below(turns) * 24 + (number - 1) * 8, 8)
-            }
-        };
+        let Part { first, len, turns } = self.part;
+        let from = if turns > 1 { first + self.rng.below(turns) * 24 } else { first };
         let start = self.rng.below(len);
         let longest = if self.rng.chance(0.2) { len } else { 12 };
         let count = 1 + self.rng.below(longest.min(len - start));
         from + start..from + start + count
     }
 
-    async fn write(&mut self, sectors: Range<u64>) {
+    pub async fn write(&mut self, sectors: Range<u64>) {
         let number = self.stage.model.borrow_mut().next_write();
         self.stage.model.borrow_mut().begin(sectors.clone(), Kind::Write(number));
         let bytes = bytes_of(number, sectors.clone());
@@ -86,7 +107,7 @@ impl Client<'_> {
         }
     }
 
-    async fn change(&mut self, op: Op, kind: Kind, sectors: Range<u64>) {
+    pub async fn change(&mut self, op: Op, kind: Kind, sectors: Range<u64>) {
         self.stage.model.borrow_mut().begin(sectors.clone(), kind);
         let flags = if self.rng.chance(0.5) { Flags::MAY_UNMAP } else { Flags::NONE };
         let rq = Request::new(op, bytes(&sectors)).with_flags(flags);
@@ -99,7 +120,7 @@ impl Client<'_> {
         self.stage.model.borrow().check_now(sectors, &found).unwrap();
     }
 
-    async fn flush(&mut self) {
+    pub async fn flush(&mut self) {
         let covered = self.stage.model.borrow().begin_flush();
         match try_flush(self.view).await {
             Ok(()) => self.stage.model.borrow_mut().end_flush(&covered),

@@ -8,6 +8,7 @@ use sim::{Options, SimWorld};
 
 use crate::fill::fill;
 use crate::lab::{Lab, qcow2 as images};
+use crate::resizing::resize_under_clients;
 use crate::row::{Row, SIZE};
 use crate::scribble::{clients, compressing_clients};
 use crate::stage::flush;
@@ -19,6 +20,7 @@ const UNKNOWN_AUTOCLEAR: u64 = 1 << 40;
 pub fn all() -> Vec<Row> {
     let mut all = usual();
     all.extend(unusual());
+    all.extend(resized());
     all
 }
 
@@ -94,6 +96,23 @@ fn unusual() -> Vec<Row> {
         apart("a raw data file", true),
         Row { errors: 0.02, ..scribble("a disk that fails with a snapshot", shared(11), plain()) },
     ]
+}
+
+/// Disks that grow and shrink.
+fn resized() -> Vec<Row> {
+    let shared = images::with_snapshot(filled(&fresh(9)));
+    let subclusters = images::with_subclusters(over(14));
+    let apart =
+        scribble("a data file that grows and shrinks", images::with_data_file(&fresh(12), false), plain());
+    let rows = [
+        scribble("tiny clusters that grow and shrink", file(9), plain()),
+        overlay("an overlay that grows and shrinks", over(12), images::tiny()),
+        scribble("a disk with a snapshot that grows and shrinks", shared, plain()),
+        overlay("subclusters that grow and shrink", subclusters, plain()),
+        Row { data: Some(vec![]), ..apart },
+        overlay("an overlay of version 2 that grows and shrinks", images::version_2(over(9)), plain()),
+    ];
+    rows.map(|row| Row { work: |stage| Box::pin(resize_under_clients(stage)), ..row }).into()
 }
 
 /// An image that holds data, written by us.

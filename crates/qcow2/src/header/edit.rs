@@ -17,6 +17,11 @@ use crate::{HostOffset, unsupported};
 /// What is written whole or not at all, in bytes.
 const SECTOR: usize = 512;
 
+/// Where the header has the size of the disk, and its L1 table.
+const SIZE_AT: usize = 24;
+const L1_ENTRIES_AT: usize = 36;
+const L1_OFFSET_AT: usize = 40;
+
 /// A change of the header.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum HeaderEdit {
@@ -44,6 +49,15 @@ pub enum HeaderEdit {
     },
     /// All tables are others.
     Switch(Switch),
+    /// The virtual disk is that many bytes long.
+    Size(u64),
+    /// The active L1 table lies elsewhere, or is longer.
+    L1Table {
+        /// Where it begins, a multiple of the cluster size.
+        offset: HostOffset,
+        /// Number of its entries.
+        entries: u32,
+    },
 }
 
 /// A write to the image file.
@@ -108,6 +122,11 @@ impl HeaderEdit {
                 layout::put_refcount_table(&mut next, offset.0, *clusters);
             }
             Self::Switch(switch) => switch.put(&mut next),
+            Self::Size(size) => put64(&mut next, SIZE_AT, *size),
+            Self::L1Table { offset, entries } => {
+                put32(&mut next, L1_ENTRIES_AT, *entries);
+                put64(&mut next, L1_OFFSET_AT, offset.0);
+            }
         }
         Ok(vec![next])
     }

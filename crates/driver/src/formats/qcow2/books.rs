@@ -8,6 +8,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use block::ByteRange;
 use flow::Reclaim;
 use qcow2::{L2Slice, SliceAddress};
 
@@ -115,6 +116,11 @@ impl Books {
             self.dirty += usize::from(!pinned.dirty);
             pinned.dirty = true;
         }
+    }
+
+    /// Whether any slice of these guest bytes is pinned.
+    pub(super) fn is_pinned(&self, guest: ByteRange) -> bool {
+        self.pinned.range(guest.start()..guest.end()).next().is_some()
     }
 
     /// Notes bytes of data that were mapped.

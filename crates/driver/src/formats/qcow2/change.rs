@@ -90,7 +90,7 @@ impl Image {
             }
             _ => Some(dropped),
         };
-        self.replace_all(whole, false, next, new).await?;
+        self.replace_all(whole, (Why::Request, false), next, new).await?;
         self.pass_to_plain_data(rq, whole, next).await
     }
 
@@ -98,7 +98,7 @@ impl Image {
     /// nothing else, whatever becomes of the tables.
     async fn pass_to_plain_data(&self, rq: Request, whole: ByteRange, next: Next<'_>) -> Result<()> {
         let writer = self.writer()?;
-        let range = whole.intersection(ByteRange::new(0, self.geometry.virtual_size()));
+        let range = whole.intersection(ByteRange::new(0, self.bound()));
         if !self.is_apart() || !writer.passes.request || range.is_empty() {
             return Ok(());
         }
@@ -139,13 +139,13 @@ impl Image {
                 }
                 _ => Some(dropped),
             };
-            self.replace_all(whole, backing, next, new).await?;
+            self.replace_all(whole, (Why::Request, backing), next, new).await?;
         } else if unmap && !backing {
             let new = |entry: &Entry| match entry {
                 Entry::Plain { host: None, .. } => None,
                 _ => Some(NewEntry::UNALLOCATED),
             };
-            self.replace_all(whole, false, next, new).await?;
+            self.replace_all(whole, (Why::Request, false), next, new).await?;
         } else {
             self.zero_each(rq, whole, next).await?;
         }
@@ -161,11 +161,12 @@ impl Image {
         next.execute(DATA_FILE_CHILD, rq, Lease::empty()).await.0
     }
 
-    /// Replaces the entries of all clusters of `whole`, slice by slice, so that a large range keeps nobody from running.
-    async fn replace_all(
+    /// Replaces the entries of all clusters of `whole`, slice by slice, so that a large range keeps nobody from running; where
+    /// there is no table, one is made if `make` says so.
+    pub(super) async fn replace_all(
         self: &Arc<Self>,
         whole: ByteRange,
-        make: bool,
+        (why, make): (Why, bool),
         next: Next<'_>,
         mut new: impl FnMut(&Entry) -> Option<NewEntry>,
     ) -> Result<()> {
@@ -177,7 +178,7 @@ impl Image {
             };
             let part = rest.head(span - rest.start() % self.geometry.slice_span());
             if let Some(pin) = self.pin(rest.start(), make, next).await? {
-                self.replace(&pin, part, (Why::Request, next.reclaim()), &mut |_, entry| new(entry))?;
+                self.replace(&pin, part, (why, next.reclaim()), &mut |_, entry| new(entry))?;
             }
             rest = rest.skip(part.len());
             if !rest.is_empty() {
@@ -202,8 +203,7 @@ impl Image {
                 None => rest.head(step),
             };
             if unmapped.is_none() {
-                self.zero_part(part.intersection(ByteRange::new(0, self.geometry.virtual_size())), next)
-                    .await?;
+                self.zero_part(part.intersection(ByteRange::new(0, self.bound())), next).await?;
                 self.wait_for_flush(next).await?;
             }
             rest = rest.skip(part.len());
@@ -213,7 +213,7 @@ impl Image {
 
     /// What lies before, in and behind whole units. The last one is whole when it is covered to the virtual end.
     fn split(&self, range: ByteRange, unit: Alignment) -> (ByteRange, ByteRange, ByteRange) {
-        let to_the_end = range.end() >= self.geometry.virtual_size();
+        let to_the_end = range.end() >= self.bound();
         let start = unit.up(range.start());
         let end = if to_the_end { unit.up(range.end()) } else { unit.down(range.end()) };
         let (border, whole) = match start < end {

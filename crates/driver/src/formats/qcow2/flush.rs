@@ -17,6 +17,7 @@
 //!   barrier failed there is no next one ([`super::writer::Writer::lose`]).
 
 use std::mem::take;
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use block::{BlockError, ChildIndex, Result};
@@ -216,7 +217,7 @@ impl Image {
         let slices = taken.slices.iter().map(store);
         let piece = |number: &usize| {
             let (at, bytes) = self.l1.piece(*number);
-            (self.geometry.l1_offset().0 + at, Lease::copy_of(&bytes))
+            (self.l1_offset.load(Ordering::Acquire) + at, Lease::copy_of(&bytes))
         };
         let l1 = taken.l1.iter().map(piece);
         let tables: Vec<_> = slices.chain(l1).collect();

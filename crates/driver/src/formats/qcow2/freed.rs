@@ -20,6 +20,8 @@ pub(super) enum Why {
     Request,
     /// Something else has taken its place.
     Other,
+    /// The disk ends before it now: what is gone shall not take space.
+    Cut,
 }
 
 /// Whose clusters are given back to the file (`pass-discard-*`).
@@ -34,6 +36,7 @@ impl Passes {
         match why {
             Why::Request => self.request,
             Why::Other => self.other,
+            Why::Cut => true,
         }
     }
 }

@@ -23,6 +23,11 @@ pub(super) struct Image {
     pub(super) name: Box<str>,
     pub(super) geometry: Geometry,
     pub(super) l1: L1Table,
+    /// Where it lies in the file. Changes under the turn of those who write tables.
+    pub(super) l1_offset: AtomicU64,
+    /// Virtual size in bytes; and up to where entries are changed, which is more while it grows or shrinks.
+    pub(super) size: AtomicU64,
+    pub(super) bound: AtomicU64,
     pub(super) slices: Slices,
     /// Held while a slice is read, so that those who need it too wait for it.
     pub(super) loads: RangeLocks,
@@ -218,6 +223,11 @@ impl Image {
             at = at.skip(here.len());
         }
         Ok(whole)
+    }
+
+    /// Up to where the disk has bytes for those who change it.
+    pub(super) fn bound(&self) -> u64 {
+        self.bound.load(Ordering::Acquire)
     }
 
     /// Offset of a host cluster.

@@ -437,6 +437,11 @@ impl Refcounts {
         }
     }
 
+    /// The header says now that the L1 table is there; answers the clusters in which it was before.
+    pub(super) fn l1_moved(&mut self, place: Run) -> Run {
+        std::mem::replace(&mut self.l1, place)
+    }
+
     /// The header says now that the table is at `place`; answers the clusters in which it was before.
     pub(super) fn moved(&mut self, place: Place) -> Run {
         std::mem::replace(&mut self.durable_place, place)

@@ -109,7 +109,7 @@ impl Image {
         };
         let token = Arc::new(Token { pin: pin.clone(), first_host, room, _alone: alone, _guard: guard });
         let offset = self.host(first_host).0 + (guest.start() - first);
-        let inside = guest.intersection(ByteRange::new(0, self.geometry.virtual_size()));
+        let inside = guest.intersection(ByteRange::new(0, self.bound()));
         let tail = ByteRange::between(inside.end(), guest.end());
         if !tail.is_empty() && !self.is_apart() {
             self.write_placed(offset + inside.len(), Lease::zeroed(tail.len() as usize), &token, next)

@@ -8,7 +8,7 @@
 //! have loaded theirs in the moment between: somebody always gets on.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use arc_swap::ArcSwapOption;
 use qcow2::{Geometry, L2Slice, SliceAddress};
@@ -24,12 +24,21 @@ const OVERHEAD: u64 = 128;
 
 /// The slices of one image.
 pub(super) struct Slices {
+    first: Sets,
+    /// Once the disk has grown beyond what the first ones were made for: as many as the budget allows.
+    larger: OnceLock<Sets>,
+    span_bits: u32,
+    slice_bytes: u64,
+    budget: u64,
+}
+
+/// Ways, in sets.
+struct Sets {
     ways: Box<[Way]>,
     /// Where each set's hand stands; held by those who keep a slice.
     hands: Mutex<Box<[u8]>>,
-    sets: u64,
+    count: u64,
     per_set: usize,
-    span_bits: u32,
 }
 
 #[derive(Default)]
@@ -44,20 +53,33 @@ impl Slices {
     /// Room for `budget` bytes, or for all slices of the image if they take less.
     pub(super) fn new(geometry: &Geometry, budget: u64) -> Self {
         let span_bits = geometry.slice_span().ilog2();
+        let slice_bytes = geometry.slice_bytes() as u64;
         let wanted = geometry.virtual_size().div_ceil(geometry.slice_span());
-        let allowed = (budget / (geometry.slice_bytes() as u64 + OVERHEAD)).clamp(FEWEST, MOST);
-        let per_set = allowed.min(WAYS);
-        let sets = wanted.div_ceil(per_set).min(allowed / per_set).max(1);
-        let ways = (0..sets * per_set).map(|_| Way::default()).collect();
-        let hands = Mutex::new(vec![0; sets as usize].into());
-        Self { ways, hands, sets, per_set: per_set as usize, span_bits }
+        let first = Sets::new(wanted, budget, slice_bytes);
+        Self { first, larger: OnceLock::new(), span_bits, slice_bytes, budget }
+    }
+
+    /// The disk is `size` bytes long now. Where that takes more room than there is, all slices are read again.
+    pub(super) fn cover(&self, size: u64) {
+        let wanted = size.div_ceil(1 << self.span_bits);
+        if wanted <= self.first.ways.len() as u64 || self.larger.get().is_some() {
+            return;
+        }
+        let larger = Sets::new(u64::MAX, self.budget, self.slice_bytes);
+        if larger.ways.len() > self.first.ways.len() && self.larger.set(larger).is_ok() {
+            let _alone = self.first.hands();
+            for way in &self.first.ways {
+                way.clear();
+            }
+        }
     }
 
     /// What `ask` says of the slice at `address`, if it is here.
     #[inline]
     pub(super) fn find<T>(&self, address: SliceAddress, ask: impl FnOnce(&L2Slice) -> T) -> Option<T> {
         let number = self.number(address);
-        let way = self.set(number).1.iter().find(|way| way.key.load(Ordering::Acquire) == number + 1)?;
+        let way =
+            self.sets().set(number).1.iter().find(|way| way.key.load(Ordering::Acquire) == number + 1)?;
         let slice = way.slice.load();
         let slice = slice.as_ref().filter(|slice| slice.address() == address)?;
         // Reading is cheap where all have it; writing takes the line from the other threads.
@@ -70,16 +92,17 @@ impl Slices {
     /// The slice at `address`, if it is here.
     pub(super) fn get(&self, address: SliceAddress) -> Option<Arc<L2Slice>> {
         let number = self.number(address);
-        let way = self.set(number).1.iter().find(|way| way.key.load(Ordering::Acquire) == number + 1)?;
+        let way =
+            self.sets().set(number).1.iter().find(|way| way.key.load(Ordering::Acquire) == number + 1)?;
         way.slice.load_full().filter(|slice| slice.address() == address)
     }
 
     /// Keeps a slice, in place of one that was not used lately.
     pub(super) fn keep(&self, slice: Arc<L2Slice>) {
         let number = self.number(slice.address());
-        let (set, ways) = self.set(number);
-        // The hands are whole at any point.
-        let mut hands = self.hands.lock().unwrap_or_else(PoisonError::into_inner);
+        let sets = self.sets();
+        let (set, ways) = sets.set(number);
+        let mut hands = sets.hands();
         let same = ways.iter().find(|way| way.key.load(Ordering::Relaxed) == number + 1);
         let way = same.unwrap_or_else(|| victim(ways, &mut hands[set]));
         way.key.store(0, Ordering::Release);
@@ -91,13 +114,13 @@ impl Slices {
     /// Drops the slice at `address`, if it is here.
     pub(super) fn forget(&self, address: SliceAddress) {
         let number = self.number(address);
-        let _alone = self.hands.lock().unwrap_or_else(PoisonError::into_inner);
+        let sets = self.sets();
+        let _alone = sets.hands();
         let same = |way: &&Way| way.key.load(Ordering::Acquire) == number + 1;
-        if let Some(way) = self.set(number).1.iter().find(same)
+        if let Some(way) = sets.set(number).1.iter().find(same)
             && way.slice.load().as_ref().is_some_and(|slice| slice.address() == address)
         {
-            way.key.store(0, Ordering::Release);
-            way.slice.store(None);
+            way.clear();
         }
     }
 
@@ -105,16 +128,48 @@ impl Slices {
         address.first_guest >> self.span_bits
     }
 
-    fn set(&self, number: u64) -> (usize, &[Way]) {
-        let set = (number % self.sets) as usize;
-        (set, &self.ways[set * self.per_set..][..self.per_set])
+    #[inline]
+    fn sets(&self) -> &Sets {
+        self.larger.get().unwrap_or(&self.first)
     }
 
     #[cfg(test)]
     fn memory(&self) -> u64 {
-        let slices = self.ways.iter().filter_map(|way| way.slice.load_full());
+        let all: Vec<_> = [Some(&self.first), self.larger.get()].into_iter().flatten().collect();
+        let slices = all.iter().flat_map(|sets| &sets.ways).filter_map(|way| way.slice.load_full());
         let held: usize = slices.map(|slice| slice.memory() + 2 * size_of::<usize>()).sum();
-        (held + size_of_val(&*self.ways)) as u64 + self.sets
+        let ways: u64 = all.iter().map(|sets| size_of_val(&*sets.ways) as u64 + sets.count).sum();
+        held as u64 + ways
+    }
+}
+
+impl Sets {
+    /// For `wanted` slices of `slice_bytes`, in `budget` bytes.
+    fn new(wanted: u64, budget: u64, slice_bytes: u64) -> Self {
+        let allowed = (budget / (slice_bytes + OVERHEAD)).clamp(FEWEST, MOST);
+        let per_set = allowed.min(WAYS);
+        let count = wanted.div_ceil(per_set).min(allowed / per_set).max(1);
+        let ways = (0..count * per_set).map(|_| Way::default()).collect();
+        Self { ways, hands: Mutex::new(vec![0; count as usize].into()), count, per_set: per_set as usize }
+    }
+
+    fn hands(&self) -> MutexGuard<'_, Box<[u8]>> {
+        // The hands are whole at any point.
+        self.hands.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The set that a slice belongs to: which one, and its ways.
+    #[inline]
+    fn set(&self, number: u64) -> (usize, &[Way]) {
+        let set = (number % self.count) as usize;
+        (set, &self.ways[set * self.per_set..][..self.per_set])
+    }
+}
+
+impl Way {
+    fn clear(&self) {
+        self.key.store(0, Ordering::Release);
+        self.slice.store(None);
     }
 }
 
@@ -199,6 +254,22 @@ mod tests {
                 assert!(slices.find(address(number), |_| ()).is_some(), "{number} after {later}");
             }
         }
+    }
+
+    #[test]
+    fn a_disk_that_has_grown_has_room_for_its_slices() {
+        let budget = 100 * (4096 + OVERHEAD);
+        let slices = Slices::new(&geometry(2 * SPAN), budget);
+        let larger = geometry(1000 * SPAN);
+        slices.keep(slice(&larger, 1));
+        slices.cover(1000 * SPAN);
+        slices.cover(1001 * SPAN);
+        for number in 0..96 {
+            slices.keep(slice(&larger, number));
+        }
+        assert!((0..96).all(|number| slices.find(address(number), |_| ()).is_some()));
+        (96..1000).for_each(|number| slices.keep(slice(&larger, number)));
+        assert!(slices.memory() <= budget, "{}", slices.memory());
     }
 
     #[test]

@@ -65,7 +65,7 @@ impl Image {
     }
 
     /// Drops the slices of a table that maps `guest` no more: it may come to do so again, with other entries.
-    fn forget_slices(&self, table: HostOffset, guest: u64) {
+    pub(super) fn forget_slices(&self, table: HostOffset, guest: u64) {
         let (table_span, span) = (self.geometry.table_span(), self.geometry.slice_span());
         let first = guest - guest % table_span;
         for (number, first_guest) in (first..first + table_span).step_by(span as usize).enumerate() {
@@ -87,7 +87,7 @@ impl Image {
     pub(super) async fn stretch_data_file(&self, next: Next<'_>) -> Result<()> {
         /// What the last write is a multiple of, where it can be.
         const BLOCK: u64 = 4096;
-        let (child, size) = (self.geometry.data_child(), self.geometry.virtual_size());
+        let (child, size) = (self.geometry.data_child(), self.bound());
         if child == FILE_CHILD {
             return Ok(());
         }

@@ -1,0 +1,83 @@
+//! Resizing a qcow2 image. What a loss of power leaves of it is looked at in `qcow2_crash`.
+
+#![allow(unreachable_pub, reason = "modules of one test")]
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
+
+mod lab;
+
+use block::ByteRange;
+use flow::{Request, View, seam};
+use io::Lease;
+use lab::{Lab, Tree, qcow2 as images, same};
+use qcow2::NewImage;
+use serde_json::json;
+use sim::{Options, SimWorld};
+
+const K: u64 = 1 << 10;
+
+async fn flush(view: &View) {
+    seam::execute(view, Request::flush(), Lease::empty()).await.0.unwrap();
+}
+
+async fn bytes(view: &View, start: u64, len: u64) -> Vec<u8> {
+    seam::read(view, ByteRange::new(start, len)).await.unwrap().to_vec()
+}
+
+/// The image at `path` over the file `base`, if that has any bytes.
+async fn open(lab: &Lab<SimWorld>, path: &str, has_base: bool) -> Tree {
+    let (base, _) = lab.file("base").await;
+    lab.open_qcow2(path, json!({}), has_base.then_some(&base)).await
+}
+
+#[test]
+fn it_grows_and_shrinks_and_what_is_new_reads_as_zeros() {
+    for (bits, has_base) in [(9, false), (9, true), (12, false), (12, true), (16, true)] {
+        let world = SimWorld::new(5, Options::calm());
+        world.disk().put("base", &[0xbb; 700 << 10]);
+        world.run(async {
+            let lab = Lab::new(&world);
+            let image = NewImage::new(100 * K + 512, bits);
+            let image = if has_base { image.over("base", "raw") } else { image };
+            images::put(&world.disk(), "disk", &image);
+            let view = open(&lab, "disk", has_base).await.view();
+            seam::write(&view, 90 * K, &[1; 10 << 10]).await.unwrap();
+            let mut model = if has_base { vec![0xbb; 100 << 10] } else { vec![0; 100 << 10] };
+            model[90 << 10..].fill(1);
+            model.extend(if has_base { [0xbb; 512] } else { [0; 512] });
+            for size in [300 * K, 8000 * K, 8001 * K, 50 * K + 512, 60 * K, 60 * K, 20_000 * K, 0, 3 * K] {
+                seam::resize(&view, size).await.unwrap();
+                assert_eq!(view.size(), size);
+                model.resize(size as usize, 0);
+                same(&bytes(&view, 0, size).await, &model);
+                if size > 2 * K {
+                    seam::write(&view, size - 2 * K, &[size as u8 | 1; 2 << 10]).await.unwrap();
+                    model[(size - 2 * K) as usize..].fill(size as u8 | 1);
+                }
+                flush(&view).await;
+                images::check(&world.disk().bytes("disk").unwrap()).unwrap();
+                let again = open(&Lab::new(&world), "disk", has_base).await.view();
+                same(&bytes(&again, 0, size).await, &model);
+            }
+        });
+    }
+}
+
+#[test]
+fn what_cannot_be_is_refused() {
+    let world = SimWorld::new(5, Options::calm());
+    world.run(async {
+        let lab = Lab::new(&world);
+        let view = lab.qcow2("disk", &NewImage::new(100 * K, 9), json!({}), None).await.view();
+        let refused = seam::resize(&view, 1 << 50).await.unwrap_err().to_string();
+        assert!(refused.contains("at most"), "{refused}");
+        let mut old = images::file_of(&NewImage::new(100 * K, 16));
+        // Version 2, and a snapshot without anything in it.
+        old[7] = 2;
+        old[63] = 1;
+        old[64..72].copy_from_slice(&(1u64 << 20).to_be_bytes());
+        world.disk().put("old", &old);
+        let view = lab.open_qcow2("old", json!({}), None).await.view();
+        let refused = seam::resize(&view, 200 * K).await.unwrap_err().to_string();
+        assert!(refused.contains("v2 image which has snapshots"), "{refused}");
+    });
+}
