@@ -14,7 +14,7 @@ use super::{Lab, Tree};
 pub fn file_of(image: &NewImage) -> Vec<u8> {
     let fresh = image.bytes().unwrap();
     let mut bytes = vec![0; fresh.len as usize];
-    for (at, piece) in fresh.pieces {
+    for (at, piece) in fresh.tables.into_iter().flatten().chain(fresh.pieces) {
         bytes[at.0 as usize..][..piece.len()].copy_from_slice(&piece);
     }
     bytes

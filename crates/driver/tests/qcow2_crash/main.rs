@@ -7,6 +7,9 @@
 #![allow(unreachable_pub, reason = "modules of one test")]
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
+#[allow(dead_code, reason = "the tests of the format use all of it")]
+#[path = "../../../qcow2/tests/checking/mod.rs"]
+mod checking;
 mod fill;
 #[path = "../lab/mod.rs"]
 mod lab;
@@ -22,8 +25,8 @@ use flow::sabotage::{Rule, break_named};
 use sim::campaign::{self, Budget, Budgets, Scenario};
 
 const BUDGETS: Budgets = Budgets {
-    quick: Budget { seeds: 8, points: 24 },
-    full: Budget { seeds: 40, points: 60 },
+    quick: Budget { seeds: 4, points: 24 },
+    full: Budget { seeds: 24, points: 48 },
     full_points: 10_000,
 };
 

@@ -6,10 +6,12 @@ use std::process::Command;
 use block::ByteRange;
 use flow::seam;
 use qcow2::Header;
+use qcow2::check::Repair;
 use serde_json::Value;
 use sim::campaign::{Look, Scenario, rng_of};
 use sim::{Counts, CrashPoint, Options, Rng, SimDisk, SimWorld};
 
+use crate::checking;
 use crate::lab::{Lab, Tree, qcow2 as images};
 use crate::model::{Model, SECTOR, bytes_of};
 use crate::reader;
@@ -96,7 +98,9 @@ impl Row {
         let work = async {
             let lab = Lab::new(&world);
             let tree = self.open(&lab).await;
-            let stage = Stage { lab: &lab, tree: &tree, seed, model: &model, fails, promises: &promises };
+            let cluster = 1 << header_of(&self.image).cluster_bits;
+            let (lab, tree, model, promises) = (&lab, &tree, &model, &promises);
+            let stage = Stage { lab, tree, cluster, seed, model, fails, promises };
             (self.work)(&stage).await;
         };
         match point {
@@ -134,7 +138,7 @@ impl Row {
             bytes
         });
         let left = world.disk().crash(&mut Rng::new(seed));
-        images::check(&left.bytes("disk").unwrap())?;
+        nothing_but_leaks(&left.bytes("disk").unwrap())?;
         promises.values().try_for_each(|promise| promise(&left))?;
         match reader::read(&left)? == bytes {
             true => Ok(left),
@@ -147,10 +151,10 @@ impl Ended {
     /// What is wrong with the image on `disk`, which is what is left.
     fn check(&self, disk: &SimDisk) -> Result<(), String> {
         let file = disk.bytes("disk").unwrap();
-        images::check(&file)?;
+        nothing_but_leaks(&file)?;
         let bytes = reader::read(disk)?;
         self.model.check_after_crash(&bytes)?;
-        let header = Header::parse(&file[..Header::needed(&file).unwrap()]).unwrap();
+        let header = header_of(&file);
         let raw = header.data_file.as_ref().is_some_and(|data| data.raw);
         if raw {
             // It reads as the disk by itself; before it has been written to it may be shorter.
@@ -163,6 +167,20 @@ impl Ended {
             return Err(format!("the autoclear bits {:#x} are set", header.features.autoclear));
         }
         self.promises.values().try_for_each(|promise| promise(disk))
+    }
+}
+
+fn header_of(file: &[u8]) -> Header {
+    Header::parse(&file[..Header::needed(file).unwrap()]).unwrap()
+}
+
+/// Nothing worse than leaks, say a check that knows nothing of the driver, and our own.
+fn nothing_but_leaks(file: &[u8]) -> Result<(), String> {
+    images::check(file)?;
+    let ours = checking::check(&mut file.to_vec(), Repair::Nothing).map_err(|error| error.to_string())?;
+    match ours.found.corruptions + ours.found.check_errors {
+        0 => Ok(()),
+        _ => Err(format!("our check: {}", ours.lines.join("; "))),
     }
 }
 

@@ -88,15 +88,27 @@ impl<'a> Client<'a> {
     }
 
     pub async fn write(&mut self, sectors: Range<u64>) {
+        let whole = self.whole_clusters(&sectors).filter(|_| self.compress && self.rng.chance(0.5));
+        let compressed = whole.is_some();
+        let sectors = whole.unwrap_or(sectors);
         let number = self.stage.model.borrow_mut().next_write();
         self.stage.model.borrow_mut().begin(sectors.clone(), Kind::Write(number));
-        let bytes = bytes_of(number, sectors.clone());
-        let at = sectors.start * SECTOR as u64;
-        let written = match self.compress && self.rng.chance(0.5) {
-            true => seam::write_compressed(self.view, at, Lease::copy_of(&bytes)).await,
-            false => seam::write(self.view, at, &bytes).await,
+        let (at, data) = (bytes(&sectors).start(), bytes_of(number, sectors.clone()));
+        let written = match compressed {
+            true => seam::write_compressed(self.view, at, Lease::copy_of(&data)).await,
+            false => seam::write(self.view, at, &data).await,
         };
         self.ended(sectors, written);
+    }
+
+    /// The clusters in which sectors lie, where they are nobody else's.
+    fn whole_clusters(&self, sectors: &Range<u64>) -> Option<Range<u64>> {
+        let cluster = (self.stage.cluster / SECTOR as u64).max(1);
+        let whole = sectors.start / cluster * cluster..sectors.end.next_multiple_of(cluster);
+        let Part { first, len, turns } = self.part;
+        let from = if turns > 1 { sectors.start - (sectors.start - first) % 24 } else { first };
+        let mine = from <= whole.start && whole.end <= from + len;
+        mine.then_some(whole)
     }
 
     fn ended(&self, sectors: Range<u64>, outcome: block::Result<()>) {

@@ -24,6 +24,8 @@ pub struct Stage<'a> {
     pub lab: &'a Lab,
     /// The image, open for writing.
     pub tree: &'a Tree,
+    /// Bytes of its clusters.
+    pub cluster: u64,
     pub seed: u64,
     /// What each sector of the disk may hold. Whoever writes says so, before and after.
     pub model: &'a RefCell<Model>,

@@ -2,7 +2,7 @@
 //! [`Stage`](crate::stage::Stage) if what it does is new.
 
 use flow::seam;
-use qcow2::NewImage;
+use qcow2::{Compression, NewImage};
 use serde_json::{Value, json};
 use sim::{Options, SimWorld};
 
@@ -21,6 +21,9 @@ pub fn all() -> Vec<Row> {
     let mut all = usual();
     all.extend(unusual());
     all.extend(resized());
+    all.extend(passes());
+    all.extend(packed());
+    all.extend(refcount_widths());
     all
 }
 
@@ -74,6 +77,7 @@ fn unusual() -> Vec<Row> {
         data: Some(vec![]),
         ..scribble(name, images::with_data_file(&fresh(12), raw), plain())
     };
+    let over_apart = images::with_data_file(&fresh(12).over("base", "raw"), false);
     vec![
         scribble("version 2", images::version_2(images::crowded(&fresh(9))), plain()),
         overlay("an overlay of version 2", images::version_2(over(12)), plain()),
@@ -82,18 +86,11 @@ fn unusual() -> Vec<Row> {
         scribble("a snapshot of version 2", shared_v2, plain()),
         scribble("subclusters", images::with_subclusters(file(14)), plain()),
         overlay("an overlay with subclusters", images::with_subclusters(over(14)), images::tiny()),
-        Row {
-            work: |stage| Box::pin(compressing_clients(stage)),
-            ..scribble("compressed writes", file(9), plain())
-        },
-        Row {
-            work: |stage| Box::pin(compressing_clients(stage)),
-            ..scribble("compressed writes and a snapshot", shared(9), json!({"pass-discard-other": true}))
-        },
         scribble("discards that keep their clusters", file(12), json!({"discard-no-unref": true})),
         scribble("all that is dropped leaves the file", shared(11), json!({"pass-discard-other": true})),
         apart("a data file", false),
         apart("a raw data file", true),
+        Row { data: Some(vec![]), ..overlay("an overlay with a data file", over_apart, plain()) },
         Row { errors: 0.02, ..scribble("a disk that fails with a snapshot", shared(11), plain()) },
     ]
 }
@@ -113,6 +110,73 @@ fn resized() -> Vec<Row> {
         overlay("an overlay of version 2 that grows and shrinks", images::version_2(over(9)), plain()),
     ];
     rows.map(|row| Row { work: |stage| Box::pin(resize_under_clients(stage)), ..row }).into()
+}
+
+/// Each way of giving clusters back to the file, and keeping them.
+fn passes() -> Vec<Row> {
+    let pass = |request, other| json!({"pass-discard-request": request, "pass-discard-other": other});
+    let kept = json!({"discard-no-unref": true, "pass-discard-request": false, "l2-cache-size": 1024});
+    let split = NewImage { extended_l2: true, ..fresh(14) };
+    vec![
+        scribble("nothing that is dropped leaves the file", file(11), pass(false, false)),
+        scribble("only what is not asked for leaves the file", file(9), pass(false, true)),
+        overlay("an overlay that gives all back", over(12), pass(true, true)),
+        scribble("what is discarded keeps its cluster in the file", file(11), kept),
+        overlay("an overlay that keeps clusters", over(12), json!({"discard-no-unref": true})),
+        scribble(
+            "subclusters that keep their place",
+            images::file_of(&split),
+            json!({"discard-no-unref": true}),
+        ),
+        scribble("one cluster", file(18), plain()),
+        scribble("places for all", images::file_of(&NewImage { preallocated: true, ..fresh(12) }), plain()),
+    ]
+}
+
+/// Compressed clusters of all kinds.
+fn packed() -> Vec<Row> {
+    let zstd = |image: NewImage| NewImage { compression: Compression::Zstd, ..image };
+    let split = zstd(NewImage { extended_l2: true, ..fresh(14) });
+    let old = images::version_2(file(12));
+    let shared = images::with_snapshot(filled(&fresh(9)));
+    vec![
+        compressing(scribble("compressed writes", file(9), plain())),
+        compressing(scribble(
+            "compressed writes and a snapshot",
+            shared,
+            json!({"pass-discard-other": true}),
+        )),
+        compressing(scribble("compressed clusters of 4 KiB", file(12), images::tiny())),
+        compressing(overlay(
+            "an overlay with zstd",
+            images::file_of(&zstd(fresh(11).over("base", "raw"))),
+            plain(),
+        )),
+        compressing(scribble("compressed clusters with subclusters", images::file_of(&split), plain())),
+        compressing(scribble("compressed clusters of version 2", old, plain())),
+        compressing(Row {
+            errors: 0.02,
+            ..scribble("a disk that fails under zstd", images::file_of(&zstd(fresh(9))), plain())
+        }),
+    ]
+}
+
+/// Refcounts of each width but QEMU's default, in which most are.
+fn refcount_widths() -> Vec<Row> {
+    let wide = |bits, cluster| images::file_of(&NewImage { refcount_bits: bits, ..fresh(cluster) });
+    vec![
+        scribble("refcounts of 1 bit", wide(1, 9), plain()),
+        scribble("refcounts of 2 bits", wide(2, 9), images::tiny()),
+        scribble("refcounts of 4 bits", wide(4, 10), plain()),
+        compressing(scribble("refcounts of 8 bits", wide(8, 9), plain())),
+        scribble("refcounts of 32 bits", wide(32, 9), images::tiny()),
+        compressing(scribble("refcounts of 64 bits", wide(64, 9), plain())),
+    ]
+}
+
+/// The same work, half of the writes compressed.
+fn compressing(row: Row) -> Row {
+    Row { work: |stage| Box::pin(compressing_clients(stage)), ..row }
 }
 
 /// An image that holds data, written by us.
