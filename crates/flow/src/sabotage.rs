@@ -38,8 +38,14 @@ rules! {
     DataBarrier = "data-barrier",
     /// A refcount block is durable before a table on disk relies on it.
     RefcountBarrier = "refcount-barrier",
+    /// A refcount table that has moved is named durably before a table on disk relies on it.
+    TableMoveBarrier = "table-move-barrier",
     /// A flush is answered when all that it covers is durable.
     LastBarrier = "last-barrier",
+    /// The same where there is no table to be written: data in its place alone.
+    PlainBarrier = "plain-barrier",
+    /// A backing image is named durably before anybody is told so.
+    NameBarrier = "name-barrier",
     /// A freed cluster is reused only when the table that dropped it is durable.
     DurableDrop = "durable-drop",
     /// What a header says of an image's content is durably cleared before the content changes.

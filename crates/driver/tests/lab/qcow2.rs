@@ -229,21 +229,30 @@ pub fn tiny() -> Value {
 }
 
 /// A fresh image with clusters of 512 bytes whose refcount table of one cluster is all but full: most of what it
-/// counts has leaked (and never lay in the file).
+/// counts has leaked (and never lay in the file). A block that is not there yet has its place in the table.
 pub fn crowded(image: &NewImage) -> Vec<u8> {
+    crowded_by(image, 63)
+}
+
+/// The same; the table has no room for another block.
+pub fn overcrowded(image: &NewImage) -> Vec<u8> {
+    crowded_by(image, 64)
+}
+
+fn crowded_by(image: &NewImage, blocks: usize) -> Vec<u8> {
     let mut file = file_of(image);
     let header = Header::parse(&file[..512]).unwrap();
     let table = header.refcount_table.offset.0 as usize;
     let first = u64::from_be_bytes(file[table..table + 8].try_into().unwrap()) as usize;
     let used = file.len() / 512;
-    // The blocks of 1 to 62 lie behind what is there, and are counted by the first, like all in front of 200.
-    for block in 1..63 {
+    // The others lie behind what is there, and are counted by the first, like all in front of 200.
+    for block in 1..blocks {
         let at = file.len();
         file[table + block * 8..][..8].copy_from_slice(&(at as u64).to_be_bytes());
         file.resize(at + 512, 0);
         file[at..].as_chunks_mut().0.iter_mut().for_each(|count| *count = 1u16.to_be_bytes());
     }
-    assert!(used + 62 < 240, "the first block has room");
+    assert!(used + blocks <= 240, "the first block has room");
     file[first..first + 512].as_chunks_mut().0[..240]
         .iter_mut()
         .for_each(|count| *count = 1u16.to_be_bytes());

@@ -1,4 +1,4 @@
-//! A cache that is filled while it is read, and cut from its source.
+//! A cache that is filled while it is read, and cut off from its source; then it is written to.
 
 use block::ByteRange;
 use flow::{Op, Request, Role, seam};
@@ -7,8 +7,8 @@ use io::Lease;
 use serde_json::json;
 use sim::Rng;
 
-use crate::model::bytes;
-use crate::row::{SECTORS, SIZE};
+use crate::model::{Kind, SECTOR, bytes, bytes_of};
+use crate::row::{SECTORS, SIZE, header_of};
 use crate::stage::{Stage, flush};
 
 /// Fetches all through copy-on-read, flushing now and then; then the image forgets its source.
@@ -42,4 +42,15 @@ pub async fn fill(stage: &Stage<'_>) {
     flush(&view).await;
     let below = stage.tree.view();
     below.root().powers().backing.unwrap().set_backing(None, below.next()).await.unwrap();
+    stage.promise("source", |disk| match header_of(&disk.bytes("disk").unwrap()).backing {
+        None => Ok(()),
+        Some(backing) => Err(format!("it was cut off, and names '{}' again", backing.name)),
+    });
+    // It goes on without it.
+    for start in 0..8 {
+        let number = model.borrow_mut().next_write();
+        model.borrow_mut().begin(start..start + 1, Kind::Write(number));
+        seam::write(&below, start * SECTOR as u64, &bytes_of(number, start..start + 1)).await.unwrap();
+        model.borrow_mut().end(start..start + 1);
+    }
 }

@@ -170,7 +170,8 @@ impl Ended {
     }
 }
 
-fn header_of(file: &[u8]) -> Header {
+/// The header of an image that has a sound one.
+pub fn header_of(file: &[u8]) -> Header {
     Header::parse(&file[..Header::needed(file).unwrap()]).unwrap()
 }
 

@@ -37,7 +37,6 @@ pub struct Stage<'a> {
 impl Stage<'_> {
     /// From now on this must be true after a power cut, in place of what was promised of the subject before; also after
     /// somebody has then written all over the image.
-    #[allow(dead_code, reason = "for work that changes more than bytes")]
     pub fn promise(&self, subject: &'static str, promise: impl Fn(&SimDisk) -> Result<(), String> + 'static) {
         self.promises.borrow_mut().insert(subject, Box::new(promise));
     }

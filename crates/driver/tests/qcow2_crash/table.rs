@@ -64,6 +64,7 @@ fn usual() -> Vec<Row> {
         overlay("large clusters", over(16), plain()),
         scribble("an old image with an autoclear bit", marked(filled(&fresh(12))), plain()),
         scribble("a refcount table that is full", images::crowded(&fresh(9)), plain()),
+        scribble("a refcount table that moves", images::overcrowded(&fresh(9)), plain()),
         Row { work: |stage| Box::pin(fill(stage)), ..overlay("a cache", over(12), plain()) },
         Row { errors: 0.02, ..overlay("a disk that fails", over(11), plain()) },
     ]

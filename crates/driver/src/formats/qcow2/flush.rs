@@ -221,7 +221,7 @@ impl Image {
         };
         let l1 = taken.l1.iter().map(piece);
         let tables: Vec<_> = slices.chain(l1).collect();
-        let rule = if tables.is_empty() { Rule::LastBarrier } else { Rule::DataBarrier };
+        let rule = if tables.is_empty() { Rule::PlainBarrier } else { Rule::DataBarrier };
         self.write_refcounts(rule, turn, next).await?;
         self.write_all(tables, Rule::LastBarrier, turn, next).await
     }
@@ -258,7 +258,7 @@ impl Image {
         let Some(place) = moved_to else { return Ok(()) };
         let clusters = u32::try_from(place.count).unwrap_or(u32::MAX);
         let edit = HeaderEdit::RefcountTable { offset: self.host(place.first), clusters };
-        self.write_header(&edit, Rule::RefcountBarrier, turn, next).await?;
+        self.write_header(&edit, Rule::TableMoveBarrier, turn, next).await?;
         let mut books = books.lock();
         let before = books.refcounts.moved(place);
         books.abandon(before);

@@ -49,7 +49,7 @@ impl Image {
                 HeaderEdit::Backing(qcow2::Backing { name, format: Some(format) })
             }
         };
-        self.alone(async |turn| self.write_header(&edit, Rule::LastBarrier, turn, next).await).await?;
+        self.alone(async |turn| self.write_header(&edit, Rule::NameBarrier, turn, next).await).await?;
         *self.backing() = named;
         Ok(())
     }
