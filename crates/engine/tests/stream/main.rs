@@ -1,7 +1,7 @@
 //! Streams in the simulated world: chains of images that differ in size and cluster size, guests that write meanwhile,
 //! disks that fail, and power that goes at any write and any flush.
 //!
-//! A failure names its seed; `MILLPOND_TEST_FULL=1` tries more of them.
+//! A failure prints the `cargo xtask sim` command that plays it again, or its seed; `MILLPOND_TEST_FULL=1` tries more.
 
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
@@ -12,11 +12,12 @@ mod scene;
 use std::rc::Rc;
 
 use engine::{JobState, StreamRequest};
-use flow::sabotage::{Rule, break_rule};
+use flow::sabotage::{Rule, break_named};
 use futures_util::future::{join, join_all};
 use guests::Disk;
 use scene::{Scene, World, ask_qemu};
-use sim::{CrashPoint, Options, Rng, SimDisk};
+use sim::campaign::{self, Budget, Budgets, Look, Scenario, rng_of};
+use sim::{Counts, CrashPoint, Options, Rng, SimDisk};
 
 fn is_full() -> bool {
     std::env::var_os("MILLPOND_TEST_FULL").is_some()
@@ -85,21 +86,47 @@ fn guests_write_while_layers_go() {
     }
 }
 
-/// One power cut, and what is made of what is left.
-fn cut(seed: u64, point: CrashPoint) {
-    println!("seed {seed}, {point:?}");
-    let (scene, whole) = Scene::new(seed);
-    let world = sim::SimWorld::with_disk(seed, Options::default(), whole);
-    let disk = Rc::new(Disk::new(&scene.content));
-    assert!(world.run_until_crash(point, live(world.clone(), &scene, disk.clone(), seed)).is_none());
-    let mut rng = Rng::new(seed);
-    let left = world.disk().crash(&mut rng);
-    opens_right(seed, &scene, left.crash(&mut rng), &disk);
-    // What is left is streamed into once more, and lacks nothing then.
-    let after = sim::SimWorld::with_disk(seed + 1000, Options::default(), left);
-    after.run(async {
-        let engine = scene.open_by_name(&after).await;
-        if scene.names(&after.disk()).is_some() {
+/// A stream under guests, and the power.
+struct Streamed;
+
+impl Scenario for Streamed {
+    fn name(&self) -> &'static str {
+        "a stream"
+    }
+
+    fn whole(&self, seed: u64) -> Result<Counts, String> {
+        let (scene, whole) = Scene::new(seed);
+        let world = sim::SimWorld::with_disk(seed, Options::default(), whole);
+        world.run(live(world.clone(), &scene, Rc::new(Disk::new(&scene.content)), seed));
+        Ok(world.disk().counts())
+    }
+
+    fn cut(&self, seed: u64, point: CrashPoint, look: Look) -> Result<(), String> {
+        let (scene, whole) = Scene::new(seed);
+        let world = sim::SimWorld::with_disk(seed, Options::default(), whole);
+        let disk = Rc::new(Disk::new(&scene.content));
+        assert!(world.run_until_crash(point, live(world.clone(), &scene, disk.clone(), seed)).is_none());
+        let mut rng = rng_of(seed, point);
+        let left = world.disk().crash(&mut rng);
+        if look.ask_peer {
+            ask_qemu(&scene, &left);
+        }
+        opens_right(seed, &scene, left.crash(&mut rng), &disk);
+        let left = stream_again(seed, &scene, left, &disk);
+        opens_right(seed, &scene, left.crash(&mut rng), &disk);
+        if look.ask_peer {
+            ask_qemu(&scene, &left);
+        }
+        Ok(())
+    }
+}
+
+/// What is left is streamed into once more, and lacks nothing then.
+fn stream_again(seed: u64, scene: &Scene, left: SimDisk, disk: &Disk) -> SimDisk {
+    let world = sim::SimWorld::with_disk(seed + 1000, Options::default(), left);
+    world.run(async {
+        let engine = scene.open_by_name(&world).await;
+        if scene.names(&world.disk()).is_some() {
             let request =
                 StreamRequest { id: "again".to_owned(), node: "top".to_owned(), ..StreamRequest::default() };
             engine.stream(request).await.unwrap();
@@ -110,32 +137,31 @@ fn cut(seed: u64, point: CrashPoint) {
         }
         disk.check_all(&engine).await;
     });
-    assert_eq!(scene.names(&after.disk()), None);
-    opens_right(seed, &scene, after.disk().crash(&mut rng), &disk);
+    assert_eq!(scene.names(&world.disk()), None);
+    world.disk()
 }
 
+const BUDGETS: Budgets = Budgets {
+    quick: Budget { seeds: 12, points: 12 },
+    full: Budget { seeds: 100, points: 24 },
+    full_points: 1_500,
+};
+
+/// The rule that is broken on purpose.
+const BREAK: &str = "MILLPOND_CRASH_BREAK";
+
 #[test]
-fn a_power_cut_costs_nothing_that_was_flushed() {
-    if std::env::var_os("MILLPOND_CRASH_BREAK").is_some() {
-        break_rule(Rule::DataBarrier);
+fn scenarios() {
+    let broken = std::env::var(BREAK).ok();
+    if let Some(rule) = &broken {
+        break_named(rule);
     }
-    for seed in 0..if is_full() { 100 } else { 12 } {
-        let (scene, whole) = Scene::new(seed);
-        let world = sim::SimWorld::with_disk(seed, Options::default(), whole);
-        let disk = Rc::new(Disk::new(&scene.content));
-        world.run(live(world.clone(), &scene, disk, seed));
-        let points: Vec<_> = world.disk().counts().crash_points().collect();
-        let mut rng = Rng::new(seed);
-        (0..12).for_each(|_| cut(seed, points[rng.index(points.len())]));
-    }
+    campaign::play(&[Box::new(Streamed)], &BUDGETS, broken.is_some());
 }
 
 /// In a process of its own, since a broken rule stays broken.
 #[test]
 fn a_removed_barrier_is_found() {
-    let mut command = std::process::Command::new(std::env::current_exe().unwrap());
-    command.args(["a_power_cut_costs_nothing_that_was_flushed", "--exact"]);
-    let output = command.env("MILLPOND_CRASH_BREAK", "data-barrier").output().unwrap();
-    let said = String::from_utf8_lossy(&output.stdout).into_owned();
-    assert!(!output.status.success() && said.contains("seed "), "nothing was wrong: {said}");
+    let said = campaign::play_apart(&[(BREAK, Rule::DataBarrier.name())]).expect_err("nothing was wrong");
+    assert!(said.contains("FAILED: a stream, seed "), "{said}");
 }
