@@ -4,6 +4,7 @@
 //! Invariants: nothing here does I/O, waits or knows a driver; every type is plain data.
 
 mod alignment;
+pub mod dirty_bitmap;
 mod error;
 mod extent;
 mod job;
@@ -13,6 +14,7 @@ mod priority;
 mod range;
 
 pub use alignment::Alignment;
+pub use dirty_bitmap::{BitmapPart, DirtyBitmap};
 pub use error::{BlockError, Culprit, Errno, ErrorKind, Result};
 pub use extent::{Extent, ExtentState, push_extent};
 pub use job::{JobAction, JobMilestone, JobState};
