@@ -154,7 +154,7 @@ impl DirtyBitmap {
             return;
         }
         let (from, to) =
-            (range.start() >> self.granularity_bits, (range.end() - 1 >> self.granularity_bits) + 1);
+            (range.start() >> self.granularity_bits, ((range.end() - 1) >> self.granularity_bits) + 1);
         for chunk in from / self.chunk_bits..to.div_ceil(self.chunk_bits) {
             let first = chunk * self.chunk_bits;
             let inside = from.max(first) - first..to.min(first + self.chunk_bits) - first;

@@ -1,7 +1,8 @@
 //! Persistent dirty bitmaps: the directory, and the table of each.
 //!
-//! Invariant: an entry that exists satisfies the format's constraints, so that its table has at most 512 MiB / cluster
-//! size entries and lies at an aligned offset.
+//! Invariants: an entry that was parsed satisfies the format's constraints, so that its table has at most 512 MiB / cluster
+//! size entries and lies at an aligned offset; a directory that is written as it was parsed is the same, byte for byte, and
+//! flags change in place without tearing anything (each lies in one sector).
 
 use block::BlockError;
 
@@ -11,7 +12,7 @@ use crate::{HostOffset, corrupt};
 /// Bytes of an entry before its extra data.
 const FIXED: usize = 24;
 /// Longest name in bytes.
-const MAX_NAME: usize = 1023;
+pub(crate) const MAX_NAME: usize = 1023;
 /// Most entries of a bitmap's table.
 const MAX_TABLE_ENTRIES: u32 = 0x800_0000;
 /// Most bytes of a bitmap.
@@ -22,6 +23,9 @@ const IN_USE: u32 = 1;
 const AUTO: u32 = 2;
 /// Flag: extra data may be ignored.
 const EXTRA_COMPATIBLE: u32 = 4;
+/// Granularities.
+const MIN_GRANULARITY_BITS: u8 = 9;
+const MAX_GRANULARITY_BITS: u8 = 31;
 /// The only type there is.
 const DIRTY_TRACKING: u8 = 1;
 
@@ -85,6 +89,53 @@ impl BitmapEntry {
         bytes
     }
 
+    /// The entry of a new bitmap, which is to be kept up to date or not. Its table has no place yet.
+    pub fn new(name: Vec<u8>, granularity_bits: u8, auto: bool) -> Self {
+        let flags = if auto { AUTO } else { 0 };
+        Self { table: HostOffset(0), table_entries: 0, flags, granularity_bits, extra: Vec::new(), name }
+    }
+
+    /// The same, not closed or closed.
+    #[must_use]
+    pub fn with_in_use(self, in_use: bool) -> Self {
+        let flags = if in_use { self.flags | IN_USE } else { self.flags & !IN_USE };
+        Self { flags, ..self }
+    }
+
+    /// The same, to be kept up to date or not.
+    #[must_use]
+    pub fn with_auto(self, auto: bool) -> Self {
+        let flags = if auto { self.flags | AUTO } else { self.flags & !AUTO };
+        Self { flags, ..self }
+    }
+
+    /// Bytes that a bit stands for.
+    pub const fn granularity(&self) -> u64 {
+        1 << self.granularity_bits
+    }
+
+    /// Whether its content may be used: it was closed, and has no extra data that would have to be understood.
+    pub const fn is_usable(&self) -> bool {
+        !self.is_in_use() && (self.extra.is_empty() || self.flags & EXTRA_COMPATIBLE != 0)
+    }
+
+    /// Why a bitmap cannot be stored in an image with clusters of `2^cluster_bits` bytes and `virtual_size` bytes, in QEMU's
+    /// words.
+    pub fn refusal(name: &[u8], granularity: u64, cluster_bits: u32, virtual_size: u64) -> Option<String> {
+        let most = (MAX_BITMAP_BYTES << 3).min(u64::from(MAX_TABLE_ENTRIES) << cluster_bits << 3);
+        if granularity > 1 << MAX_GRANULARITY_BITS {
+            Some(format!("Granularity exceeds maximum ({} bytes)", 1u64 << MAX_GRANULARITY_BITS))
+        } else if granularity < 1 << MIN_GRANULARITY_BITS {
+            Some(format!("Granularity is under minimum ({} bytes)", 1u64 << MIN_GRANULARITY_BITS))
+        } else if name.len() > MAX_NAME {
+            Some(format!("Name length exceeds maximum ({MAX_NAME} characters)"))
+        } else if virtual_size.div_ceil(granularity) > most {
+            Some("Too much space will be occupied by the bitmap. Use larger granularity".to_owned())
+        } else {
+            None
+        }
+    }
+
     /// Whether whoever wrote it last has not closed it: its content is not to be believed.
     pub const fn is_in_use(&self) -> bool {
         self.flags & IN_USE != 0
@@ -122,7 +173,9 @@ impl BitmapEntry {
         if self.flags & !(IN_USE | AUTO | EXTRA_COMPATIBLE) != 0 {
             return fail("reserved flags are set");
         }
-        if !(9..=31).contains(&self.granularity_bits) || self.name.len() > MAX_NAME {
+        if !(MIN_GRANULARITY_BITS..=MAX_GRANULARITY_BITS).contains(&self.granularity_bits)
+            || self.name.len() > MAX_NAME
+        {
             return fail("its granularity or its name is out of range");
         }
         let table_ok = self.table.0 != 0 && self.table.0 < 1 << 56 && self.table.is_aligned(cluster_bits);
@@ -150,6 +203,15 @@ pub enum BitmapCluster {
 }
 
 impl BitmapCluster {
+    /// The entry that says so.
+    pub const fn entry(self) -> u64 {
+        match self {
+            Self::Zeros => 0,
+            Self::Ones => 1,
+            Self::At(offset) => offset.0,
+        }
+    }
+
     /// Reads an entry. `Corrupt` where reserved bits are set or the offset is not aligned.
     pub fn parse(entry: u64, cluster_bits: u32) -> Result<Self, BlockError> {
         const OFFSET: u64 = 0x00ff_ffff_ffff_fe00;
@@ -201,6 +263,41 @@ mod tests {
     }
 
     #[test]
+    fn flags_change_in_place() {
+        let entries =
+            vec![entry("a"), BitmapEntry { extra: vec![1, 2, 3], ..entry("another name") }, entry("c")];
+        let old = BitmapEntry::directory_bytes(&entries);
+        let changed: Vec<_> =
+            entries.into_iter().map(|entry| entry.with_in_use(true).with_auto(false)).collect();
+        let new = BitmapEntry::directory_bytes(&changed);
+        assert_eq!(old.len(), new.len());
+        assert!(
+            (0..old.len()).all(|at| old[at] == new[at] || at % 8 >= 4),
+            "flags are the second half of 8 bytes"
+        );
+        assert_eq!(parse(&new, 3).expect("good"), changed);
+    }
+
+    #[test]
+    fn extra_data_that_is_unknown_may_have_to_be_understood() {
+        let extra = BitmapEntry { extra: vec![1], ..entry("a") };
+        assert!(entry("a").is_usable() && !extra.is_usable());
+        assert!(BitmapEntry { flags: EXTRA_COMPATIBLE, ..extra }.is_usable());
+        assert!(!entry("a").with_in_use(true).is_usable());
+    }
+
+    #[test]
+    fn what_cannot_be_stored_is_said_before() {
+        let refusal = |granularity, size| BitmapEntry::refusal(b"b", granularity, 16, size);
+        assert_eq!(refusal(65536, 1 << 40), None);
+        assert!(refusal(1 << 32, 1).is_some_and(|why| why.contains("exceeds maximum")));
+        assert!(refusal(256, 1).is_some_and(|why| why.contains("under minimum")));
+        assert_eq!(refusal(512, 512 << 32), None);
+        assert!(refusal(512, (512 << 32) + 1).is_some_and(|why| why.starts_with("Too much space")));
+        assert!(BitmapEntry::refusal(&[b'x'; 1024], 512, 16, 1).is_some_and(|why| why.contains("1023")));
+    }
+
+    #[test]
     fn constraints_are_held() {
         let good = entry("a");
         for bad in [
@@ -224,6 +321,9 @@ mod tests {
         assert_eq!(parse(0), Some(BitmapCluster::Zeros));
         assert_eq!(parse(1), Some(BitmapCluster::Ones));
         assert_eq!(parse(0x50000), Some(BitmapCluster::At(HostOffset(0x50000))));
+        for entry in [0, 1, 0x50000] {
+            assert_eq!(parse(entry).map(BitmapCluster::entry), Some(entry));
+        }
         for lie in [2, 0x50001, 0x50200, 1 << 56, 1 << 63] {
             assert_eq!(parse(lie), None, "{lie:#x}");
         }

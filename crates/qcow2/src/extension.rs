@@ -12,7 +12,7 @@ pub(crate) const BACKING_FORMAT: u32 = 0xe279_2aca;
 /// Names of feature bits.
 pub(crate) const FEATURE_NAMES: u32 = 0x6803_f857;
 /// Where the persistent dirty bitmaps are.
-const BITMAPS: u32 = 0x2385_2875;
+pub(crate) const BITMAPS: u32 = 0x2385_2875;
 /// Where the LUKS header is.
 const ENCRYPTION: u32 = 0x0537_be77;
 /// Name of the external data file, a string.
@@ -39,6 +39,23 @@ pub struct BitmapsExtension {
     pub directory_len: u64,
     /// Offset of the directory, a multiple of the cluster size.
     pub directory: HostOffset,
+}
+
+impl BitmapsExtension {
+    /// Most bitmaps.
+    pub const COUNT_MAX: usize = MAX_BITMAPS as usize;
+    /// Longest directory in bytes.
+    pub const DIRECTORY_MAX: u64 = MAX_DIRECTORY;
+
+    /// Its data as stored.
+    pub(crate) fn bytes(&self) -> Vec<u8> {
+        let mut bytes = Vec::with_capacity(BITMAPS_LEN);
+        bytes.extend(self.count.to_be_bytes());
+        bytes.extend([0; 4]);
+        bytes.extend(self.directory_len.to_be_bytes());
+        bytes.extend(self.directory.0.to_be_bytes());
+        bytes
+    }
 }
 
 /// An extension that we do not know. It may be ignored, but whoever rewrites the header keeps it.

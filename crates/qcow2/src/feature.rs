@@ -20,7 +20,7 @@ const KNOWN_INCOMPATIBLE: u64 = DIRTY | CORRUPT | DATA_FILE | COMPRESSION_TYPE |
 /// Compatible bit 0: refcounts may be written late while the dirty bit is set.
 pub(crate) const LAZY_REFCOUNTS: u64 = 1 << 0;
 /// Autoclear bit 0: the bitmaps extension can be believed.
-const BITMAPS: u64 = 1 << 0;
+pub(crate) const BITMAPS: u64 = 1 << 0;
 /// Autoclear bit 1: the data file reads as a raw image by itself.
 pub(crate) const DATA_FILE_RAW: u64 = 1 << 1;
 /// All autoclear bits that we know.
@@ -87,6 +87,9 @@ impl Features {
     pub const fn bitmaps(self) -> bool {
         self.autoclear & BITMAPS != 0
     }
+
+    /// The autoclear bit that says so.
+    pub const BITMAPS: u64 = BITMAPS;
 
     /// Whether the external data file is a raw image of the disk by itself.
     pub const fn data_file_raw(self) -> bool {

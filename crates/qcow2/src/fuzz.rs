@@ -6,9 +6,9 @@ use block::{BlockError, ByteRange, Mapping, Place};
 
 use crate::check::{Check, Repair, Step};
 use crate::{
-    Backing, BitmapEntry, CompressedCluster, Compression, Decompressor, Geometry, Header, HeaderEdit,
-    HeaderWrite, HostOffset, L1Table, L2Slice, Located, NewSnapshot, ParsedSnapshots, SliceAddress, Snapshot,
-    SnapshotList, cache,
+    Backing, BitmapEntry, BitmapsExtension, CompressedCluster, Compression, Decompressor, Geometry, Header,
+    HeaderEdit, HeaderWrite, HostOffset, L1Table, L2Slice, Located, NewSnapshot, ParsedSnapshots,
+    SliceAddress, Snapshot, SnapshotList, cache,
 };
 
 /// Most lookups in one image.
@@ -33,11 +33,19 @@ fn edits(first: &[u8]) {
     let backing = |name: &str, format: &str| {
         HeaderEdit::Backing(Backing { name: name.to_owned(), format: Some(format.to_owned()) })
     };
+    let bitmaps = |count: u32| BitmapsExtension {
+        count,
+        directory_len: 32 * u64::from(count),
+        directory: HostOffset(1 << 21),
+    };
     let table = HeaderEdit::RefcountTable { offset: HostOffset(1 << 21), clusters: 2 };
     let all = [
         HeaderEdit::NoBacking,
         backing("x", "raw"),
         backing(&"long/".repeat(60), "qcow2"),
+        HeaderEdit::Bitmaps(Some(bitmaps(1))),
+        HeaderEdit::Bitmaps(Some(bitmaps(2))),
+        HeaderEdit::Bitmaps(None),
         HeaderEdit::ClearAutoclear(u64::MAX),
         table,
     ];

@@ -2,8 +2,11 @@
 //!
 //! Invariants: each write is to be durable before the next one begins; sectors of 512 bytes are taken to be written
 //! whole or not at all, and between any two writes (and in the midst of one that lies in one sector) the header is
-//! a good one: the old or the new. [`HeaderEdit::Extension`], and names and formats that do not fit beside the old ones,
-//! are written in one go over several sectors, as QEMU writes all headers: no crash may fall into it.
+//! a good one: the old or the new. [`HeaderEdit::Extension`], bitmaps that come or go where there is no room behind the
+//! others, and names and formats that do not fit beside the old ones, are written in one go over several sectors, as QEMU
+//! writes all headers: no crash may fall into it.
+
+mod bitmaps;
 
 use block::BlockError;
 
@@ -12,7 +15,7 @@ use crate::header::layout::{
     self, AUTOCLEAR_AT, BACKING_LEN_AT, BACKING_OFFSET_AT, Layout, extension_len, put32, put64,
 };
 use crate::header::{Backing, Header, Switch, Version};
-use crate::{HostOffset, unsupported};
+use crate::{BitmapsExtension, HostOffset, unsupported};
 
 /// What is written whole or not at all, in bytes.
 const SECTOR: usize = 512;
@@ -40,6 +43,8 @@ pub enum HeaderEdit {
         /// Autoclear bits that say that it can be believed.
         autoclear: u64,
     },
+    /// The image has these persistent bitmaps, or none.
+    Bitmaps(Option<BitmapsExtension>),
     /// The refcount table lies elsewhere.
     RefcountTable {
         /// Where it begins, a multiple of the cluster size.
@@ -80,8 +85,8 @@ impl HeaderEdit {
         if header.version == Version::V2 {
             match self {
                 // It has none.
-                Self::ClearAutoclear(_) => return Ok(Vec::new()),
-                Self::Extension { .. } => {
+                Self::ClearAutoclear(_) | Self::Bitmaps(None) => return Ok(Vec::new()),
+                Self::Extension { .. } | Self::Bitmaps(_) => {
                     let context = "images of version 2 have no feature bits that would guard an extension: 'qemu-img amend -o compat=1.1' makes it version 3";
                     return Err(unsupported(context));
                 }
@@ -106,6 +111,7 @@ impl HeaderEdit {
         match self {
             Self::NoBacking => return without_backing(first),
             Self::Backing(backing) => return with_backing(first, backing),
+            Self::Bitmaps(wanted) => return bitmaps::states(first, wanted.as_ref()),
             Self::ClearAutoclear(bits) => {
                 let mut layout = Layout::parse(first)?;
                 layout.change_autoclear(0, *bits);

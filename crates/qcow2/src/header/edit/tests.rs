@@ -5,7 +5,7 @@ use block::ErrorKind;
 use super::*;
 use crate::{NewImage, UnknownExtension, cache};
 
-fn image(cluster_bits: u32, backing: Option<(&str, &str)>) -> Vec<u8> {
+pub(super) fn image(cluster_bits: u32, backing: Option<(&str, &str)>) -> Vec<u8> {
     let unknown = UnknownExtension { kind: 0x1234_5678, data: b"kept".to_vec() };
     let mut image = NewImage::new(1 << 20, cluster_bits);
     image.extensions.push(unknown);
@@ -15,6 +15,10 @@ fn image(cluster_bits: u32, backing: Option<(&str, &str)>) -> Vec<u8> {
     }
     let (_, bytes) = image.bytes().expect("fine").pieces.pop().expect("a header");
     padded(bytes, 1 << cluster_bits)
+}
+
+pub(super) fn backing_of(first: &[u8]) -> Option<Backing> {
+    Header::parse(first).expect("good").backing
 }
 
 fn backing(name: &str, format: &str) -> Backing {
