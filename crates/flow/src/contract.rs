@@ -11,6 +11,7 @@ use crate::next::Next;
 use crate::node::Limits;
 use crate::powers::Powers;
 use crate::prepared::Prepared;
+use crate::recorder::Recorder;
 use crate::request::{Now, Request, Window};
 
 /// A node that carries requests out: a filter (it has no size of its own) or a protocol.
@@ -128,6 +129,23 @@ pub trait Changes: Send + Sync {
     /// Its future may be dropped while I/O of its own is under way: what goes to a cluster is written with a buffer
     /// that carries what keeps the cluster ([`Lease::carry`]), not zeroed without one.
     fn change<'a>(&'a self, rq: Request, next: Next<'a>) -> LocalFut<'a, Result<()>>;
+
+    /// Who is told of each change, while anything is recorded. What it answers is looked at when a view is built as well:
+    /// whoever begins to record has the views that are in use built anew, and counts from when the older ones are gone.
+    fn recorder(&self) -> Option<&dyn Recorder> {
+        None
+    }
+
+    /// What a recorded change waits for before it begins: that its file says so.
+    fn admit<'a>(&'a self, _next: Next<'a>) -> LocalFut<'a, Result<()>> {
+        Box::pin(async { Ok(()) })
+    }
+
+    /// Nobody is going to change it for now: what says in its file that somebody is goes, once all else is durable, and comes
+    /// back before the next change. Changes that are under way do no harm.
+    fn rest<'a>(&'a self, _next: Next<'a>) -> LocalFut<'a, Result<()>> {
+        Box::pin(async { Ok(()) })
+    }
 
     /// The generation of the 2 MiB region around `offset`; `None` when mappings there never change.
     fn generation(&self, offset: u64) -> Option<&AtomicU32>;

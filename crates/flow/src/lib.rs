@@ -27,6 +27,7 @@ mod next;
 mod node;
 mod powers;
 mod prepared;
+mod recorder;
 mod request;
 mod root;
 pub mod sabotage;
@@ -40,10 +41,11 @@ pub use locks::{RangeGuard, RangeLocks};
 pub use next::{Hold, Next};
 pub use node::{Body, Capabilities, Limits, Node, NodeId, NodeState, Role, ZeroCost};
 pub use powers::{
-    Backing, BackingName, Bitmaps, Check, CheckReport, Compress, Identity, Naming, Permit, Powers, Pressure,
-    Quota, Repair, Resize, Snapshots, Stats, Tell,
+    Backing, BackingName, BitmapChange, BitmapInfo, Bitmaps, Check, CheckReport, Compress, Identity, Naming,
+    Permit, Powers, Pressure, Quota, Repair, Resize, Snapshots, Stats, Tell,
 };
 pub use prepared::Prepared;
+pub use recorder::Recorder;
 pub use request::{Flags, Now, Op, Piece, PieceSource, Pieces, Request, Window};
 pub use root::{Retiring, Root, Turn};
 pub use view::{DetectZeroes, View, ViewBuilder, ViewIndex};

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use block::{ByteRange, Permissions, Result};
+use block::{DirtyBitmap, Permissions, Result};
 use io::{Lease, LocalFut, Moment};
 
 use crate::next::Next;
@@ -16,7 +16,7 @@ pub struct Powers<'a> {
     pub check: Option<&'a dyn Check>,
     /// It has internal snapshots.
     pub snapshots: Option<&'a dyn Snapshots>,
-    /// It stores dirty bitmaps.
+    /// It has dirty bitmaps.
     pub bitmaps: Option<&'a dyn Bitmaps>,
     /// It bounds what it holds.
     pub quota: Option<&'a dyn Quota>,
@@ -154,17 +154,55 @@ pub trait Snapshots: Sync {
     fn list(&self) -> Vec<String>;
 }
 
-/// Stored dirty bitmaps.
+/// What is known of a dirty bitmap.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct BitmapInfo {
+    /// Its name.
+    pub name: String,
+    /// Bytes that a bit stands for.
+    pub granularity: u64,
+    /// Dirty bytes, in whole units; 0 where its content is lost.
+    pub count: u64,
+    /// Changes are recorded in it.
+    pub recording: bool,
+    /// It is in the image, or goes there when that is closed.
+    pub persistent: bool,
+    /// Whoever wrote it last has not closed it: its content is lost, and it can only be removed.
+    pub inconsistent: bool,
+}
+
+/// A change of one dirty bitmap.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum BitmapChange {
+    /// It is made.
+    Add {
+        /// Bytes that a bit stands for.
+        granularity: u64,
+        /// Whether changes are recorded in it.
+        recording: bool,
+        /// Whether it goes into the image.
+        persistent: bool,
+    },
+    /// It goes, also from the image: durable when that is answered.
+    Remove,
+    /// Nothing is dirty any more.
+    Clear,
+    /// Changes are recorded in it from now on, or not.
+    Record(bool),
+    /// All that is dirty in this one is dirty in it.
+    Merge(DirtyBitmap),
+}
+
+/// Dirty bitmaps, those that are in the image and others.
+///
+/// Errors: `NotFound` and `Exists` name the bitmap, in QEMU's words; `Invalid` where it cannot be stored or is inconsistent.
 pub trait Bitmaps: Sync {
-    /// Names of the bitmaps.
-    fn list(&self) -> Vec<String>;
-    /// The dirty parts of `range` in the bitmap `name`.
-    fn dirty<'a>(
-        &'a self,
-        name: &'a str,
-        range: ByteRange,
-        next: Next<'a>,
-    ) -> LocalFut<'a, Result<Vec<ByteRange>>>;
+    /// All bitmaps, oldest first.
+    fn list<'a>(&'a self, next: Next<'a>) -> LocalFut<'a, Result<Vec<BitmapInfo>>>;
+    /// The bitmap `name` as it is now.
+    fn content<'a>(&'a self, name: &'a str, next: Next<'a>) -> LocalFut<'a, Result<DirtyBitmap>>;
+    /// Changes the bitmap `name`. What is recorded in it from then on is what views show that are built later.
+    fn change<'a>(&'a self, name: &'a str, change: BitmapChange, next: Next<'a>) -> LocalFut<'a, Result<()>>;
 }
 
 /// A bound on what a node holds, for those who store in it what they could fetch again.

@@ -52,6 +52,10 @@ rules! {
     HeaderBarrier = "header-barrier",
     /// Data in a file of its own is durable before a table points to it.
     DataFileBarrier = "data-file-barrier",
+    /// A bitmap is durably marked as in use before anything changes that it records.
+    BitmapMark = "bitmap-mark",
+    /// A header that points to another directory of bitmaps is durable before the clusters of the old one are reused.
+    BitmapSwitch = "bitmap-switch",
 }
 
 #[cfg(feature = "sabotage")]

@@ -5,7 +5,7 @@ use block::{BlockError, ByteRange, ErrorKind, Extent, Result};
 use io::Lease;
 
 use crate::next::Next;
-use crate::node::NodeId;
+use crate::node::{Body, NodeId};
 use crate::powers::{CheckReport, Repair, Tell};
 use crate::request::{Flags, Now, Op, Request, Window};
 use crate::root::Turn;
@@ -20,7 +20,7 @@ pub fn try_now(turn: &Turn<'_>, rq: &mut Request, mut window: Window<'_>) -> Res
     if rq.range.is_empty() && rq.op != Op::Flush {
         return Ok(Now::Done);
     }
-    if rq.flags.has(Flags::FUA) || converts(view, rq, &window) {
+    if rq.flags.has(Flags::FUA) || !view.writes_freely() && waits(view, rq, &window) {
         return Ok(Now::Wait);
     }
     let lent = match &window {
@@ -87,6 +87,18 @@ pub async fn resize(view: &View, size: u64) -> Result<()> {
         return Err(BlockError::new(ErrorKind::ReadOnly, context));
     }
     walk::resize(view, ViewIndex::ROOT, size).await
+}
+
+/// Nobody is going to change the root for now: see [`crate::Changes::rest`]. Nothing is done in nodes that cannot change.
+pub async fn rest(view: &View) -> Result<()> {
+    let changes = match view.root().body() {
+        Body::Maps(format) if !view.root().is_read_only() => format.changes(),
+        _ => None,
+    };
+    match changes {
+        Some(changes) => changes.rest(view.next()).await,
+        None => Ok(()),
+    }
 }
 
 /// Has the root check its own tables, if its driver can, and mend what `repair` says.
@@ -159,10 +171,12 @@ fn beyond(rq: &Request, size: u64) -> BlockError {
     BlockError::new(kind, context)
 }
 
-fn converts(view: &View, rq: &Request, window: &Window<'_>) -> bool {
-    match (view.detect_zeroes(), window) {
-        (DetectZeroes::Off, _) => false,
-        (_, Window::Out(bytes)) => rq.op == Op::Write && is_zero(bytes),
+/// Whether a write is recorded, or may become a zeroing.
+#[cold]
+fn waits(view: &View, rq: &Request, window: &Window<'_>) -> bool {
+    let may_be_zeroing = view.detect_zeroes() != DetectZeroes::Off;
+    match window {
+        Window::Out(bytes) if rq.op == Op::Write => view.records() || may_be_zeroing && is_zero(bytes),
         _ => false,
     }
 }

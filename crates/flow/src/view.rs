@@ -12,6 +12,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use block::{BlockError, ChildIndex, ErrorKind, Result};
 use io::sync::oneshot;
 
+use crate::contract::Changes;
 use crate::next::Next;
 use crate::node::{Body, Limits, Node, NodeId, Role};
 
@@ -67,6 +68,10 @@ pub struct View {
     changing: Box<[ViewIndex]>,
     formats: usize,
     detect_zeroes: DetectZeroes,
+    /// A node records what is changed.
+    records: bool,
+    /// Neither that nor zeros make writes of the root wait.
+    writes_freely: bool,
     retired: Mutex<Vec<oneshot::Sender<()>>>,
     me: Weak<View>,
 }
@@ -133,6 +138,17 @@ impl View {
 
     pub(crate) fn detect_zeroes(&self) -> DetectZeroes {
         self.detect_zeroes
+    }
+
+    /// Whether a node of it records what is changed.
+    pub(crate) fn records(&self) -> bool {
+        self.records
+    }
+
+    /// Whether the seam has nothing to look for in writes.
+    #[inline]
+    pub(crate) fn writes_freely(&self) -> bool {
+        self.writes_freely
     }
 
     pub(crate) fn formats(&self) -> usize {
@@ -266,6 +282,8 @@ impl ViewBuilder {
             .collect::<Result<_>>()?;
         let maps = |n: &ViewNode| matches!(n.node.body(), Body::Maps(_));
         let changes = |n: &ViewNode| matches!(n.node.body(), Body::Maps(f) if f.changes().is_some());
+        let records = |n: &ViewNode| matches!(n.node.body(), Body::Maps(f) if f.changes().and_then(Changes::recorder).is_some());
+        let records = nodes.iter().any(records);
         let changing =
             (0..nodes.len()).filter(|i| changes(&nodes[*i])).map(|i| ViewIndex(i as u32)).collect();
         Ok(Arc::new_cyclic(|me| View {
@@ -274,6 +292,8 @@ impl ViewBuilder {
             changing,
             nodes,
             detect_zeroes: self.detect_zeroes,
+            records,
+            writes_freely: !records && self.detect_zeroes == DetectZeroes::Off,
             retired: Mutex::default(),
             me: me.clone(),
         }))

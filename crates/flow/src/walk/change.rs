@@ -8,6 +8,7 @@ use super::write::around;
 use crate::contract::{Changes, Format};
 use crate::next::Next;
 use crate::node::Body;
+use crate::recorder::Recorded;
 use crate::request::{Flags, Op, Request};
 use crate::view::{View, ViewIndex};
 
@@ -20,6 +21,10 @@ pub(super) async fn change(view: &View, index: ViewIndex, rq: Request, lease: Le
     let Some(changes) = changes else {
         let context = format!("node '{}' cannot be changed", view.node(index).name());
         return (Err(BlockError::new(ErrorKind::ReadOnly, context)), lease);
+    };
+    let _recorded = match Recorded::begin(changes, &rq, Next::new(view, index)).await {
+        Ok(recorded) => recorded,
+        Err(error) => return (Err(super::at_node(view, index, error)), lease),
     };
     let held = around(rq.range, view.limits_of(index).granule);
     let _lock = view.node(index).state().locks.exclusive(held).await;

@@ -5,6 +5,8 @@ use io::Lease;
 
 use crate::next::Next;
 use crate::node::Body;
+use crate::recorder::Recorded;
+use crate::request::{Op, Request};
 use crate::view::{View, ViewIndex};
 
 /// Stores `bytes` compressed at `start`, holding the clusters concerned.
@@ -18,6 +20,16 @@ pub(crate) async fn write_compressed(view: &View, start: u64, bytes: Lease) -> R
         let context = format!("{range}: compressed writes are whole clusters of {granule} bytes");
         return Err(BlockError::new(ErrorKind::Invalid, context));
     }
+    let changes = match node.body() {
+        Body::Maps(format) => format.changes(),
+        Body::Executes(_) => None,
+    };
+    let _recorded = match changes {
+        Some(changes) => {
+            Some(Recorded::begin(changes, &Request::new(Op::Write, range), Next::new(view, index)).await?)
+        }
+        None => None,
+    };
     let _lock = node.state().locks.exclusive(unit.around(range)).await;
     let written = power.write_compressed(start, bytes, Next::new(view, index)).await;
     written.map_err(|error| super::at_node(view, index, error))

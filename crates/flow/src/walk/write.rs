@@ -12,6 +12,7 @@ use crate::contract::Changes;
 use crate::joins::{Join, Leader, Outcome, Writer};
 use crate::next::Next;
 use crate::node::Body;
+use crate::recorder::Recorded;
 use crate::request::{Flags, Op, Request};
 use crate::view::{View, ViewIndex};
 
@@ -25,6 +26,10 @@ pub(super) async fn write(
     let Some(target) = Target::new(view, index) else {
         let context = format!("node '{}' cannot be written", view.node(index).name());
         return (Err(BlockError::new(ErrorKind::ReadOnly, context)), lease);
+    };
+    let _recorded = match Recorded::begin(target.changes, &rq, target.next()).await {
+        Ok(recorded) => recorded,
+        Err(error) => return (Err(super::at_node(view, index, error)), lease),
     };
     let mut head = lease.split_to(rq.done as usize);
     while !rq.rest().is_empty() {
