@@ -9,6 +9,7 @@
 //! written, on disk when it is durable; a dropped cluster is reused when nobody can see it any more, here or on disk.
 
 mod allocate;
+mod bitmaps;
 mod books;
 mod change;
 mod check;
@@ -35,7 +36,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use block::{ByteRange, Mapping, Result};
-use flow::{Changes, Format, Limits, Next, Op, Powers, Prepared, Quota, Request, ZeroCost};
+use flow::{Changes, Format, Limits, Next, Op, Powers, Prepared, Quota, Recorder, Request, ZeroCost};
 use io::{Lease, LocalFut};
 
 use image::Image;
@@ -97,7 +98,9 @@ impl Format for Qcow2 {
         let quota = self.changing.then_some(self).filter(|body| body.bound().is_some());
         let quota = quota.map(|body| body as &dyn Quota);
         let resize = self.changing.then_some(self as &dyn flow::Resize);
+        let bitmaps = Some(self as &dyn flow::Bitmaps);
         Powers {
+            bitmaps,
             backing,
             naming: Some(self),
             compress,
@@ -150,6 +153,22 @@ impl Changes for Qcow2 {
                 _ => self.image.flush(next).await,
             };
             result.map_err(|error| self.image.named(error))
+        })
+    }
+
+    fn recorder(&self) -> Option<&dyn Recorder> {
+        self.image.bitmaps.is_recording().then_some(&*self.image as &dyn Recorder)
+    }
+
+    fn admit<'a>(&'a self, next: Next<'a>) -> LocalFut<'a, Result<()>> {
+        Box::pin(async move { self.image.begin_change(next).await.map_err(|error| self.image.named(error)) })
+    }
+
+    fn rest<'a>(&'a self, next: Next<'a>) -> LocalFut<'a, Result<()>> {
+        Box::pin(async move {
+            let stored =
+                self.image.in_background(next, |image, next| Box::pin(image.store_bitmaps(next))).await;
+            stored.map_err(|error| self.image.named(error))
         })
     }
 

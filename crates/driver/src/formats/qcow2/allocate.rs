@@ -18,6 +18,8 @@ use super::refcounts::{Refcounts, Run, Took};
 const PATIENCE: u32 = 100;
 /// Runs that leave the file at a time.
 const PUNCHES_MAX: usize = 16;
+/// How often clusters that lie together are asked for.
+const TRIES: usize = 64;
 const PAUSE: Duration = Duration::from_millis(1);
 
 /// Clusters that are counted and that nothing points to yet. Dropped before something does, they are given back.
@@ -48,6 +50,22 @@ impl Image {
     /// Takes up to `count` clusters in one run.
     pub(super) async fn take(self: &Arc<Self>, count: u64, next: Next<'_>) -> Result<Arc<Room>> {
         self.take_as(next, |refcounts, end| refcounts.take(count, end)).await
+    }
+
+    /// Takes `count` clusters that lie together. Runs that are too short are held until one is long enough.
+    pub(super) async fn take_together(self: &Arc<Self>, count: u64, next: Next<'_>) -> Result<Arc<Room>> {
+        let mut short = Vec::new();
+        while short.len() < TRIES {
+            let room = self.take(count, next).await?;
+            if room.run.count == count {
+                return Ok(room);
+            }
+            short.push(room);
+        }
+        let context = format!(
+            "no {count} free clusters lie together in its file: convert the image to one with larger clusters"
+        );
+        Err(BlockError::new(ErrorKind::NoSpace, context))
     }
 
     /// Takes `len` bytes, at most a cluster, for compressed data; answers where they begin.

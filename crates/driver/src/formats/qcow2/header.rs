@@ -17,19 +17,21 @@ use super::image::Image;
 use super::writer::Turn;
 
 impl Image {
-    /// Before the first change of anything else: clears the autoclear bits that we do not keep, and makes a data file as
-    /// long as the disk.
+    /// Before the first change of anything else: clears the autoclear bits that we do not keep, marks the bitmaps that
+    /// would be wrong, and makes a data file as long as the disk.
     pub(super) async fn begin_changing(&self, next: Next<'_>) -> Result<()> {
         let writer = self.writer()?;
+        let _hand = self.bitmaps.hand().await?;
         self.alone(async |turn| {
             if !writer.is_changing() {
                 if writer.to_clear != 0 {
                     let edit = HeaderEdit::ClearAutoclear(writer.to_clear);
                     self.write_header(&edit, Rule::HeaderBarrier, turn, next).await?;
                 }
+                self.mark_recording(turn, next).await?;
                 self.stretch_data_file(next).await?;
             }
-            writer.set_changing();
+            writer.set_changing(true);
             Ok(())
         })
         .await

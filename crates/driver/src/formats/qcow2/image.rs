@@ -15,6 +15,7 @@ use qcow2::{
     SliceAddress,
 };
 
+use super::bitmaps::Bitmaps;
 use super::inflated::Inflated;
 use super::slices::Slices;
 use super::writer::Writer;
@@ -38,6 +39,7 @@ pub(super) struct Image {
     /// before the first slice is loaded, and nothing is mapped before that.
     pub(super) data_len: AtomicU64,
     pub(super) writer: Option<Writer>,
+    pub(super) bitmaps: Bitmaps,
     /// Path of the backing image that the header names.
     pub(super) backing: Mutex<Option<PathBuf>>,
     /// The ends of the chain that its file is.

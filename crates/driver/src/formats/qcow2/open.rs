@@ -9,9 +9,10 @@ use std::sync::{Arc, Mutex};
 use block::{BlockError, ByteRange, ErrorKind, Result};
 use flow::{Body, Node, NodeId, RangeLocks, Role, View, seam};
 use io::LocalFut;
-use qcow2::{Geometry, Header, L1Table, cache};
+use qcow2::{Features, Geometry, Header, L1Table, cache};
 
 use super::Qcow2;
+use super::bitmaps::Bitmaps;
 use super::check;
 use super::header::path_of;
 use super::image::Image;
@@ -84,16 +85,7 @@ async fn fresh(
     before: Option<Arc<Image>>,
 ) -> Result<Arc<Image>> {
     let (budget, file_len) = (options.l2_budget()?, file.size());
-    let geometry = match &options.snapshot {
-        None => options.geometry(header)?,
-        Some(wanted) if context.read_only => {
-            snapshot::geometry(file, header, options.geometry(header)?, wanted).await?
-        }
-        Some(wanted) => {
-            let context = format!("internal snapshot '{wanted}' can only be read: add read-only=on");
-            return Err(BlockError::new(ErrorKind::Invalid, context));
-        }
-    };
+    let geometry = geometry(context, options, file, header).await?;
     let l1 = seam::read(file, geometry.l1_range(file_len)?).await?;
     let writer = match context.read_only {
         true => None,
@@ -114,6 +106,7 @@ async fn fresh(
         size: AtomicU64::new(geometry.virtual_size()),
         bound: AtomicU64::new(geometry.virtual_size()),
         l1_offset: AtomicU64::new(geometry.l1_offset().0),
+        bitmaps: Bitmaps::open(file, header, options.snapshot.is_none(), context.read_only).await?,
         geometry,
         file_len: AtomicU64::new(file_len),
         data_len: AtomicU64::new(data_len),
@@ -121,6 +114,25 @@ async fn fresh(
         backing: Mutex::new(header.backing.as_ref().map(|backing| path_of(name, &backing.name))),
         home: ends(file),
     }))
+}
+
+/// That of the present state, or of the snapshot that is to be read.
+async fn geometry(
+    context: &OpenContext,
+    options: &Options,
+    file: &View,
+    header: &Header,
+) -> Result<Geometry> {
+    match &options.snapshot {
+        None => options.geometry(header),
+        Some(wanted) if context.read_only => {
+            snapshot::geometry(file, header, options.geometry(header)?, wanted).await
+        }
+        Some(wanted) => {
+            let context = format!("internal snapshot '{wanted}' can only be read: add read-only=on");
+            Err(BlockError::new(ErrorKind::Invalid, context))
+        }
+    }
 }
 
 async fn open_writer(
@@ -141,6 +153,9 @@ async fn open_writer(
     }
     let table = seam::read(file, range).await?;
     let terms = cache::read(header)?.map(cache::terms).transpose()?.unwrap_or_default();
+    let identity = if options.keep_identity || terms.lasting { cache::AUTOCLEAR } else { 0 };
+    // Without bitmaps the bit says nothing, and goes.
+    let keep = identity | header.bitmaps.map_or(0, |_| Features::BITMAPS);
     Ok(Writer::new(Start {
         header,
         geometry,
@@ -150,7 +165,7 @@ async fn open_writer(
         l2_budget: options.l2_budget()?,
         passes: options.passes(context.unmap),
         keeps_discarded: options.keeps_discarded(geometry)?,
-        keep: if options.keep_identity || terms.lasting { cache::AUTOCLEAR } else { 0 },
+        keep,
         quota: terms.quota,
         earlier: before.iter().map(Arc::downgrade).collect(),
         backed: context.children.iter().any(|(role, _)| *role == Role::Backing),

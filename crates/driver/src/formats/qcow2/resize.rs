@@ -17,7 +17,6 @@ use io::{Lease, LocalFut};
 use qcow2::{DATA_FILE_CHILD, Entry, FILE_CHILD, Header, HeaderEdit, HostOffset, NewEntry, Version};
 
 use super::Qcow2;
-use super::allocate::Room;
 use super::freed::Why;
 use super::image::Image;
 use super::refcounts::Run;
@@ -25,8 +24,6 @@ use super::writer::Turn;
 
 /// Longest L1 table in bytes.
 const L1_BYTES_MAX: u64 = 32 << 20;
-/// How often room for an L1 table in one run is asked for.
-const TRIES: usize = 64;
 
 impl flow::Resize for Qcow2 {
     fn resize<'a>(&'a self, size: u64, next: Next<'a>) -> LocalFut<'a, Result<()>> {
@@ -52,13 +49,18 @@ impl Image {
             let context = "Can't resize a v2 image which has snapshots: delete them, or 'qemu-img amend -o compat=1.1' makes it version 3";
             return Err(BlockError::new(ErrorKind::Unsupported, context));
         }
-        self.begin_change(next).await?;
+        let _held = self.hold_bitmaps(next).await?;
         self.flush(next).await?;
-        match self.size.load(Ordering::Acquire) {
-            old if size > old => self.grow(old, size, next).await,
-            old if size < old => self.shrink(old, size, next).await,
-            _ => Ok(()),
-        }
+        let old = self.size.load(Ordering::Acquire);
+        // What is new is recorded from the first write on.
+        self.bitmaps.resize(old.max(size));
+        let resized = match size.cmp(&old) {
+            std::cmp::Ordering::Greater => self.grow(old, size, next).await,
+            std::cmp::Ordering::Less => self.shrink(old, size, next).await,
+            std::cmp::Ordering::Equal => Ok(()),
+        };
+        self.bitmaps.resize(self.size.load(Ordering::Acquire));
+        resized
     }
 
     async fn header(&self, next: Next<'_>) -> Result<Header> {
@@ -191,7 +193,7 @@ impl Image {
 
     async fn move_l1(self: &Arc<Self>, have: u64, wanted: u64, next: Next<'_>) -> Result<()> {
         let cluster = self.geometry.cluster_size();
-        let room = self.take_run((wanted * 8).div_ceil(cluster), next).await?;
+        let room = self.take_together((wanted * 8).div_ceil(cluster), next).await?;
         let offset = self.host(room.run.first);
         self.alone(async |turn| {
             // Counted durably, with all that the table on disk points to.
@@ -213,22 +215,5 @@ impl Image {
             Ok(())
         })
         .await
-    }
-
-    /// Takes so many clusters in one run.
-    async fn take_run(self: &Arc<Self>, count: u64, next: Next<'_>) -> Result<Arc<Room>> {
-        // Runs that are too short are held until there is one that is not.
-        let mut short = Vec::new();
-        while short.len() < TRIES {
-            let room = self.take(count, next).await?;
-            if room.run.count == count {
-                return Ok(room);
-            }
-            short.push(room);
-        }
-        let context = format!(
-            "no {count} free clusters lie together for its L1 table: convert the image to one with larger clusters"
-        );
-        Err(BlockError::new(ErrorKind::NoSpace, context))
     }
 }

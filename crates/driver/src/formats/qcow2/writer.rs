@@ -2,8 +2,8 @@
 //!
 //! Invariants:
 //! * Tables on disk change by one hand at a time ([`Writer::turn`]), in tasks that nobody can drop half-way.
-//! * Before the first change of anything the autoclear bits that we do not keep are durably cleared. Until then no
-//!   cluster is said to be writable in place.
+//! * Before the first change of anything the autoclear bits that we do not keep are durably cleared, and bitmaps that would
+//!   be wrong are marked. Until then no cluster is said to be writable in place.
 
 use std::any::Any;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -40,7 +40,7 @@ pub(super) struct Writer {
     pub(super) flushes: Flushes,
     /// Whoever writes tables or the header.
     pub(super) turn: Arc<Semaphore>,
-    /// Whether something may have been changed: autoclear bits are cleared.
+    /// Whether something may be changed: autoclear bits are cleared, bitmaps are marked as in use.
     changing: AtomicBool,
     /// Those that are cleared before.
     pub(super) to_clear: u64,
@@ -128,8 +128,8 @@ impl Writer {
         self.changing.load(Ordering::Acquire)
     }
 
-    pub(super) fn set_changing(&self) {
-        self.changing.store(true, Ordering::Release);
+    pub(super) fn set_changing(&self, changing: bool) {
+        self.changing.store(changing, Ordering::Release);
     }
 
     /// Fails once [`Writer::lose`] was called.

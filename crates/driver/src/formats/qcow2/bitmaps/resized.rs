@@ -1,0 +1,59 @@
+//! Bitmaps of a disk that becomes longer or shorter.
+//!
+//! A bitmap that is not in use covers the disk, in a file that others can read. So before the size changes all are marked
+//! as in use and held in memory; what is new is clean, and they are stored when the image comes to rest.
+
+use std::sync::Arc;
+
+use block::{BlockError, ErrorKind, Result};
+use flow::Next;
+use io::sync::SemaphorePermit;
+
+use super::super::image::Image;
+use super::{Bitmaps, inconsistent};
+
+impl Bitmaps {
+    /// The disk is so long from now on.
+    pub(in super::super) fn resize(&self, size: u64) {
+        for bitmap in &mut self.book().all {
+            bitmap.size = size;
+            bitmap.marks.iter_mut().for_each(|marks| marks.resize(size));
+        }
+    }
+}
+
+impl Image {
+    /// Has all bitmaps in memory, marked as in use, and nobody change them as long as the answer lives.
+    pub(in super::super) async fn hold_bitmaps<'a>(
+        self: &'a Arc<Self>,
+        next: Next<'_>,
+    ) -> Result<SemaphorePermit<'a>> {
+        let hand = loop {
+            self.begin_change(next).await?;
+            let hand = self.bitmaps.hand().await?;
+            // It may have come to rest in between.
+            if self.writer()?.is_changing() {
+                break hand;
+            }
+        };
+        if let Some(lost) = self.bitmaps.book().all.iter().find(|bitmap| bitmap.inconsistent) {
+            return Err(BlockError::new(ErrorKind::Invalid, inconsistent(&lost.name)));
+        }
+        self.alone(async |turn| self.mark_bitmaps(|_| true, turn, next).await).await?;
+        let stored: Vec<_> = {
+            let book = self.bitmaps.book();
+            let based = book.all.iter().filter(|bitmap| bitmap.based);
+            based
+                .filter_map(|bitmap| Some((bitmap.name.clone(), bitmap.entry.clone()?, bitmap.clean())))
+                .collect()
+        };
+        for (name, entry, clean) in stored {
+            let bits = self.load_bitmap(&entry, clean, next).await?;
+            let mut book = self.bitmaps.book();
+            let bitmap = book.find(&name)?;
+            bitmap.merge(&bits);
+            bitmap.based = false;
+        }
+        Ok(hand)
+    }
+}

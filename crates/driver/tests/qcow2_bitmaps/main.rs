@@ -1,0 +1,55 @@
+//! The power goes while bitmaps are made, recorded in, stored, merged and removed: at any write and any flush. Whatever is
+//! left has tables that agree, and each bitmap in it is marked as in use, or is what was recorded.
+//!
+//! A failure prints the `cargo xtask sim` command that plays it again; `MILLPOND_TEST_FULL=1` plays more.
+
+#![allow(unreachable_pub, reason = "modules of one test")]
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
+
+#[path = "../lab/mod.rs"]
+mod lab;
+mod left;
+mod model;
+mod run;
+
+use flow::sabotage::{Rule, break_named};
+use sim::campaign::{self, Budget, Budgets, Scenario};
+
+const BUDGETS: Budgets = Budgets {
+    quick: Budget { seeds: 8, points: 30 },
+    full: Budget { seeds: 60, points: 60 },
+    full_points: 5_000,
+};
+
+/// The rule that is broken on purpose.
+const BREAK: &str = "MILLPOND_CRASH_BREAK";
+
+/// Rules without which bitmaps are wrong, each with a scenario that finds it.
+const RULES: &[(Rule, &str)] = &[
+    (Rule::BitmapMark, "bitmaps in clusters of 4 KiB"),
+    (Rule::BitmapSwitch, "bitmaps in clusters of 4 KiB"),
+    (Rule::PlainBarrier, "bitmaps in clusters of 4 KiB"),
+    (Rule::DataBarrier, "bitmaps in tiny clusters"),
+];
+
+#[test]
+fn scenarios() {
+    let broken = std::env::var(BREAK).ok();
+    if let Some(rule) = &broken {
+        break_named(rule);
+    }
+    let rows = run::all().into_iter().map(|row| Box::new(row) as Box<dyn Scenario>);
+    campaign::play(&rows.collect::<Vec<_>>(), &BUDGETS, broken.is_some());
+}
+
+/// In processes of their own, since a broken rule stays broken.
+#[test]
+fn removed_barriers_are_found() {
+    for (rule, scenario) in RULES {
+        let name = rule.name();
+        let said = campaign::play_apart(&[(BREAK, name), ("MILLPOND_SIM_SCENARIO", scenario)]);
+        let Err(said) = said else { panic!("without {name} nothing was wrong with '{scenario}'") };
+        let found = said.lines().find(|line| line.starts_with("FAILED: "));
+        println!("without {name}: {}", found.unwrap_or_else(|| panic!("without {name}: {said}")));
+    }
+}
