@@ -6,6 +6,7 @@
 //! Invariants: nothing here is on the data path; no verb waits for a client or a disk while it holds the graph; an
 //! edit is answered when it has taken effect for every request.
 
+mod bitmaps;
 mod ending;
 mod engine;
 pub mod exports;
@@ -26,8 +27,8 @@ pub use ending::UnderWay;
 pub use engine::{Engine, EngineOptions};
 pub use exports::{ExportInfo, ExportRequest, Exported, NbdServer, ServerRequest};
 pub use fill::Fill;
-pub use flow::DetectZeroes;
 pub use flow::events::{Event, Events, Subscription};
+pub use flow::{BitmapChange, BitmapInfo, DetectZeroes};
 pub use job::{IoStatus, Job, JobInfo, JobOptions, Jobs, OnError};
 pub use nodes::NodeInfo;
 pub use options::{ChildOptions, NodeOptions};

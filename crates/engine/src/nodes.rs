@@ -70,13 +70,15 @@ impl Engine {
     /// Gives up a node that nobody uses (`blockdev-del`). Ready when it is closed; what was written to it is made durable
     /// before, if that is possible: flush it yourself to know.
     pub async fn delete_node(&self, name: &str) -> Result<()> {
-        let view = {
+        let (id, view) = {
             let graph = self.graph();
-            graph.view(graph.find(name)?)?
+            let node = graph.find(name)?;
+            (node, graph.view(node)?)
         };
-        // It can be given up with a file that fails.
+        // It can be given up with a file that fails: its bitmaps stay marked as in use.
         let _ = flush_tables(&view).await;
         drop(view);
+        let _ = self.rest_all_below(id).await;
         let drained = {
             let mut graph = self.graph();
             let node = graph.find(name)?;
@@ -129,6 +131,9 @@ impl Engine {
             may_become(&info, &options)?;
             (old, info.node.keep())
         };
+        if options.read_only == Some(true) {
+            self.rest(&name).await?;
+        }
         let mut opening = Opening::again(self, kept);
         let fresh =
             opening.open(NodeOptions { node_name: None, ..options }, Inherited::default(), false).await?;

@@ -2,7 +2,7 @@
 
 use block::{BlockError, ErrorKind, Result};
 use driver::{Driver, Kind};
-use flow::{NodeId, Role};
+use flow::{NodeId, Role, seam};
 use graph::Graph;
 
 use crate::engine::Engine;
@@ -23,6 +23,10 @@ impl Engine {
                 let graph = self.graph();
                 (self.options_of(&graph, node, read_only)?, graph.node(node)?.node.keep())
             };
+            if read_only {
+                let view = self.graph().view(node)?;
+                seam::rest(&view).await?;
+            }
             let mut opening = Opening::again(self, kept);
             let fresh = opening.open(options, Inherited::default(), false).await?;
             self.swap_body(opening, node, fresh)?.await;

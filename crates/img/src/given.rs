@@ -72,6 +72,11 @@ impl Given {
         self.flags.iter().rev().find(|(name, _)| *name == long)?.1.as_deref()
     }
 
+    /// All flags with their values, in order.
+    pub(crate) fn in_order(&self) -> impl Iterator<Item = (&'static str, Option<&str>)> {
+        self.flags.iter().map(|(name, value)| (*name, value.as_deref()))
+    }
+
     /// The values of a flag that may be repeated.
     pub(crate) fn values<'a>(&'a self, long: &'a str) -> impl Iterator<Item = &'a str> {
         self.flags.iter().filter(move |(name, _)| *name == long).filter_map(|(_, value)| value.as_deref())

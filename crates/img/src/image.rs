@@ -11,6 +11,9 @@ use crate::failure::Result;
 
 /// Sizes of raw images are shown in whole sectors, as QEMU does.
 pub(crate) const SECTOR: u64 = 512;
+/// Granularity of bitmaps, and the smallest, unless another is given.
+const GRANULARITY: u64 = 64 << 10;
+const GRANULARITY_MIN: u64 = 4 << 10;
 
 /// An open image. Close it, or what was written to it is not all in its file.
 pub(crate) struct Image {
@@ -49,6 +52,12 @@ impl Image {
     /// The same in whole sectors.
     pub(crate) fn size_in_sectors(&self) -> Result<u64> {
         Ok(self.size()?.next_multiple_of(SECTOR))
+    }
+
+    /// The granularity of a bitmap for which none is given: QEMU's.
+    pub(crate) fn bitmap_granularity(&self) -> u64 {
+        let cluster = self.header.as_ref().map_or(GRANULARITY, |header| 1 << header.cluster_bits);
+        cluster.clamp(GRANULARITY_MIN, GRANULARITY)
     }
 
     /// Begins to use it.
