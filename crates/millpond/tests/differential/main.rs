@@ -1,0 +1,61 @@
+//! The same image through our hands and QEMU's in turn: after each step of a seeded sequence both read the same bytes,
+//! those of a plain model, and both checks say the same, that nothing is wrong.
+//!
+//! A failure prints the options, the steps so far, and the command that plays its seed again; `MILLPOND_TEST_FULL=1`
+//! plays more seeds.
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
+
+mod case;
+#[path = "../lab/mod.rs"]
+mod lab;
+mod ours;
+mod stage;
+mod steps;
+
+use case::Case;
+use lab::Lab;
+use stage::Stage;
+
+/// Seeds: enough for each cluster size, and each width of refcounts twice.
+const QUICK: u64 = 14;
+const FULL: u64 = 150;
+/// Steps of a sequence.
+const STEPS: usize = 9;
+/// A seed alone.
+const SEED: &str = "MILLPOND_DIFFERENTIAL_SEED";
+
+/// Says at the end of a sequence that went wrong how to see it again.
+struct Replay<'a>(u64, &'a Case);
+
+impl Drop for Replay<'_> {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            eprintln!("seed {}: {:?}", self.0, self.1);
+            eprintln!("replay: {SEED}={} cargo test -p millpond --test differential", self.0);
+        }
+    }
+}
+
+fn play(lab: &Lab, seed: u64) {
+    let case = Case::new(seed);
+    let _replay = Replay(seed, &case);
+    let mut stage = Stage::new(lab, &case, seed);
+    stage.compare();
+    for _ in 0..STEPS {
+        steps::take_one(&mut stage);
+        stage.compare();
+    }
+}
+
+#[test]
+fn both_see_the_same_image_after_every_step() {
+    let test = "both_see_the_same_image_after_every_step";
+    let seeds = match std::env::var(SEED) {
+        Ok(seed) => vec![seed.parse().unwrap()],
+        Err(_) => (0..if lab::is_full() { FULL } else { QUICK }).collect(),
+    };
+    for seed in seeds {
+        let Some(lab) = Lab::new(test, &["qemu-img", "qemu-io"]) else { return };
+        play(&lab, seed);
+    }
+}
