@@ -27,6 +27,19 @@ pub(crate) struct Options {
 /// Where a test that skips itself for want of a peer says so, one line each.
 const SKIP_LOG: &str = "target/skipped-tests.txt";
 
+/// Where the second reader of images is built, a workspace of its own.
+const SECOND_READER: &str = "target/second-reader";
+
+/// Builds the second reader. Like a peer that is missing, it is no failure where its crates cannot be had.
+fn second_reader(root: &Path) -> Result<Output, String> {
+    let build = format!("build --locked --manifest-path imago/Cargo.toml --target-dir {SECOND_READER}");
+    let built = step::cargo(root, &build, &[("CARGO_PROFILE_DEV_DEBUG", "0")])?;
+    if !built.passed {
+        println!("missing peer: imago cannot be built");
+    }
+    Ok(Output::of(true))
+}
+
 /// Runs everything in the repository at `root`; returns whether all of it passed.
 pub(crate) fn run(root: &Path, options: &Options) -> Result<bool, String> {
     let skip_log = root.join(SKIP_LOG);
@@ -41,9 +54,16 @@ pub(crate) fn run(root: &Path, options: &Options) -> Result<bool, String> {
     };
     timed("peers", &mut || Ok(peers::prepare(root, !options.no_install)));
     timed("tidy", &mut || crate::tidy::run(root, false).map(Output::of));
+    let reader = root.join(SECOND_READER).join("debug/second-reader");
+    timed("second reader", &mut || second_reader(root));
     let cargo = |arguments: &str| {
         let full = if options.full { "1" } else { "" };
-        let env = [("MILLPOND_TEST_FULL", full), ("MILLPOND_SKIP_LOG", &skip_log.to_string_lossy())];
+        let reader = if reader.exists() { reader.to_string_lossy() } else { "".into() };
+        let env = [
+            ("MILLPOND_TEST_FULL", full),
+            ("MILLPOND_SKIP_LOG", &skip_log.to_string_lossy()),
+            ("MILLPOND_SECOND_READER", &reader),
+        ];
         step::cargo(root, arguments, &env)
     };
     timed("format", &mut || cargo("fmt --all --check"));

@@ -28,6 +28,8 @@ pub(crate) struct Case {
     pub(crate) cluster_bits: u64,
     pub(crate) data_file: DataFile,
     pub(crate) base: Option<Base>,
+    /// Whether it has nothing that the library imago refuses: subclusters and zstd.
+    pub(crate) plain: bool,
     /// In the words of `-o`, without the data file's.
     options: String,
 }
@@ -52,12 +54,14 @@ impl Case {
     fn with(rng: &mut Rng, cluster_bits: u64, refcount_order: u64, base: Option<Base>) -> Self {
         let old = refcount_order == 4 && rng.chance(0.5);
         let split = cluster_bits >= 14 && rng.chance(0.4);
+        let zstd = rng.chance(0.5);
+        let plain = old || !(split || zstd);
         let mut options = vec![format!("compat={}", if old { "0.10" } else { "1.1" })];
         options.push(format!("cluster_size={}", 1 << cluster_bits));
         if !old {
             options.push(format!("refcount_bits={}", 1 << refcount_order));
             options.push(format!("extended_l2={}", if split { "on" } else { "off" }));
-            options.push(format!("compression_type={}", ["zlib", "zstd"][rng.index(2)]));
+            options.push(format!("compression_type={}", if zstd { "zstd" } else { "zlib" }));
             options.push(format!("lazy_refcounts={}", ["on", "off"][rng.index(2)]));
         }
         if base.is_none() || (split && !old) {
@@ -70,7 +74,7 @@ impl Case {
             1 if !old && base.is_none() => DataFile::Raw,
             _ => DataFile::Within,
         };
-        Self { cluster_bits, data_file, base, options: options.join(",") }
+        Self { cluster_bits, data_file, base, plain, options: options.join(",") }
     }
 
     /// For `-o`, with a data file of this name if it has one.

@@ -12,6 +12,8 @@ mod ours;
 mod stage;
 mod steps;
 
+use std::path::PathBuf;
+
 use case::Case;
 use lab::Lab;
 use stage::Stage;
@@ -21,6 +23,8 @@ const QUICK: u64 = 14;
 const FULL: u64 = 150;
 /// Steps of a sequence.
 const STEPS: usize = 9;
+/// Path of the program in `imago/`.
+const READER: &str = "MILLPOND_SECOND_READER";
 /// A seed alone.
 const SEED: &str = "MILLPOND_DIFFERENTIAL_SEED";
 
@@ -36,10 +40,9 @@ impl Drop for Replay<'_> {
     }
 }
 
-fn play(lab: &Lab, seed: u64) {
-    let case = Case::new(seed);
-    let _replay = Replay(seed, &case);
-    let mut stage = Stage::new(lab, &case, seed);
+fn play(lab: &Lab, seed: u64, case: &Case, reader: Option<PathBuf>) {
+    let _replay = Replay(seed, case);
+    let mut stage = Stage::new(lab, case, seed, reader);
     stage.compare();
     for _ in 0..STEPS {
         steps::take_one(&mut stage);
@@ -47,15 +50,36 @@ fn play(lab: &Lab, seed: u64) {
     }
 }
 
+/// The seeds to be played: so many of those whose images are wanted, or the one that is asked for.
+fn seeds(quick: u64, wanted: impl Fn(&Case) -> bool) -> Vec<u64> {
+    match std::env::var(SEED) {
+        Ok(seed) => vec![seed.parse().unwrap()],
+        Err(_) => {
+            (0..if lab::is_full() { FULL } else { quick }).filter(|seed| wanted(&Case::new(*seed))).collect()
+        }
+    }
+}
+
 #[test]
 fn both_see_the_same_image_after_every_step() {
     let test = "both_see_the_same_image_after_every_step";
-    let seeds = match std::env::var(SEED) {
-        Ok(seed) => vec![seed.parse().unwrap()],
-        Err(_) => (0..if lab::is_full() { FULL } else { QUICK }).collect(),
-    };
-    for seed in seeds {
+    for seed in seeds(QUICK, |_| true) {
         let Some(lab) = Lab::new(test, &["qemu-img", "qemu-io"]) else { return };
-        play(&lab, seed);
+        play(&lab, seed, &Case::new(seed), None);
     }
+}
+
+/// What we make and change, the library imago reads as we and QEMU do: a reader that shares no code with either.
+#[test]
+fn a_second_reader_reads_what_we_write() {
+    let test = "a_second_reader_reads_what_we_write";
+    let Some(reader) = std::env::var_os(READER) else {
+        return lab::skip(test, "imago (cargo xtask test builds it)");
+    };
+    let seeds = seeds(QUICK, |case| case.plain);
+    for seed in &seeds {
+        let Some(lab) = Lab::new(test, &["qemu-img", "qemu-io"]) else { return };
+        play(&lab, *seed, &Case::new(*seed), Some(PathBuf::from(&reader)));
+    }
+    assert!(!seeds.is_empty(), "none of the images is one that it knows");
 }

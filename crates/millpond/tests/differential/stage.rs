@@ -1,5 +1,6 @@
 //! An image in a lab, what it must read as, and both hands' verdict on it.
 
+use std::path::PathBuf;
 use std::process::Output;
 
 use sim::Rng;
@@ -40,15 +41,17 @@ pub(crate) struct Stage<'a> {
     pub(crate) known: Vec<Known>,
     /// Images made so far.
     pub(crate) made: usize,
+    /// Both of us; or we alone, and a third one reads: this program.
+    reader: Option<PathBuf>,
 }
 
 impl<'a> Stage<'a> {
     /// An image of the case, over its base.
-    pub(crate) fn new(lab: &'a Lab, case: &Case, seed: u64) -> Self {
+    pub(crate) fn new(lab: &'a Lab, case: &Case, seed: u64, reader: Option<PathBuf>) -> Self {
         let rng = Rng::new(seed ^ 0xd1ff);
         let (image, case) = ("image0.qcow2".to_owned(), case.clone());
         let (based, bytes, known) = (case.base.is_some(), vec![], vec![]);
-        let mut stage = Self { lab, rng, image, case, based, bytes, known, made: 0 };
+        let mut stage = Self { lab, rng, image, case, based, bytes, known, made: 0, reader };
         let mut create = vec!["create".to_owned(), "-q".to_owned(), "-f".to_owned(), "qcow2".to_owned()];
         if let Some(base) = stage.case.base.clone() {
             let content = stage.make_base("base0", base.format, base.size);
@@ -83,7 +86,7 @@ impl<'a> Stage<'a> {
     }
 
     pub(crate) fn who(&mut self) -> Who {
-        if self.rng.chance(0.5) { Who::We } else { Who::Qemu }
+        if self.reader.is_some() || self.rng.chance(0.5) { Who::We } else { Who::Qemu }
     }
 
     /// Runs `qemu-img` with these arguments, or what we have in its place.
@@ -111,6 +114,7 @@ impl<'a> Stage<'a> {
         assert_eq!(ours.len(), theirs.len(), "sizes");
         let differs = ours.iter().zip(&theirs).position(|(a, b)| a != b);
         assert_eq!(differs, None, "the first byte that we read differently");
+        self.ask_reader(&theirs);
         if self.case.data_file == DataFile::Raw {
             let data = std::fs::read(self.lab.path(&format!("data{}", self.made))).unwrap();
             // QEMU preallocates whole clusters.
@@ -122,6 +126,16 @@ impl<'a> Stage<'a> {
         let [theirs, ours] = [Who::Qemu, Who::We].map(|who| self.run(who, &check));
         assert_eq!(said(&ours), said(&theirs), "what the checks say");
         assert_eq!((ours.status.code(), theirs.status.code()), (Some(0), Some(0)), "{}", said(&theirs));
+    }
+
+    /// The reader reads the same.
+    fn ask_reader(&self, bytes: &[u8]) {
+        let Some(reader) = self.reader.as_ref().filter(|_| self.case.plain) else { return };
+        let output = self.lab.run(reader.to_str().unwrap(), &[&self.image]);
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "the second reader does not read it: {said}");
+        let differs = output.stdout.iter().zip(bytes).position(|(a, b)| a != b);
+        assert_eq!((output.stdout.len(), differs), (bytes.len(), None), "what the second reader reads");
     }
 
     fn expect(&self, found: &[u8]) {

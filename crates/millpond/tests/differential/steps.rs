@@ -50,7 +50,7 @@ pub(crate) fn take_one(stage: &mut Stage<'_>) {
         1 | 2 if stage.based => rebase(stage, who),
         3 => resize(stage, who),
         4 => convert(stage, who),
-        5 if stage.case.data_file == DataFile::Within => compress(stage),
+        5 if who == Who::Qemu && stage.case.data_file == DataFile::Within => compress(stage),
         _ => change(stage, who),
     }
 }
