@@ -71,8 +71,8 @@ impl Engine {
         outcome
     }
 
-    /// The same for all nodes: the process is about to end.
-    pub(crate) async fn rest_all(&self) -> Result<()> {
+    /// The same for all nodes: the process is about to end. Each is tried, the first failure told.
+    pub async fn rest_all(&self) -> Result<()> {
         let nodes: Vec<_> = self.graph().nodes().map(|info| info.node.id()).collect();
         let mut outcome = Ok(());
         for node in nodes {

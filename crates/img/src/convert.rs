@@ -1,5 +1,6 @@
 //! `convert`: copies one image, or several one after the other, to a new one.
 
+mod bitmaps;
 mod options;
 mod target;
 
@@ -79,9 +80,17 @@ async fn run(call: Call) -> Result<u8> {
         };
         sources.push(session.open(source, how).await.map_err(|failure| options.explained(failure))?);
     }
-    options.check_sources()?;
+    if options.bitmaps {
+        bitmaps::check_source(&options, &sources).await?;
+    }
     let target = Target::prepare(&session, &options, &sources).await?;
+    if options.bitmaps {
+        bitmaps::check_target(&target)?;
+    }
     copy_all(&session, &options, &sources, &target).await?;
+    if let Some(source) = sources.first().filter(|_| options.bitmaps) {
+        bitmaps::copy(&session, source, &target).await?;
+    }
     target.finish(&session).await?;
     session.made.keep();
     for source in sources {

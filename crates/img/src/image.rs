@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use engine::Engine;
-use flow::Root;
+use flow::{BitmapInfo, Root};
 use graph::{Demand, RootId, User};
 use qcow2::Header;
 
@@ -52,6 +52,11 @@ impl Image {
     /// The same in whole sectors.
     pub(crate) fn size_in_sectors(&self) -> Result<u64> {
         Ok(self.size()?.next_multiple_of(SECTOR))
+    }
+
+    /// Its dirty bitmaps.
+    pub(crate) async fn bitmaps(&self) -> Result<Vec<BitmapInfo>> {
+        Ok(self.engine.bitmaps(&self.node).await?)
     }
 
     /// The granularity of a bitmap for which none is given: QEMU's.

@@ -3,8 +3,9 @@
 
 use std::path::Path;
 
+use block::ByteRange;
 use io::OpenOptions;
-use qcow2::{Header, Target, Version, cache};
+use qcow2::{BitmapEntry, Header, Target, Version, cache};
 use serde_json::{Map, Value, json};
 
 use crate::failure::{Failure, Result};
@@ -15,7 +16,7 @@ use crate::naming;
 use crate::numbers::shown;
 use crate::session::{How, Looked, Session, Source};
 use crate::verbs::{Call, Verb};
-use crate::{chain, json as printed};
+use crate::{chain, json as printed, words};
 
 /// The verb.
 pub(crate) const VERB: Verb = Verb {
@@ -45,6 +46,8 @@ struct About {
     /// Bytes that its file takes; of files only.
     disk_size: Option<u64>,
     header: Option<Header>,
+    /// Its persistent bitmaps.
+    bitmaps: Vec<BitmapEntry>,
     /// Where the backing image is, seen from here.
     full_backing: Option<String>,
     file: Below,
@@ -118,6 +121,12 @@ async fn about(session: &Session, source: Source<'_>, looked: Looked) -> Result<
         "file" => allocated(session, &filename).await,
         _ => None,
     };
+    let bitmaps = match &looked.header {
+        Some(header) => stored_bitmaps(session, &looked.node, header)
+            .await
+            .map_err(|failure| failure.opening(source.name))?,
+        None => Vec::new(),
+    };
     session.engine.delete_node(&looked.node).await?;
     let backing = looked.header.as_ref().and_then(|header| header.backing.as_ref());
     let full_backing = backing.map(|backing| full_name(&backing.name, &filename));
@@ -126,10 +135,25 @@ async fn about(session: &Session, source: Source<'_>, looked: Looked) -> Result<
         virtual_size: looked.header.as_ref().map_or(len, |header| header.virtual_size),
         file: Below { driver: driver.to_owned(), len, disk_size },
         header: looked.header,
+        bitmaps,
         filename,
         disk_size,
         full_backing,
     })
+}
+
+/// The bitmaps that an image in the node `file` names.
+async fn stored_bitmaps(session: &Session, file: &str, header: &Header) -> Result<Vec<BitmapEntry>> {
+    let Some(place) = header.bitmaps else { return Ok(Vec::new()) };
+    let reader = session.engine.reader("info", file)?;
+    let range = ByteRange::checked(place.directory.0, place.directory_len);
+    let bytes = match range.filter(|range| range.end() <= reader.size()) {
+        Some(range) => reader.read(range).await.map(|bytes| bytes.to_vec()),
+        // What is not there is no directory.
+        None => Ok(Vec::new()),
+    };
+    reader.close().await?;
+    Ok(BitmapEntry::parse_directory(&bytes?, place.count, header.cluster_bits, header.virtual_size)?)
 }
 
 /// Bytes that a file takes on its disk, as far as that can be found out.
@@ -148,8 +172,16 @@ fn full_name(name: &str, overlay: &str) -> String {
     }
 }
 
+/// A bitmap by QMP's names.
+fn bitmap(entry: &BitmapEntry) -> Value {
+    let flags = [("in-use", entry.is_in_use()), ("auto", entry.is_auto())];
+    let flags: Vec<_> = flags.iter().filter(|(_, set)| *set).map(|(name, _)| *name).collect();
+    let name = String::from_utf8_lossy(&entry.name);
+    json!({ "flags": flags, "name": name, "granularity": entry.granularity() })
+}
+
 /// Facts of the format, by QMP's names.
-fn specific(header: &Header) -> Map<String, Value> {
+fn specific(header: &Header, bitmaps: &[BitmapEntry]) -> Map<String, Value> {
     let terms = cache::read(header).ok().flatten().and_then(|text| cache::terms(text).ok());
     let quota = terms.and_then(|terms| terms.quota);
     let version3 = header.version == Version::V3;
@@ -157,6 +189,7 @@ fn specific(header: &Header) -> Map<String, Value> {
         ("compat", Some(json!(if version3 { "1.1" } else { "0.10" }))),
         ("compression-type", Some(json!(header.compression.name()))),
         ("lazy-refcounts", version3.then(|| json!(header.features.lazy_refcounts()))),
+        ("bitmaps", (!bitmaps.is_empty()).then(|| bitmaps.iter().map(bitmap).collect())),
         ("refcount-bits", Some(json!(header.refcount_table.bits))),
         ("data-file", header.data_file.as_ref().and_then(|file| file.name.as_ref()).map(|name| json!(name))),
         ("data-file-raw", header.data_file.as_ref().map(|file| json!(file.raw))),
@@ -180,7 +213,10 @@ impl About {
             ("cluster-size", header.map(|header| json!(1u64 << header.cluster_bits))),
             ("format", Some(json!(self.format))),
             ("actual-size", self.disk_size.map(|size| json!(size))),
-            ("format-specific", header.map(|h| json!({ "type": "qcow2", "data": specific(h) }))),
+            (
+                "format-specific",
+                header.map(|h| json!({ "type": "qcow2", "data": specific(h, &self.bitmaps) })),
+            ),
             ("full-backing-filename", self.full_backing.as_ref().map(|name| json!(name))),
             ("backing-filename", backing.map(|backing| json!(backing.name))),
             ("dirty-flag", Some(json!(header.is_some_and(|header| header.features.dirty())))),
@@ -223,10 +259,30 @@ impl About {
             lines.extend(backing.format.iter().map(|format| format!("backing file format: {format}")));
         }
         lines.push("Format specific information:".to_owned());
-        for (name, fact) in specific(header) {
-            let fact = fact.as_str().map_or_else(|| fact.to_string(), str::to_owned);
-            lines.push(format!("    {}: {fact}", name.replace('-', " ")));
+        for (name, fact) in specific(header, &self.bitmaps) {
+            shown_under(&name.replace('-', " "), &fact, 1, lines);
         }
+    }
+}
+
+/// A fact as people read it: what belongs to it is further in.
+fn shown_under(name: &str, fact: &Value, depth: usize, lines: &mut Vec<String>) {
+    let indent = "    ".repeat(depth);
+    match fact {
+        Value::Array(items) => {
+            lines.push(format!("{indent}{name}:"));
+            for (number, item) in items.iter().enumerate() {
+                shown_under(&format!("[{number}]"), item, depth + 1, lines);
+            }
+        }
+        Value::Object(members) => {
+            lines.push(format!("{indent}{name}:"));
+            for (name, member) in members {
+                shown_under(&name.replace('-', " "), member, depth + 1, lines);
+            }
+        }
+        Value::String(text) => lines.push(format!("{indent}{name}: {}", words::escaped(text))),
+        other => lines.push(format!("{indent}{name}: {other}")),
     }
 }
 

@@ -3,7 +3,7 @@
 use block::ByteRange;
 use flow::{Root, seam};
 use graph::Demand;
-use qcow2::{Header, Version};
+use qcow2::Version;
 
 use crate::failure::{Failure, Result};
 use crate::flags;
@@ -41,6 +41,9 @@ const FLAGS: &[Flag] = &[
 
 /// Longest L1 table in bytes.
 const L1_MAX: u64 = 32 << 20;
+
+/// Bytes of a bitmap's entry in the directory before its name.
+const DIRECTORY_ENTRY: u64 = 24;
 
 /// What was measured, in bytes.
 struct Measured {
@@ -136,21 +139,24 @@ async fn measure(format: &str, settings: &Settings, size: u64, source: Option<&I
     };
     let fully_allocated = plan.file(whole);
     let bitmaps = match source {
-        Some(Image { header: Some(header), .. }) if plan.version == Version::V3 => bitmaps(header)?,
+        Some(image) if plan.version == Version::V3 => bitmaps(image, plan.cluster).await?,
         _ => None,
     };
     Ok(Measured { required: fully_allocated - whole + data, fully_allocated, bitmaps })
 }
 
-/// Bytes that the persistent bitmaps of a source would take.
-fn bitmaps(header: &Header) -> Result<Option<u64>> {
-    if header.version == Version::V2 {
+/// Bytes that the persistent bitmaps of a source would take, each of them all allocated.
+async fn bitmaps(image: &Image, cluster: u64) -> Result<Option<u64>> {
+    if image.header.as_ref().is_none_or(|header| header.version == Version::V2) {
         return Ok(None);
     }
-    match header.bitmaps {
-        None => Ok(Some(0)),
-        Some(_) => Err(Failure::new("Persistent bitmaps of the source are not yet supported")),
+    let (size, mut bytes, mut directory) = (image.size()?, 0, 0);
+    for bitmap in image.bitmaps().await? {
+        let clusters = size.div_ceil(bitmap.granularity).div_ceil(8).div_ceil(cluster);
+        bytes += clusters * cluster + (clusters * 8).next_multiple_of(cluster);
+        directory += (DIRECTORY_ENTRY + bitmap.name.len() as u64).next_multiple_of(8);
     }
+    Ok(Some(bytes + directory.next_multiple_of(cluster)))
 }
 
 fn too_large() -> Failure {

@@ -15,6 +15,7 @@ use crate::failure::{Failure, Result};
 use crate::foreign::{self, LOOKED_AT, Looks};
 use crate::image::Image;
 use crate::naming::{self, Named};
+use crate::words;
 
 /// Who is told what a verb has to say. The text ends its own lines.
 pub trait Listener {
@@ -141,6 +142,13 @@ impl Session {
     /// Takes away what an unfinished verb has made. For whoever calls it off.
     pub async fn undo(&self) {
         self.made.undo(&**self.engine.world()).await;
+    }
+
+    /// Stores what images that are still open keep in memory until they are at rest. For whoever ends a verb early.
+    pub async fn rest(&self) {
+        if let Err(error) = self.engine.rest_all().await {
+            self.listener.complain(&words::explained(&error));
+        }
     }
 
     /// Defines the objects of `--object`.

@@ -37,6 +37,7 @@ pub(super) struct Options<'a> {
     pub(super) target_is_zero: bool,
     pub(super) sparse: u64,
     pub(super) bitmaps: bool,
+    pub(super) skips_broken: bool,
     pub(super) rate: Option<u64>,
     pub(super) parallel: usize,
     pub(super) salvage: bool,
@@ -84,6 +85,7 @@ impl<'a> Options<'a> {
             // The kernel copies without looking for zeros.
             sparse: sparse.unwrap_or(SPARSE),
             bitmaps: given.has("bitmaps"),
+            skips_broken: given.has("skip-broken-bitmaps"),
             rate,
             // At most 16.
             parallel: parallel.unwrap_or(PARALLEL) as usize,
@@ -99,14 +101,6 @@ impl<'a> Options<'a> {
             Some(_) if lacks => Failure::new("Failed to load snapshot: Can't find snapshot"),
             _ => failure,
         }
-    }
-
-    /// Refuses what is not done yet, once it is known that the sources are there.
-    pub(super) fn check_sources(&self) -> Result<()> {
-        if self.bitmaps {
-            return Err(Failure::new("Copying bitmaps is not yet supported: leave out --bitmaps"));
-        }
-        Ok(())
     }
 }
 

@@ -132,6 +132,7 @@ async fn carry_out(
     let outcome = until_ended(running, &session, &told, &mut signals).await;
     if !matches!(outcome, Ok(0)) {
         session.undo().await;
+        session.rest().await;
     }
     Ok(outcome)
 }

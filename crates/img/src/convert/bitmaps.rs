@@ -1,0 +1,67 @@
+//! Persistent bitmaps of the source, in the target.
+
+use flow::BitmapChange;
+use qcow2::{Header, Version};
+
+use crate::failure::{Failure, Result};
+use crate::image::Image;
+use crate::session::Session;
+
+use super::options::Options;
+use super::target::Target;
+
+/// Whether the source has bitmaps that can be copied.
+pub(super) async fn check_source(options: &Options<'_>, sources: &[Image]) -> Result<()> {
+    let [source] = sources else {
+        return Err(Failure::new("Copying bitmaps only possible with single source"));
+    };
+    if source.header.is_none() {
+        return Err(Failure::new("Source lacks bitmap support"));
+    }
+    let broken = source.bitmaps().await?.into_iter().find(|bitmap| bitmap.inconsistent);
+    match broken.filter(|_| !options.skips_broken) {
+        Some(bitmap) => Err(Failure::new(format!(
+            "Cannot copy inconsistent bitmap '{}'\nTry --skip-broken-bitmaps, or use 'qemu-img bitmap --remove' to delete it",
+            bitmap.name
+        ))),
+        None => Ok(()),
+    }
+}
+
+/// Whether the target has room for bitmaps.
+pub(super) fn check_target(target: &Target) -> Result<()> {
+    let has_room = |header: &Header| header.version == Version::V3;
+    match target.image.header.as_ref().is_some_and(has_room) {
+        true => Ok(()),
+        false => {
+            Err(Failure::new(format!("Format driver '{}' does not support bitmaps", target.image.format)))
+        }
+    }
+}
+
+/// Copies them: what is recorded in the source goes on being recorded in the target.
+pub(super) async fn copy(session: &Session, source: &Image, target: &Target) -> Result<()> {
+    for bitmap in source.bitmaps().await? {
+        let name = &bitmap.name;
+        if bitmap.inconsistent {
+            session.listener.complain(&format!("warning: Skipping inconsistent bitmap '{name}'"));
+            continue;
+        }
+        let add = BitmapChange::Add {
+            granularity: bitmap.granularity,
+            recording: bitmap.recording,
+            persistent: true,
+        };
+        let added = session.engine.change_bitmap(&target.image.node, name, add).await;
+        added.map_err(|error| Failure::of(format_args!("Failed to create bitmap {name}"), &error))?;
+        let filled = async {
+            let content = session.engine.bitmap(&source.node, name).await?;
+            session.engine.change_bitmap(&target.image.node, name, BitmapChange::Merge(content)).await
+        };
+        filled
+            .await
+            .map_err(|error| Failure::of(format_args!("Failed to populate bitmap {name}"), &error))?;
+    }
+    let stored = session.engine.rest(&target.image.node).await;
+    stored.map_err(|error| Failure::of("Cannot store bitmaps", &error))
+}
