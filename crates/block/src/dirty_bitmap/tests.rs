@@ -110,7 +110,7 @@ fn through_bytes(bitmap: &DirtyBitmap, piece: usize) -> DirtyBitmap {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 200, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 200, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
     fn it_is_as_a_plain_list(size in 1..SIZE, granularity in 9..14u32, ops in ops()) {

@@ -6,6 +6,7 @@
 #![allow(unreachable_pub, reason = "modules of one test")]
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
+mod broken;
 #[path = "../lab/mod.rs"]
 mod lab;
 mod left;
