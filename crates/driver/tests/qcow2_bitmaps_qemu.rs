@@ -121,7 +121,9 @@ impl Bench {
             (kind, _) => {
                 let start = self.rng.below(SIZE / 512) * 512;
                 let len = (1 + self.rng.below(400)) * 512;
-                let range = ByteRange::new(start, len.min(SIZE - start));
+                // All of it now and then: whole clusters of bits are set.
+                let whole = ByteRange::new(0, SIZE);
+                let range = if kind == 7 { whole } else { ByteRange::new(start, len.min(SIZE - start)) };
                 self.known.values_mut().filter(|known| known.1).for_each(|known| known.0.set(range));
                 Step::Change(kind as u8, range)
             }

@@ -10,6 +10,8 @@ const WORD_BYTES: usize = 8;
 pub enum BitmapPart {
     /// All bits are clear.
     Clean,
+    /// All bits are set; none is behind the end of the bitmap.
+    Dirty,
     /// These bytes; zeros behind the end of the bitmap.
     Bytes(Vec<u8>),
 }
@@ -26,6 +28,9 @@ impl DirtyBitmap {
         match self.find(first, true) {
             Some(bit) if bit < end => {}
             _ => return BitmapPart::Clean,
+        }
+        if end <= self.bits() && self.find(first, false).is_none_or(|bit| bit >= end) {
+            return BitmapPart::Dirty;
         }
         let mut bytes = vec![0; len];
         for (number, word) in bytes.as_chunks_mut::<WORD_BYTES>().0.iter_mut().enumerate() {

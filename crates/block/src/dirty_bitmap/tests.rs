@@ -100,9 +100,7 @@ fn through_bytes(bitmap: &DirtyBitmap, piece: usize) -> DirtyBitmap {
     for start in (0..bitmap.stored_len()).step_by(piece) {
         match bitmap.stored(start, piece) {
             BitmapPart::Clean => {}
-            BitmapPart::Bytes(bytes) if bytes.iter().all(|byte| *byte == 0xff) => {
-                again.load_dirty(start, bytes.len() as u64);
-            }
+            BitmapPart::Dirty => again.load_dirty(start, piece as u64),
             BitmapPart::Bytes(bytes) => again.load(start, &bytes),
         }
     }
@@ -175,4 +173,7 @@ fn bits_are_stored_from_the_least_significant_on() {
     let BitmapPart::Bytes(bytes) = bitmap.stored(0, 256) else { panic!("something is dirty") };
     assert_eq!(bytes[..3], [2, 2, 0]);
     assert_eq!(bitmap.stored(64, 64), BitmapPart::Clean);
+    bitmap.set(ByteRange::new(0, 1 << 20));
+    assert_eq!(bitmap.stored(0, 256), BitmapPart::Dirty);
+    assert!(matches!(bitmap.stored(0, 512), BitmapPart::Bytes(_)), "it ends before");
 }

@@ -219,6 +219,7 @@ impl Image {
         for start in (0..bits.stored_len()).step_by(cluster as usize) {
             let cell = match bits.stored(start, cluster as usize) {
                 BitmapPart::Clean => BitmapCluster::Zeros,
+                BitmapPart::Dirty => BitmapCluster::Ones,
                 BitmapPart::Bytes(bytes) => BitmapCluster::At(self.write_fresh(&bytes, rooms, next).await?),
             };
             table.extend(cell.entry().to_be_bytes());
