@@ -151,7 +151,7 @@ fn files_and_qcow2() {
         let mut convert = Command::new("qemu-img");
         convert.args(["convert", "-f", "raw", "-O", "qcow2"]).args([&raw, &image]);
         if !convert.status().is_ok_and(|status| status.success()) {
-            return skipped("contract_allocations files_and_qcow2", "qemu-img");
+            return sim::skip("driver contract_allocations files_and_qcow2", "qemu-img");
         }
         let file = lab.open("file", json!({"filename": image}), &[]).await;
         let tree = lab.open_with("qcow2", json!({}), &[(Role::File, &file)], |c| c.read_only = true).await;
@@ -160,13 +160,4 @@ fn files_and_qcow2() {
         seam::read(&root.view(), ByteRange::new(0, SIZE)).await.unwrap();
         asks_for_nothing("qcow2", root, &[Op::Read], false);
     });
-}
-
-fn skipped(test: &str, peer: &str) {
-    use std::io::Write;
-    println!("skipped: {test}: no {peer}");
-    if let Some(log) = std::env::var_os("MILLPOND_SKIP_LOG") {
-        let log = std::fs::OpenOptions::new().append(true).create(true).open(log);
-        writeln!(log.unwrap(), "{test}: no {peer}").unwrap();
-    }
 }

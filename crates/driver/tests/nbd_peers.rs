@@ -2,8 +2,6 @@
 
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
-use std::fs::OpenOptions;
-use std::io::Write as _;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
@@ -35,7 +33,7 @@ impl Server {
     fn start(test: &str, program: &'static str, arguments: &[&str]) -> Option<Self> {
         for tool in [program, "qemu-img"] {
             if Command::new(tool).arg("--version").output().is_err() {
-                skip(test, tool);
+                sim::skip(&format!("driver nbd_peers {test}"), tool);
                 return None;
             }
         }
@@ -111,15 +109,6 @@ impl Drop for Server {
 
 fn launch(program: &str, arguments: &[String]) -> Child {
     Command::new(program).args(arguments).stdin(Stdio::null()).stdout(Stdio::null()).spawn().unwrap()
-}
-
-fn skip(test: &str, tool: &str) {
-    let line = format!("nbd client {test}: no {tool}");
-    let _ = writeln!(std::io::stderr(), "skipped: {line}");
-    if let Some(log) = std::env::var_os("MILLPOND_SKIP_LOG") {
-        let mut log = OpenOptions::new().create(true).append(true).open(log).unwrap();
-        log.write_all(format!("{line}\n").as_bytes()).unwrap();
-    }
 }
 
 fn patterned() -> Vec<u8> {
@@ -278,7 +267,7 @@ fn start_nbd_server(test: &str) -> Option<Server> {
                   [disk]\nexportname=DIR/disk\nflush=true\nfua=true\ntrim=true\nEND\n\
                   exec nbd-server -C DIR/conf -p DIR/pid";
     if Command::new("nbd-server").arg("--version").output().is_err() {
-        skip(test, "nbd-server");
+        sim::skip(&format!("driver nbd_peers {test}"), "nbd-server");
         return None;
     }
     Server::start(test, "sh", &["-c", script])

@@ -5,8 +5,6 @@
 
 mod lab;
 
-use std::fs::OpenOptions;
-use std::io::Write as _;
 use std::process::{Command, Output};
 
 use flow::{Request, Role, seam};
@@ -34,7 +32,7 @@ impl Bench {
     fn new(test: &str) -> Option<Self> {
         for tool in ["qemu-img", "qemu-io"] {
             if Command::new(tool).arg("--version").output().is_err() {
-                skip(test, tool);
+                sim::skip(&format!("driver qcow2_qemu {test}"), tool);
                 return None;
             }
         }
@@ -465,14 +463,4 @@ fn what_is_not_written_is_refused_by_name() {
             assert!(std::fs::read(bench.path(name)).unwrap() == before, "{name} was changed");
         }
     });
-}
-
-/// Says past the test harness that `test` did not run.
-fn skip(test: &str, tool: &str) {
-    let line = format!("driver {test}: no {tool}");
-    let _ = writeln!(std::io::stderr(), "skipped: {line}");
-    if let Some(log) = std::env::var_os("MILLPOND_SKIP_LOG") {
-        let mut log = OpenOptions::new().create(true).append(true).open(log).unwrap();
-        log.write_all(format!("{line}\n").as_bytes()).unwrap();
-    }
 }

@@ -4,7 +4,6 @@
 
 mod lab;
 
-use std::io::Write as _;
 use std::process::Command;
 use std::sync::Arc;
 
@@ -38,15 +37,6 @@ impl Place {
 
     fn file(&self, name: &str) -> Vec<u8> {
         std::fs::read(self.folder.path().join(name)).unwrap()
-    }
-}
-
-fn skip(test: &str, peer: &str) {
-    let line = format!("nbd export, {test}: no {peer}");
-    let _ = writeln!(std::io::stderr(), "skipped: {line}");
-    if let Some(log) = std::env::var_os("MILLPOND_SKIP_LOG") {
-        let mut log = std::fs::OpenOptions::new().create(true).append(true).open(log).unwrap();
-        writeln!(log, "{line}").unwrap();
     }
 }
 
@@ -100,7 +90,7 @@ fn store(seed: u64) -> Arc<Store> {
 #[test]
 fn nbdinfo_understands_what_it_is_told() {
     if !is_there("nbdinfo", "--version") {
-        return skip("nbdinfo_understands_what_it_is_told", "nbdinfo");
+        return sim::skip("export nbdinfo_understands_what_it_is_told", "nbdinfo");
     }
     serve(&store(1), true, |place, _| {
         let told = place.run("nbdinfo", &["URI"]);
@@ -128,7 +118,7 @@ fn nbdinfo_understands_what_it_is_told() {
 #[test]
 fn nbdcopy_copies_both_ways() {
     if !is_there("nbdcopy", "--version") {
-        return skip("nbdcopy_copies_both_ways", "nbdcopy");
+        return sim::skip("export nbdcopy_copies_both_ways", "nbdcopy");
     }
     serve(&store(2), true, |place, store| {
         place.run("nbdcopy", &["URI", "out"]);
@@ -188,7 +178,7 @@ h.shutdown()
 #[test]
 fn nbdsh_finds_every_command_as_the_protocol_has_it() {
     if !is_there("nbdsh", "--version") {
-        return skip("nbdsh_finds_every_command_as_the_protocol_has_it", "nbdsh");
+        return sim::skip("export nbdsh_finds_every_command_as_the_protocol_has_it", "nbdsh");
     }
     serve(&store(4), true, |place, _| {
         place.run("nbdsh", &["--base-allocation", "-u", "URI", "-c", NBDSH]);
@@ -207,7 +197,7 @@ h.shutdown()
 #[test]
 fn nbdsh_without_structured_replies() {
     if !is_there("nbdsh", "--version") {
-        return skip("nbdsh_without_structured_replies", "nbdsh");
+        return sim::skip("export nbdsh_without_structured_replies", "nbdsh");
     }
     serve(&store(5), true, |place, _| {
         place.run("nbdsh", &["-c", NBDSH_SIMPLE]);
@@ -222,7 +212,7 @@ fn fio_verifies_what_it_has_written() {
         .output()
         .is_ok_and(|o| String::from_utf8_lossy(&o.stdout).contains("nbd"))
     {
-        return skip(test, "fio with its nbd engine");
+        return sim::skip(&format!("export {test}"), "fio with its nbd engine");
     }
     serve(&store(6), true, |place, _| {
         let job = [
@@ -247,7 +237,7 @@ fn fio_verifies_what_it_has_written() {
 fn qemu_io_and_qemu_img_agree() {
     for tool in ["qemu-io", "qemu-img"] {
         if !is_there(tool, "--version") {
-            return skip("qemu_io_and_qemu_img_agree", tool);
+            return sim::skip("export qemu_io_and_qemu_img_agree", tool);
         }
     }
     serve(&store(7), true, |place, store| {

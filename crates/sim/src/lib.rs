@@ -88,6 +88,7 @@ mod here;
 mod net;
 mod ready;
 mod rng;
+mod skip;
 mod thread;
 mod trace;
 mod world;
@@ -97,6 +98,7 @@ use std::sync::{Mutex, MutexGuard, TryLockError};
 pub use disk::{Counts, CrashPoint, DiskOptions, Op, OpId, OpKind, Policy, SimDisk, Verdict};
 pub use net::{Connection, Link, NetOptions, SimNet};
 pub use rng::Rng;
+pub use skip::skip;
 pub use world::{Options, Order, SimWorld};
 
 /// Locks `mutex`. All of a world runs on one OS thread, so nobody ever waits: who finds it locked came back
