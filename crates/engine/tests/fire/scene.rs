@@ -64,6 +64,22 @@ pub struct Scene {
     pub reopens: fn(&Paths<'_>) -> Vec<Value>,
 }
 
+/// What scenes have alike whose topmost node `top` writes to `disk`, and fetches from the plain image `base`.
+const OVER_BASE: Scene = Scene {
+    name: "",
+    writable: true,
+    files: &[("disk", 0), ("base", BASE)],
+    images: &[],
+    nodes: |_| Vec::new(),
+    faults: ALL,
+    spots: &["top", "top", "disk", "base", "base-file"],
+    caches: &["top"],
+    twins: &[("base", "base-twin")],
+    backings: &[("top", &["base", "base-twin"])],
+    written: &["top", "disk"],
+    reopens: |_| Vec::new(),
+};
+
 /// All scenes whose image is plain bytes.
 pub const SCENES: &[Scene] = &[
     Scene {
@@ -84,32 +100,22 @@ pub const SCENES: &[Scene] = &[
     },
     Scene {
         name: "memory-format",
-        writable: true,
-        files: &[("disk", 0), ("base", BASE)],
-        images: &[],
         nodes: |path| {
             let mut nodes = base(path);
             nodes.push(file("disk", path("disk")));
             nodes.push(memory_format("top", "disk", "base", 4096));
             nodes
         },
-        faults: ALL,
-        spots: &["top", "top", "disk", "base", "base-file"],
-        caches: &["top"],
-        twins: &[("base", "base-twin")],
-        backings: &[("top", &["base", "base-twin"])],
-        written: &["top", "disk"],
         reopens: |path| {
             let files = [file("base-file", path("base")), file("disk", path("disk"))];
             [raws("base", "base-file"), again(memory_format("top", "disk", "base", 4096)), files.to_vec()]
                 .concat()
         },
+        ..OVER_BASE
     },
     Scene {
         name: "two caches",
-        writable: true,
         files: &[("disk", 0), ("middle-disk", 0), ("base", BASE)],
-        images: &[],
         nodes: |path| {
             let mut nodes = base(path);
             nodes.push(file("disk", path("disk")));
@@ -118,40 +124,31 @@ pub const SCENES: &[Scene] = &[
             nodes.push(memory_format("top", "disk", "middle", 65536));
             nodes
         },
-        faults: ALL,
         spots: &["top", "top", "middle", "middle", "disk", "middle-disk", "base"],
         caches: &["top", "middle"],
-        twins: &[("base", "base-twin")],
         backings: &[("middle", &["base", "base-twin"])],
-        written: &["top", "disk"],
         reopens: |path| {
             let files = [file("base-file", path("base")), file("middle-disk", path("middle-disk"))];
             let middle = again(memory_format("middle", "middle-disk", "base", 16384));
             let top = again(memory_format("top", "disk", "middle", 65536));
             [raws("base", "base-file"), middle, top, files.to_vec()].concat()
         },
+        ..OVER_BASE
     },
     Scene {
         name: "memory",
-        writable: true,
         files: &[("base", BASE)],
-        images: &[],
         nodes: |path| {
             let mut nodes = base(path);
             nodes.push(memory(0));
             nodes.push(memory_format("top", "disk", "base", 512));
             nodes
         },
-        faults: ALL,
-        spots: &["top", "top", "disk", "base", "base-file"],
-        caches: &["top"],
-        twins: &[("base", "base-twin")],
-        backings: &[("top", &["base", "base-twin"])],
-        written: &["top", "disk"],
         reopens: |path| {
             let files = [file("base-file", path("base")), memory(0)];
             [again(memory_format("top", "disk", "base", 512)), files.to_vec()].concat()
         },
+        ..OVER_BASE
     },
     Scene {
         name: "qcow2",
@@ -179,7 +176,6 @@ pub const SCENES: &[Scene] = &[
     },
     Scene {
         name: "cache in qcow2",
-        writable: true,
         files: &[("base", BASE)],
         images: &[Image::Cache],
         nodes: |path| {
@@ -189,15 +185,11 @@ pub const SCENES: &[Scene] = &[
             nodes
         },
         faults: CHANGES,
-        spots: &["top", "top", "disk", "base", "base-file"],
-        caches: &["top"],
-        twins: &[("base", "base-twin")],
-        backings: &[("top", &["base", "base-twin"])],
-        written: &["top", "disk"],
         reopens: |path| {
             let files = [file("base-file", path("base")), file("disk", path("cache.qcow2"))];
             [raws("base", "base-file"), again(qcow2_cache()), files.to_vec()].concat()
         },
+        ..OVER_BASE
     },
     Scene {
         name: "cache of qcow2",
