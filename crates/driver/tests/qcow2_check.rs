@@ -38,6 +38,18 @@ async fn filled(lab: &Lab<SimWorld>, path: &str) {
     flush(&view).await;
 }
 
+/// A test of such an image: its lab and world, its bytes and its header.
+fn on_filled(test: impl AsyncFnOnce(&Lab<SimWorld>, &SimWorld, Vec<u8>, qcow2::Header)) {
+    let world = SimWorld::new(3, Options::calm());
+    world.run(async {
+        let lab = Lab::new(&world);
+        filled(&lab, "disk").await;
+        let file = world.disk().bytes("disk").unwrap();
+        let header = qcow2::Header::parse(&file[..4096]).unwrap();
+        test(&lab, &world, file, header).await;
+    });
+}
+
 fn change(world: &SimWorld, path: &str, at: usize, byte: u8) {
     let mut file = world.disk().bytes(path).unwrap();
     file[at] ^= byte;
@@ -97,18 +109,13 @@ fn an_image_is_opened_for_repair_whatever_its_tables_hold() {
 
 #[test]
 fn an_image_that_was_not_closed_is_repaired_when_it_is_opened_for_writing() {
-    let world = SimWorld::new(3, Options::calm());
-    world.run(async {
-        let lab = Lab::new(&world);
-        filled(&lab, "disk").await;
-        let file = world.disk().bytes("disk").unwrap();
-        let header = qcow2::Header::parse(&file[..4096]).unwrap();
+    on_filled(async |lab, world, file, header| {
         let table = header.refcount_table.offset.0 as usize;
         let block = u64::from_be_bytes(file[table..table + 8].try_into().unwrap()) as usize;
         // The dirty bit; and a cluster in use that counts as free, one that leaks.
-        change(&world, "disk", 79, 1);
-        change(&world, "disk", block + 2 * 20 + 1, 1);
-        change(&world, "disk", block + 2 * 1000 + 1, 1);
+        change(world, "disk", 79, 1);
+        change(world, "disk", block + 2 * 20 + 1, 1);
+        change(world, "disk", block + 2 * 1000 + 1, 1);
         assert!(images::check(&world.disk().bytes("disk").unwrap()).is_err());
         let view = lab.open_qcow2("disk", json!({}), None).await.view();
         let left = world.disk().bytes("disk").unwrap();
@@ -123,16 +130,11 @@ fn an_image_that_was_not_closed_is_repaired_when_it_is_opened_for_writing() {
 
 #[test]
 fn an_image_past_repair_stays_dirty_and_is_not_opened_for_writing() {
-    let world = SimWorld::new(3, Options::calm());
-    world.run(async {
-        let lab = Lab::new(&world);
-        filled(&lab, "disk").await;
-        let file = world.disk().bytes("disk").unwrap();
-        let header = qcow2::Header::parse(&file[..4096]).unwrap();
+    on_filled(async |lab, world, _, header| {
         let l1 = qcow2::Geometry::new(&header).l1_offset().0 as usize;
-        change(&world, "disk", 79, 1);
+        change(world, "disk", 79, 1);
         // An L2 table that is not aligned.
-        change(&world, "disk", l1 + 6, 2);
+        change(world, "disk", l1 + 6, 2);
         let (file, _) = lab.file("disk").await;
         let opened = lab.open_with("qcow2", json!({}), &[(Role::File, &file)], |_| {}).await;
         let Err(error) = opened else { panic!("it was opened for writing") };
