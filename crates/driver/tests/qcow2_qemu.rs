@@ -115,7 +115,7 @@ impl Bench {
         let world = RealWorld::new();
         world.block_on(async {
             let lab = Lab::new(&world);
-            let view = self.node(&lab, "qcow2", image, None, json!({}), false).await.view();
+            let view = self.open(&lab, "qcow2", image, None, json!({}), false).await.unwrap().view();
             let mut at = 0;
             while at < bytes.len() {
                 // Whole clusters of any image.
@@ -170,10 +170,12 @@ impl Bench {
         world.block_on(async {
             let lab = Lab::new(&world);
             let below = match backing {
-                Some((format, name)) => Some(self.node(&lab, format, name, None, json!({}), true).await),
+                Some((format, name)) => {
+                    Some(self.open(&lab, format, name, None, json!({}), true).await.unwrap())
+                }
                 None => None,
             };
-            let tree = self.node(&lab, "qcow2", image, below.as_ref(), options, false).await;
+            let tree = self.open(&lab, "qcow2", image, below.as_ref(), options, false).await.unwrap();
             let mut model = Model::new(first, seed);
             model.run(&lab.root(&tree), 150).await;
             // What was dropped before the first is free by the second, and written by the third.
@@ -182,18 +184,6 @@ impl Bench {
             }
             model.bytes
         })
-    }
-
-    async fn node(
-        &self,
-        lab: &Lab<RealWorld>,
-        format: &str,
-        name: &str,
-        below: Option<&Tree>,
-        options: serde_json::Value,
-        read_only: bool,
-    ) -> Tree {
-        self.open(lab, format, name, below, options, read_only).await.unwrap()
     }
 
     async fn open(
@@ -459,7 +449,7 @@ fn what_is_not_written_is_refused_by_name() {
                 panic!("{name} was opened for writing")
             };
             assert!(error.to_string().contains(words), "'{error}' does not say '{words}'");
-            bench.node(&lab, "qcow2", name, None, json!({}), true).await;
+            bench.open(&lab, "qcow2", name, None, json!({}), true).await.unwrap();
             assert!(std::fs::read(bench.path(name)).unwrap() == before, "{name} was changed");
         }
     });
