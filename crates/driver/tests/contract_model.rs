@@ -7,8 +7,7 @@
 mod lab;
 
 use flow::Role;
-use lab::oracle::Oracle;
-use lab::work::{self, Plan};
+use lab::work::Plan;
 use lab::{Lab, Tree, simulation};
 use serde_json::{Value, json};
 
@@ -100,10 +99,7 @@ fn on_real_threads() {
             let middle = lab.open("memory-format", options(16384, 0.02), &middle).await;
             let top = [(Role::File, &lab.ram(2 << 20)), (Role::Backing, &middle)];
             let tree = lab.open("memory-format", options(65536, 0.02), &top).await;
-            let (root, oracle) = (lab.root(&tree), Oracle::new(0));
-            let plan = Plan { threads: 4, tasks: 8, requests: 1500, longest: 60_000, ..Plan::new(seed) };
-            work::run(&world, &root, &oracle, plan).await.unwrap_or_else(|w| panic!("seed {seed}: {w}"));
-            simulation::finish(&tree, &root, &oracle).await.unwrap();
+            simulation::on_threads(&lab, &tree, Plan { requests: 1500, ..Plan::new(seed) }).await;
         });
     }
 }

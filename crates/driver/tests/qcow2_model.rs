@@ -196,10 +196,7 @@ fn on_real_threads() {
             let base = lab.ram(SIZE);
             let middle = over_ram(&lab, &image(12).over("base", "raw"), images::tiny(), &base).await;
             let tree = over_ram(&lab, &image(9).over("middle", "qcow2"), plain(), &middle).await;
-            let (root, oracle) = (lab.root(&tree), Oracle::new(0));
-            let plan = Plan { threads: 4, tasks: 8, requests: 600, longest: 60_000, ..Plan::new(seed) };
-            work::run(&world, &root, &oracle, plan).await.unwrap_or_else(|w| panic!("seed {seed}: {w}"));
-            simulation::finish(&tree, &root, &oracle).await.unwrap();
+            simulation::on_threads(&lab, &tree, Plan { requests: 600, ..Plan::new(seed) }).await;
             for _ in 0..3 {
                 flush(&tree).await.unwrap();
             }

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use block::ByteRange;
+use io::real::RealWorld;
 use sim::{OpKind, Options, Rng, SimWorld, Verdict};
 
 use super::client::{self, Way};
@@ -54,4 +55,12 @@ pub async fn finish(tree: &Tree, root: &flow::Root, oracle: &Oracle) -> Result<(
         }
     }
     Ok(())
+}
+
+/// Random work on real threads, and a last look at everything; panics at the first wrong byte.
+pub async fn on_threads(lab: &Lab<RealWorld>, tree: &Tree, plan: Plan) {
+    let (root, oracle) = (lab.root(tree), Oracle::new(0));
+    let (seed, plan) = (plan.seed, Plan { threads: 4, tasks: 8, longest: 60_000, ..plan });
+    work::run(&lab.world, &root, &oracle, plan).await.unwrap_or_else(|wrong| panic!("seed {seed}: {wrong}"));
+    finish(tree, &root, &oracle).await.unwrap_or_else(|wrong| panic!("seed {seed}: {wrong}"));
 }
