@@ -2,6 +2,8 @@
 
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
+mod listening;
+
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,7 +15,6 @@ use engine::{
 use export::nbd::ExportOptions;
 use flow::copy::Policy;
 use futures_util::future::{join, join_all};
-use io::sync::oneshot;
 use io::{Address, Lease, OpenOptions, World};
 use serde_json::{Value, json};
 use sim::{Link, Options, Rng, SimWorld};
@@ -63,13 +64,7 @@ async fn serve(world: &Arc<SimWorld>) -> (Arc<Engine>, Arc<NbdServer>) {
         writethrough: false,
     };
     server.add(ExportRequest { id: "disk".to_owned(), node: "image".to_owned(), options }).unwrap();
-    let (ready, listening) = oneshot::channel();
-    let accepting = server.clone();
-    io::spawn(async move {
-        let tell = |_: &Address| ready.send(()).unwrap();
-        accepting.listen(&far(), tell).await.unwrap();
-    });
-    listening.await.unwrap();
+    listening::listen(&server, far()).await;
     (engine, server)
 }
 
@@ -154,73 +149,70 @@ fn a_cache_is_filled_beside_its_readers_and_lives_without_its_source() {
     }
 }
 
-#[test]
-fn what_is_there_is_not_fetched_again_nor_slows_the_fill_down() {
+/// 2.5 MB are under way when it is full: as much as all the data of the image.
+fn long_line() -> Options {
     let mut options = Options::calm();
-    // 2.5 MB are under way on a full line: as much as all the data of this image.
     options.net.link = Link { round_trip: Duration::from_millis(20), rate: 125_000_000 };
+    options
+}
+
+/// A test of a host's cache, before anything was fetched: what runs it, what serves the image, a guest, and the image.
+fn on_host(
+    options: Options,
+    image: u64,
+    test: impl AsyncFnOnce(&Arc<Engine>, &Arc<NbdServer>, &Reader, &[u8]),
+) {
     let world = SimWorld::new(1, options);
     world.run(async {
-        let mut rng = Rng::new(2);
         let shared = Arc::new(world.clone());
-        let image = make_image(&world, &mut rng).await;
-        let (_repository, _server) = serve(&shared).await;
+        let image = make_image(&world, &mut Rng::new(image)).await;
+        let (_repository, server) = serve(&shared).await;
         let engine = host(&shared).await;
         let reader = engine.reader("guest", "top").unwrap();
+        test(&engine, &server, &reader, &image).await;
+        reader.close().await.unwrap();
+    });
+}
+
+#[test]
+fn what_is_there_is_not_fetched_again_nor_slows_the_fill_down() {
+    on_host(long_line(), 2, async |engine, _, reader, image| {
         // Every second granule.
         let early: Vec<_> =
             (0..SIZE).step_by(2 * GRANULE as usize).map(|at| ByteRange::new(at, 512)).collect();
-        join_all(early.iter().map(|range| check(&reader, *range, &image))).await;
+        join_all(early.iter().map(|range| check(reader, *range, image))).await;
         // Nobody expects the guests back by then.
         io::sleep(Duration::from_secs(1)).await;
-        let requests = stat(&engine, "source", "requests");
+        let requests = stat(engine, "source", "requests");
         let begun = io::now();
         engine.start_fill("fill", "top", Policy::default()).unwrap().ended().await.unwrap();
         // Alone or with its neighbour, each of the others is one request; one more asks for extents.
-        assert!(stat(&engine, "source", "requests") - requests <= SIZE / (2 * GRANULE) + 2);
-        assert!(stat(&engine, "source", "received-bytes") <= granules(&image));
+        assert!(stat(engine, "source", "requests") - requests <= SIZE / (2 * GRANULE) + 2);
+        assert!(stat(engine, "source", "received-bytes") <= granules(image));
         // 148 ms in this world. It was 184 when what one chunk lacks was asked for piece by piece.
         assert!(io::now().since(begun) < Duration::from_millis(170), "{:?}", io::now().since(begun));
-        reader.close().await.unwrap();
     });
 }
 
 #[test]
 fn a_question_for_extents_is_asked_once_however_the_cache_is_cut_up() {
-    let world = SimWorld::new(1, Options::calm());
-    world.run(async {
-        let mut rng = Rng::new(1);
-        let shared = Arc::new(world.clone());
-        let image = make_image(&world, &mut rng).await;
-        let (_repository, _server) = serve(&shared).await;
-        let engine = host(&shared).await;
-        let reader = engine.reader("guest", "top").unwrap();
+    on_host(Options::calm(), 1, async |engine, _, reader, image| {
         for start in (0..SIZE).step_by(2 * GRANULE as usize) {
-            check(&reader, ByteRange::new(start, 512), &image).await;
+            check(reader, ByteRange::new(start, 512), image).await;
         }
-        let before = stat(&engine, "source", "requests");
+        let before = stat(engine, "source", "requests");
         let extents = reader.extents(ByteRange::between(0, SIZE)).await.unwrap();
-        assert_eq!(stat(&engine, "source", "requests") - before, 1);
+        assert_eq!(stat(engine, "source", "requests") - before, 1);
         for extent in extents {
             let range = extent.range.start() as usize..extent.range.end() as usize;
             assert!(!extent.state.reads_zero() || image[range].iter().all(|byte| *byte == 0), "{extent:?}");
         }
-        reader.close().await.unwrap();
     });
 }
 
 #[test]
 fn a_stream_keeps_the_line_full_and_leaves_no_trace_of_the_source() {
-    let mut options = Options::calm();
-    options.net.link = Link { round_trip: Duration::from_millis(20), rate: 125_000_000 };
-    let world = SimWorld::new(1, options);
-    world.run(async {
-        let mut rng = Rng::new(2);
-        let shared = Arc::new(world.clone());
-        let image = make_image(&world, &mut rng).await;
-        let (_repository, server) = serve(&shared).await;
-        let engine = host(&shared).await;
-        let reader = engine.reader("guest", "top").unwrap();
+    on_host(long_line(), 2, async |engine, server, reader, image| {
         let begun = io::now();
         let request =
             StreamRequest { id: "j".to_owned(), node: "top".to_owned(), ..StreamRequest::default() };
@@ -233,10 +225,9 @@ fn a_stream_keeps_the_line_full_and_leaves_no_trace_of_the_source() {
         println!("{took:?}");
         // One request of 512 KiB after the other takes a round trip for each of the 13.
         assert!(took < Duration::from_millis(200), "{took:?}");
-        assert!(stat(&engine, "source", "received-bytes") <= granules(&image));
+        assert!(stat(engine, "source", "received-bytes") <= granules(image));
         engine.delete_node("source").await.unwrap();
         server.remove("disk").await.unwrap();
-        check(&reader, ByteRange::between(0, SIZE), &image).await;
-        reader.close().await.unwrap();
+        check(reader, ByteRange::between(0, SIZE), image).await;
     });
 }

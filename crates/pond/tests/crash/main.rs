@@ -9,6 +9,8 @@
 mod bad_states;
 mod cache_file;
 mod life;
+#[path = "../../../engine/tests/listening/mod.rs"]
+mod listening;
 mod outlives;
 mod scene;
 

@@ -7,11 +7,12 @@ use std::time::Duration;
 use block::{ByteRange, Result};
 use engine::{Engine, EngineOptions, ExportRequest, NbdServer, Reader, ServerRequest};
 use export::nbd::ExportOptions;
-use io::sync::oneshot;
 use io::{Address, Lease, OpenOptions, World};
 use pond::{CloneRequest, Holding, Mode, Pond, PondOptions, Source};
 use serde_json::{Value, json};
 use sim::{Options, Rng, SimDisk, SimWorld};
+
+use crate::listening;
 
 /// Bytes of the image: some granules, and a part of one.
 pub const SIZE: u64 = 9 * GRANULE + 4608;
@@ -110,13 +111,7 @@ pub async fn serve(world: &Arc<SimWorld>, file: &str, version: &str) -> (Arc<Eng
         };
         server.add(ExportRequest { id: name.to_owned(), node: "image".to_owned(), options }).unwrap();
     }
-    let (ready, listening) = oneshot::channel();
-    let accepting = server.clone();
-    io::spawn(async move {
-        let tell = |_: &Address| ready.send(()).unwrap();
-        accepting.listen(&far(), tell).await.unwrap();
-    });
-    listening.await.unwrap();
+    listening::listen(&server, far()).await;
     (engine, server)
 }
 
