@@ -20,6 +20,7 @@ mod options;
 mod policy;
 mod reader;
 mod reopening;
+mod snapshots;
 mod stream;
 
 pub use block::{JobAction, JobMilestone, JobState};
@@ -28,7 +29,7 @@ pub use engine::{Engine, EngineOptions};
 pub use exports::{ExportInfo, ExportRequest, Exported, NbdServer, ServerRequest};
 pub use fill::Fill;
 pub use flow::events::{Event, Events, Subscription};
-pub use flow::{BitmapChange, BitmapInfo, DetectZeroes};
+pub use flow::{BitmapChange, BitmapInfo, DetectZeroes, SnapshotInfo};
 pub use job::{IoStatus, Job, JobInfo, JobOptions, Jobs, OnError};
 pub use nodes::NodeInfo;
 pub use options::{ChildOptions, NodeOptions};

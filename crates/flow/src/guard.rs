@@ -125,6 +125,7 @@ impl Drop for OwnedGuard {
 pub struct Tag {
     turns: u64,
     waits: u64,
+    writes: u64,
 }
 
 /// Tells a format when a freed cluster has no readers left: neither a turn of any thread nor a request that
@@ -133,12 +134,13 @@ pub struct Tag {
 pub struct Reclaim {
     turns: Arc<Domain>,
     waits: Arc<Domain>,
+    writes: Arc<Domain>,
 }
 
 impl Reclaim {
     /// For a node whose clients take their turns in `turns`.
     pub fn new(turns: Arc<Domain>) -> Self {
-        Self { turns, waits: Arc::default() }
+        Self { turns, ..Self::default() }
     }
 
     /// Tags what has just been dropped from the mapping.
@@ -146,7 +148,7 @@ impl Reclaim {
         // Whoever enters after an epoch that is later than the tag must not see the old mapping any more, however
         // weakly it was replaced.
         fence(SeqCst);
-        Tag { turns: self.turns.epoch(), waits: self.waits.epoch() }
+        Tag { turns: self.turns.epoch(), waits: self.waits.epoch(), writes: self.writes.epoch() }
     }
 
     /// Whether everybody who may have seen it mapped has left.
@@ -154,12 +156,23 @@ impl Reclaim {
         if sabotage::broken(Rule::Guards) {
             return true;
         }
-        self.turns.passed(tag.turns) && self.waits.passed(tag.waits)
+        self.writers_passed(tag) && self.waits.passed(tag.waits)
+    }
+
+    /// Whether everybody has left who may write in place where a mapping said so before. Who only reads may be there still,
+    /// and may be waiting for whoever asks this.
+    pub fn writers_passed(&self, tag: Tag) -> bool {
+        self.turns.passed(tag.turns) && self.writes.passed(tag.writes)
     }
 
     /// Where the requests that wait enter.
     pub fn waits(&self) -> &Arc<Domain> {
         &self.waits
+    }
+
+    /// Where those of them enter that write to clusters which are mapped.
+    pub fn writes(&self) -> &Arc<Domain> {
+        &self.writes
     }
 }
 

@@ -42,7 +42,7 @@ pub use next::{Hold, Next};
 pub use node::{Body, Capabilities, Limits, Node, NodeId, NodeState, Role, ZeroCost};
 pub use powers::{
     Backing, BackingName, BitmapChange, BitmapInfo, Bitmaps, Check, CheckReport, Compress, Identity, Naming,
-    Permit, Powers, Pressure, Quota, Repair, Resize, Snapshots, Stats, Tell,
+    NewSnapshot, Permit, Powers, Pressure, Quota, Repair, Resize, SnapshotInfo, Snapshots, Stats, Tell,
 };
 pub use prepared::Prepared;
 pub use recorder::Recorder;

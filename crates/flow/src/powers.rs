@@ -148,10 +148,62 @@ pub trait Check: Sync {
     ) -> LocalFut<'a, Result<CheckReport>>;
 }
 
-/// Internal snapshots.
+/// An internal snapshot.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct SnapshotInfo {
+    /// Its id, by which it is told from all others of the image.
+    pub id: String,
+    /// Its name, which others may have, too.
+    pub name: String,
+    /// Bytes of the guest's own state that are stored with it.
+    pub vm_state_size: u64,
+    /// When it was taken: seconds since 1970.
+    pub date_s: u32,
+    /// And nanoseconds.
+    pub date_ns: u32,
+    /// How long the guest had run, in nanoseconds.
+    pub vm_clock_ns: u64,
+    /// Instructions that the guest had executed, where that was counted.
+    pub icount: Option<u64>,
+    /// Size of the disk when it was taken, in bytes.
+    pub disk_size: u64,
+}
+
+/// What is said of a snapshot that is to be made.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct NewSnapshot {
+    /// Its name.
+    pub name: String,
+    /// When it is taken: seconds since 1970.
+    pub date_s: u32,
+    /// And nanoseconds.
+    pub date_ns: u32,
+    /// How long the guest had run, in nanoseconds.
+    pub vm_clock_ns: u64,
+    /// Instructions that the guest had executed, where that was counted.
+    pub icount: Option<u64>,
+}
+
+/// Internal snapshots: states of the node that it keeps beside the present one.
+///
+/// Changes are durable when they are answered, and whole or not there after a crash; one that has failed has changed
+/// nothing, or says that nobody knows. Requests may be under way: those that change the node wait, or are waited for.
+///
+/// Errors of changes: `ReadOnly`; `NotFound` where there is no such snapshot; `Unsupported` where the image can have none;
+/// `Invalid` where a cluster cannot be shared once more.
 pub trait Snapshots: Sync {
-    /// Names of the snapshots, oldest first.
-    fn list(&self) -> Vec<String>;
+    /// The snapshots, oldest first, as they are stored.
+    fn list<'a>(&'a self, next: Next<'a>) -> LocalFut<'a, Result<Vec<SnapshotInfo>>>;
+
+    /// Keeps the present state, flushed or not. The guest's own state is not stored with it.
+    fn create<'a>(&'a self, new: NewSnapshot, next: Next<'a>) -> LocalFut<'a, Result<()>>;
+
+    /// Goes back to the state of the one whose id, or else whose name, is `wanted`: also to the size that the disk had. The
+    /// present state is lost. Whoever calls it has seen to it that nobody relies on content or size.
+    fn apply<'a>(&'a self, wanted: &'a str, next: Next<'a>) -> LocalFut<'a, Result<()>>;
+
+    /// Deletes the one with that id, the guest's own state with it.
+    fn delete<'a>(&'a self, id: &'a str, next: Next<'a>) -> LocalFut<'a, Result<()>>;
 }
 
 /// What is known of a dirty bitmap.

@@ -56,6 +56,8 @@ rules! {
     BitmapMark = "bitmap-mark",
     /// A header that points to another directory of bitmaps is durable before the clusters of the old one are reused.
     BitmapSwitch = "bitmap-switch",
+    /// New tables are durable before the header points to them.
+    SwitchBarrier = "switch-barrier",
 }
 
 #[cfg(feature = "sabotage")]

@@ -6,7 +6,7 @@ use io::Lease;
 
 use crate::next::Next;
 use crate::node::{Body, NodeId};
-use crate::powers::{CheckReport, Repair, Tell};
+use crate::powers::{CheckReport, Repair, Snapshots, Tell};
 use crate::request::{Flags, Now, Op, Request, Window};
 use crate::root::Turn;
 use crate::view::{DetectZeroes, View, ViewIndex};
@@ -112,6 +112,12 @@ pub async fn check_tables(view: &View, repair: Repair, tell: Tell<'_>) -> Result
             Err(BlockError::new(ErrorKind::Unsupported, context))
         }
     }
+}
+
+/// The internal snapshots of the root (of the first node below filters), and what they are asked with. `Unsupported` where
+/// it has none.
+pub fn snapshots(view: &View) -> Result<(&dyn Snapshots, Next<'_>)> {
+    walk::snapshots(view)
 }
 
 /// Which layer has the first bytes of `range`: the cache itself (the first format below filters), one between it and

@@ -4,6 +4,7 @@
 use std::path::Path;
 
 use block::ByteRange;
+use engine::SnapshotInfo;
 use io::OpenOptions;
 use qcow2::{BitmapEntry, Header, Target, Version, cache};
 use serde_json::{Map, Value, json};
@@ -15,6 +16,7 @@ use crate::image::SECTOR;
 use crate::naming;
 use crate::numbers::shown;
 use crate::session::{How, Looked, Session, Source};
+use crate::snapshot_table;
 use crate::verbs::{Call, Verb};
 use crate::{chain, json as printed, words};
 
@@ -48,6 +50,7 @@ struct About {
     header: Option<Header>,
     /// Its persistent bitmaps.
     bitmaps: Vec<BitmapEntry>,
+    snapshots: Vec<SnapshotInfo>,
     /// Where the backing image is, seen from here.
     full_backing: Option<String>,
     file: Below,
@@ -127,6 +130,7 @@ async fn about(session: &Session, source: Source<'_>, looked: Looked) -> Result<
             .map_err(|failure| failure.opening(source.name))?,
         None => Vec::new(),
     };
+    let snapshots = snapshots(session, &looked).await?;
     session.engine.delete_node(&looked.node).await?;
     let backing = looked.header.as_ref().and_then(|header| header.backing.as_ref());
     let full_backing = backing.map(|backing| full_name(&backing.name, &filename));
@@ -136,6 +140,7 @@ async fn about(session: &Session, source: Source<'_>, looked: Looked) -> Result<
         file: Below { driver: driver.to_owned(), len, disk_size },
         header: looked.header,
         bitmaps,
+        snapshots,
         filename,
         disk_size,
         full_backing,
@@ -161,6 +166,19 @@ async fn allocated(session: &Session, filename: &str) -> Option<u64> {
     let path = naming::path(filename)?;
     let file = session.engine.world().open(Path::new(path), OpenOptions::default()).await.ok()?;
     file.allocated().ok()
+}
+
+/// The internal snapshots that an image's own table names.
+async fn snapshots(session: &Session, looked: &Looked) -> Result<Vec<SnapshotInfo>> {
+    let Some(header) = looked.header.as_ref().filter(|header| header.snapshots.count > 0) else {
+        return Ok(Vec::new());
+    };
+    let reader = session.engine.reader("info", &looked.node)?;
+    let found =
+        driver::formats::qcow2::snapshots(header, reader.size(), async |range| reader.read(range).await)
+            .await;
+    reader.close().await?;
+    Ok(found?)
 }
 
 /// A backing file's name as seen from here, not from its overlay.
@@ -204,10 +222,13 @@ impl About {
     fn json(&self) -> Value {
         let header = self.header.as_ref();
         let backing = header.and_then(|header| header.backing.as_ref());
+        let snapshots: Vec<_> = self.snapshots.iter().map(snapshot_table::json).collect();
+        let snapshots = (!snapshots.is_empty()).then_some(Value::Array(snapshots));
         let file = json!({ "name": "file", "info": self.file.json(&self.filename) });
         let members = [
             ("children", Some(json!([file]))),
             ("backing-filename-format", backing.and_then(|b| b.format.as_ref()).map(|f| json!(f))),
+            ("snapshots", snapshots),
             ("virtual-size", Some(json!(self.virtual_size))),
             ("filename", Some(json!(self.filename))),
             ("cluster-size", header.map(|header| json!(1u64 << header.cluster_bits))),
@@ -258,6 +279,7 @@ impl About {
             lines.push(format!("backing file: {}{actual}", backing.name));
             lines.extend(backing.format.iter().map(|format| format!("backing file format: {format}")));
         }
+        lines.extend(snapshot_table::text(&self.snapshots).lines().map(str::to_owned));
         lines.push("Format specific information:".to_owned());
         for (name, fact) in specific(header, &self.bitmaps) {
             shown_under(&name.replace('-', " "), &fact, 1, lines);

@@ -39,6 +39,7 @@ mod resize;
 mod session;
 mod settings;
 mod snapshot;
+mod snapshot_table;
 mod verbs;
 mod words;
 

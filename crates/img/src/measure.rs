@@ -15,6 +15,7 @@ use crate::numbers::ANY;
 use crate::option_list;
 use crate::session::{How, Session, Source};
 use crate::settings::Settings;
+use crate::snapshot_table;
 use crate::verbs::{Call, Verb};
 
 /// The verb.
@@ -73,15 +74,14 @@ async fn run(call: Call) -> Result<u8> {
         }
         _ => {}
     }
-    if given.has("snapshot") {
-        return Err(Failure::new("Snapshots are not yet supported: leave out -l"));
-    }
     session.add_objects(given.values("object")).await?;
     let image = match filename {
         Some(name) => {
             let source = Source { name, format: given.format()?, image_opts: given.has("image-opts") };
-            let how = How { force_share: given.has("force-share"), ..How::READ };
-            Some(session.open(source, how).await?)
+            let snapshot = given.value("snapshot");
+            let how = How { force_share: given.has("force-share"), snapshot, ..How::READ };
+            let opened = session.open(source, how).await;
+            Some(opened.map_err(|failure| snapshot_table::missing(failure, snapshot))?)
         }
         None => None,
     };

@@ -1,9 +1,15 @@
-//! `snapshot`: not there yet.
+//! `snapshot`: lists, makes, applies or deletes internal snapshots.
+
+use block::{BlockError, ErrorKind};
 
 use crate::failure::{Failure, Result};
 use crate::flags;
-use crate::given::Flag;
+use crate::given::{Flag, Given};
+use crate::image::Image;
+use crate::session::{How, Session, Source};
+use crate::snapshot_table;
 use crate::verbs::{Call, Verb};
+use crate::words;
 
 /// The verb.
 pub(crate) const VERB: Verb = Verb {
@@ -28,11 +34,73 @@ const FLAGS: &[Flag] = &[
 ];
 
 async fn run(call: Call) -> Result<u8> {
-    let Call { given, .. } = call;
+    let Call { session, given } = call;
     let operations = ["list", "create", "apply", "delete"];
     if operations.iter().filter(|name| given.has(name)).count() > 1 {
         return Err(Failure::misused("Cannot mix '-l', '-a', '-c', '-d'"));
     }
-    given.one_operand()?;
-    Err(Failure::new("'snapshot' is not yet supported: use qemu-img"))
+    let name = given.one_operand()?;
+    session.add_objects(given.values("object")).await?;
+    let source = Source { name, format: given.format()?, image_opts: given.has("image-opts") };
+    let changes = ["create", "apply", "delete"].iter().any(|operation| given.has(operation));
+    // What is deleted gives its storage back.
+    let how = How { writable: changes, unmap: true, force_share: given.has("force-share"), ..How::READ };
+    let image = session.open(source, how).await?;
+    let done = carry_out(&session, &given, &image).await;
+    let closed = image.close().await;
+    done.and(closed)?;
+    Ok(0)
+}
+
+async fn carry_out(session: &Session, given: &Given, image: &Image) -> Result<()> {
+    if let Some(name) = given.value("create") {
+        let created = session.engine.create_snapshot(&image.node, name).await;
+        created.map_err(|e| Failure::new(format!("Could not create snapshot '{name}': {}", cause(&e))))
+    } else if let Some(name) = given.value("apply") {
+        let applied = session.engine.apply_snapshot(&image.node, name).await;
+        applied
+            .map_err(|e| Failure::new(format!("Could not apply snapshot '{name}': {}", loading(&e, image))))
+    } else if let Some(name) = given.value("delete") {
+        delete(session, image, name).await
+    } else {
+        let found = match session.engine.snapshots(&image.node).await {
+            Err(error) if error.kind() == ErrorKind::Unsupported => Vec::new(),
+            found => found?,
+        };
+        session.listener.say(&snapshot_table::text(&found));
+        Ok(())
+    }
+}
+
+/// Deletes the first one of that name; ids do not count here.
+async fn delete(session: &Session, image: &Image, name: &str) -> Result<()> {
+    let failed = |why: String| Failure::new(format!("Could not delete snapshot '{name}': {why}"));
+    let found = match session.engine.snapshots(&image.node).await {
+        Err(error) if error.kind() == ErrorKind::Unsupported => Vec::new(),
+        found => found?,
+    };
+    let Some(snapshot) = found.iter().find(|snapshot| snapshot.name == name) else {
+        return Err(failed("snapshot not found".to_owned()));
+    };
+    let deleted = session.engine.delete_snapshot(&image.node, &snapshot.id).await;
+    deleted.map_err(|error| failed(cause(&error)))
+}
+
+/// Why a snapshot cannot be gone back to.
+fn loading(error: &BlockError, image: &Image) -> String {
+    match error.kind() {
+        ErrorKind::Unsupported if image.format != "qcow2" => {
+            "Block driver does not support snapshots".to_owned()
+        }
+        ErrorKind::Busy => "Device has active dirty bitmaps".to_owned(),
+        _ => format!("Failed to load snapshot: {}", cause(error)),
+    }
+}
+
+fn cause(error: &BlockError) -> String {
+    match error.kind() {
+        ErrorKind::Unsupported => "Operation not supported".to_owned(),
+        ErrorKind::NotFound => "No such file or directory".to_owned(),
+        _ => words::cause(error),
+    }
 }

@@ -21,6 +21,7 @@ pub mod real;
 pub mod select;
 pub mod sync;
 pub mod thread;
+pub mod wall;
 pub mod world;
 
 use std::future::Future;

@@ -100,6 +100,17 @@ impl L1Table {
         Some(index / PIECE_ENTRIES)
     }
 
+    /// Other tables map the disk, for all who look from now on, entry by entry. It gets no shorter: what `words` do not name
+    /// maps nothing.
+    pub fn replace(&self, words: &[u64]) {
+        self.grow(words.len());
+        for index in 0..self.len() {
+            if let Some(entry) = self.get(index) {
+                entry.store(words.get(index).copied().unwrap_or(0), Ordering::SeqCst);
+            }
+        }
+    }
+
     /// Nothing maps `guest` any more, for all who look from now on. Answers which piece of the table has changed; `None`
     /// beyond its end.
     pub fn clear(&self, geometry: &Geometry, guest: u64) -> Option<usize> {

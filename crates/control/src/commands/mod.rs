@@ -5,6 +5,7 @@ mod jobs;
 pub mod monitor;
 mod nodes;
 mod objects;
+mod snapshots;
 
 use std::sync::Arc;
 
@@ -21,5 +22,6 @@ pub fn standard(engine: &Arc<Engine>) -> (Table, Ending) {
     exports::add(&mut table, engine);
     jobs::add(&mut table, engine);
     objects::add(&mut table, engine);
+    snapshots::add(&mut table, engine);
     (table, ending)
 }

@@ -26,7 +26,7 @@ mod refcounts;
 mod resize;
 mod room;
 mod slices;
-mod snapshot;
+mod snapshots;
 mod tables;
 mod wants;
 mod writer;
@@ -42,6 +42,7 @@ use io::{Lease, LocalFut};
 use image::Image;
 pub use open::open;
 pub use options::Options;
+pub use snapshots::snapshots;
 
 /// The body of a node.
 struct Qcow2 {
@@ -98,17 +99,14 @@ impl Format for Qcow2 {
         let quota = self.changing.then_some(self).filter(|body| body.bound().is_some());
         let quota = quota.map(|body| body as &dyn Quota);
         let resize = self.changing.then_some(self as &dyn flow::Resize);
-        let bitmaps = Some(self as &dyn flow::Bitmaps);
-        Powers {
-            bitmaps,
-            backing,
+        let powers = Powers {
+            bitmaps: Some(self),
             naming: Some(self),
-            compress,
-            quota,
-            resize,
             check: Some(self),
+            snapshots: Some(self),
             ..Powers::default()
-        }
+        };
+        Powers { backing, compress, quota, resize, ..powers }
     }
 }
 

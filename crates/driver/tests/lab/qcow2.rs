@@ -203,8 +203,8 @@ impl Check<'_> {
         let mut counts = Vec::new();
         for entry in self.words(table.offset.0, u64::from(table.clusters) << self.bits) {
             let zeros = vec![0; 1 << self.bits];
-            let bytes = if entry == 0 { &zeros[..] } else { self.part(entry, 1 << self.bits) };
-            let block = RefcountBlock::parse(bytes, table.bits).map_err(|e| e.to_string())?;
+            let bytes = if entry == 0 { zeros } else { self.part(entry, 1 << self.bits) };
+            let block = RefcountBlock::parse(&bytes, table.bits).map_err(|e| e.to_string())?;
             counts.extend((0..block.len()).map(|index| block.get(index)));
             if entry == 0 && counts.len() as u64 > (self.file.len() as u64 >> self.bits) + block.len() {
                 break;
@@ -217,9 +217,12 @@ impl Check<'_> {
         self.part(offset, len).as_chunks().0.iter().map(|word| u64::from_be_bytes(*word)).collect()
     }
 
-    fn part(&self, offset: u64, len: u64) -> &[u8] {
-        let part = ByteRange::new(offset, len);
-        &self.file[part.start() as usize..part.end() as usize]
+    /// What lies behind the end of the file reads as zeros.
+    fn part(&self, offset: u64, len: u64) -> Vec<u8> {
+        let from = self.file.get(offset as usize..).unwrap_or_default();
+        let mut part = from[..from.len().min(len as usize)].to_vec();
+        part.resize(len as usize, 0);
+        part
     }
 }
 

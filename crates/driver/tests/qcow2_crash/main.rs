@@ -18,6 +18,7 @@ mod reader;
 mod resizing;
 mod row;
 mod scribble;
+mod snapshotting;
 mod stage;
 mod table;
 
@@ -59,6 +60,7 @@ fn found_by(rule: Rule) -> Option<&'static str> {
         Rule::DurableDrop => Some("tiny clusters and caches"),
         Rule::HeaderBarrier => Some("an old image with an autoclear bit"),
         Rule::DataFileBarrier => Some("a data file"),
+        Rule::SwitchBarrier => Some("snapshots"),
     }
 }
 

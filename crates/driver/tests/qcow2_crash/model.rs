@@ -4,6 +4,8 @@ use std::ops::Range;
 
 use block::ByteRange;
 
+use crate::snapshotting::Kept;
+
 /// Bytes of a sector: what is stored whole or not at all.
 pub const SECTOR: usize = 512;
 
@@ -45,6 +47,10 @@ pub struct Model {
     sizes: Vec<u64>,
     /// The disk may fail: a write that is under way may have left a part of a sector.
     fails: bool,
+    /// The internal snapshots.
+    pub kept: Kept,
+    /// All of the disk may be this instead.
+    instead: Option<Vec<u8>>,
 }
 
 /// What a flush that begins now covers.
@@ -62,7 +68,8 @@ impl Model {
     pub fn new(first: Vec<u8>, fails: bool) -> Self {
         let sector = Sector { states: vec![vec![Content::First]], ended: 0, flushed: 0 };
         let sectors = vec![sector; first.len() / SECTOR];
-        Self { sizes: vec![sectors.len() as u64], sectors, first, writes: 0, fails }
+        let (sizes, kept) = (vec![sectors.len() as u64], Kept::default());
+        Self { sizes, sectors, first, writes: 0, fails, kept, instead: None }
     }
 
     /// The disk is to be that many sectors long.
@@ -77,6 +84,18 @@ impl Model {
     pub fn end_resize(&mut self, sectors: u64) {
         self.sizes = vec![sectors];
         self.sectors[sectors as usize..].fill(Sector::gone());
+    }
+
+    /// All of the disk is to be these bytes, which it held before.
+    pub fn begin_apply(&mut self, bytes: Vec<u8>) {
+        self.instead = Some(bytes);
+    }
+
+    /// It is, durably.
+    pub fn end_apply(&mut self) {
+        let Some(first) = self.instead.take() else { return };
+        let sector = Sector { states: vec![vec![Content::First]], ended: 0, flushed: 0 };
+        (self.sectors, self.first) = (vec![sector; first.len() / SECTOR], first);
     }
 
     /// Number of a new write.
@@ -125,8 +144,17 @@ impl Model {
         self.check(sectors, bytes, |sector| sector.ended)
     }
 
+    /// What is wrong with a copy of the disk that was made since that flush began.
+    pub fn check_since(&self, covered: &Covered, bytes: &[u8]) -> Result<(), String> {
+        let mut from = covered.0.iter();
+        self.check(0..covered.0.len() as u64, bytes, |_| from.next().copied().unwrap_or(0))
+    }
+
     /// What is wrong with the whole disk after a power loss.
     pub fn check_after_crash(&self, bytes: &[u8]) -> Result<(), String> {
+        if self.instead.as_ref().is_some_and(|instead| instead == bytes) {
+            return Ok(());
+        }
         let sectors = (bytes.len() / SECTOR) as u64;
         if !self.sizes.contains(&sectors) {
             return Err(format!("it is {sectors} sectors long, and not one of {:?}", self.sizes));
@@ -143,7 +171,7 @@ impl Model {
         &self,
         sectors: Range<u64>,
         bytes: &[u8],
-        from: impl Fn(&Sector) -> usize,
+        mut from: impl FnMut(&Sector) -> usize,
     ) -> Result<(), String> {
         for (at, found) in sectors.zip(bytes.chunks(SECTOR)) {
             let sector = &self.sectors[at as usize];

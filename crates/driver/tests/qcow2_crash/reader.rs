@@ -1,7 +1,7 @@
 //! Reading an image without the driver: the format's own look-ups over bytes in memory.
 
 use block::{ByteRange, Place};
-use qcow2::{Decompressor, Geometry, Header, L1Table, L2Slice, Located};
+use qcow2::{Decompressor, Geometry, Header, L1Table, L2Slice, Located, ParsedSnapshots, Snapshot};
 use sim::SimDisk;
 
 /// What the image on `disk` reads as, over its base where the header names a backing image.
@@ -56,17 +56,23 @@ fn read_image(file: &[u8], base: &[u8], data: &[u8]) -> block::Result<Vec<u8>> {
     Ok(bytes)
 }
 
-/// What the first internal snapshot in `file` reads as, where there is one.
-pub fn snapshot(file: &[u8]) -> Result<Option<Vec<u8>>, String> {
-    let needed = Header::needed(file).map_err(|error| error.to_string())?;
-    let header = Header::parse(&file[..needed]).map_err(|error| error.to_string())?;
-    if header.snapshots.count == 0 {
-        return Ok(None);
-    }
-    // With its L1 table in the place of the active one, and its size.
-    let (mut active, entry) = (file.to_vec(), header.snapshots.offset.0 as usize);
-    active.copy_within(entry..entry + 8, 40);
-    active.copy_within(entry + 8..entry + 12, 36);
-    active.copy_within(entry + 48..entry + 56, 24);
-    read_image(&active, &[], &[]).map(Some).map_err(|error| error.to_string())
+/// The internal snapshots of the image on `disk` by id, and what they read as.
+pub fn snapshots(disk: &SimDisk) -> Result<Vec<(String, Vec<u8>)>, String> {
+    let bytes = |name| disk.bytes(name).unwrap_or_default();
+    let file = bytes("disk");
+    let header = Header::parse(&file[..Header::needed(&file).map_err(|e| e.to_string())?]);
+    let table = header.map_err(|e| e.to_string())?.snapshots;
+    let from = file.get(table.offset.0 as usize..).unwrap_or_default();
+    let parsed = Snapshot::parse_table(from, table.count, true).map_err(|e| e.to_string())?;
+    let ParsedSnapshots::Whole(found, _) = parsed else { return Err("the snapshot table is cut".to_owned()) };
+    let read = |snapshot: Snapshot| {
+        // With its L1 table and its size in the place of the active ones.
+        let mut active = file.clone();
+        active[24..32].copy_from_slice(&snapshot.disk_size.unwrap_or(0).to_be_bytes());
+        active[36..40].copy_from_slice(&snapshot.l1_entries.to_be_bytes());
+        active[40..48].copy_from_slice(&snapshot.l1_offset.0.to_be_bytes());
+        let read = read_image(&active, &bytes("base"), &[]).map_err(|error| error.to_string())?;
+        Ok((String::from_utf8_lossy(&snapshot.id).into_owned(), read))
+    };
+    found.into_iter().map(read).collect()
 }

@@ -15,6 +15,7 @@ use crate::checking;
 use crate::lab::{Lab, Tree, qcow2 as images};
 use crate::model::{Model, SECTOR, bytes_of};
 use crate::reader;
+use crate::snapshotting::Kept;
 use crate::stage::{Promises, Stage, Work, flush};
 
 /// Bytes of the disks.
@@ -93,8 +94,9 @@ impl Row {
         (options.disk.write_errors, options.disk.flush_errors) = (self.errors, self.errors);
         let world = SimWorld::with_disk(seed, options, self.disk());
         let fails = self.errors > 0.0;
-        let model = RefCell::new(Model::new(reader::read(&self.disk()).unwrap(), fails));
-        let promises = RefCell::new(self.first_promises());
+        let mut model = Model::new(reader::read(&self.disk()).unwrap(), fails);
+        model.kept = Kept::of(reader::snapshots(&self.disk()).unwrap());
+        let (model, promises) = (RefCell::new(model), RefCell::default());
         let work = async {
             let lab = Lab::new(&world);
             let tree = self.open(&lab).await;
@@ -110,16 +112,6 @@ impl Row {
         Ended { world, model: model.into_inner(), promises: promises.into_inner() }
     }
 
-    /// An internal snapshot stays what it was.
-    fn first_promises(&self) -> Promises {
-        let first = reader::snapshot(&self.image).unwrap();
-        let snapshot = move |disk: &SimDisk| match reader::snapshot(&disk.bytes("disk").unwrap())? == first {
-            true => Ok(()),
-            false => Err("the snapshot has changed".to_owned()),
-        };
-        Promises::from([("snapshot", Box::new(snapshot) as _)])
-    }
-
     async fn open(&self, lab: &Lab) -> Tree {
         let (base, _) = lab.file("base").await;
         let backing = (!self.base.is_empty()).then_some(&base);
@@ -128,6 +120,7 @@ impl Row {
 
     /// Goes on with what a power loss has left: writes all over it, and checks it again.
     fn go_on(&self, seed: u64, disk: SimDisk, promises: &Promises) -> Result<SimDisk, String> {
+        let snapshots = reader::snapshots(&disk)?;
         let world = SimWorld::with_disk(seed, Options::default(), disk);
         let bytes = world.run(async {
             let view = self.open(&Lab::new(&world)).await.view();
@@ -140,6 +133,9 @@ impl Row {
         let left = world.disk().crash(&mut Rng::new(seed));
         nothing_but_leaks(&left.bytes("disk").unwrap())?;
         promises.values().try_for_each(|promise| promise(&left))?;
+        if reader::snapshots(&left)? != snapshots {
+            return Err("a snapshot has changed".to_owned());
+        }
         match reader::read(&left)? == bytes {
             true => Ok(left),
             false => Err("what was written after the crash is not there".to_owned()),
@@ -166,6 +162,7 @@ impl Ended {
         if foreign != 0 && self.model.has_changed(&bytes) {
             return Err(format!("the autoclear bits {:#x} are set", header.features.autoclear));
         }
+        self.model.check_snapshots(&reader::snapshots(disk)?)?;
         self.promises.values().try_for_each(|promise| promise(disk))
     }
 }

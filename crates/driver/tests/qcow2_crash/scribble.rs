@@ -64,6 +64,11 @@ impl<'a> Client<'a> {
         Client { stage, view, rng, part, compress: false }
     }
 
+    /// The same, half of whose writes are compressed ones.
+    pub fn compressing(self, compress: bool) -> Self {
+        Client { compress, ..self }
+    }
+
     /// Does so many things.
     pub async fn work_for(mut self, steps: usize) {
         for _ in 0..steps {

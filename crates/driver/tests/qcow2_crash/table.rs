@@ -11,6 +11,7 @@ use crate::lab::{Lab, qcow2 as images};
 use crate::resizing::resize_under_clients;
 use crate::row::{Row, SIZE};
 use crate::scribble::{clients, compressing_clients};
+use crate::snapshotting::{take_compressed_snapshots, take_snapshots};
 use crate::stage::flush;
 
 /// An autoclear bit that nobody knows.
@@ -24,6 +25,7 @@ pub fn all() -> Vec<Row> {
     all.extend(passes());
     all.extend(packed());
     all.extend(refcount_widths());
+    all.extend(with_snapshots());
     all
 }
 
@@ -178,6 +180,27 @@ fn refcount_widths() -> Vec<Row> {
 /// The same work, half of the writes compressed.
 fn compressing(row: Row) -> Row {
     Row { work: |stage| Box::pin(compressing_clients(stage)), ..row }
+}
+
+/// Images whose snapshots change.
+fn with_snapshots() -> Vec<Row> {
+    let tiny = scribble("snapshots and compressed writes", file(9), images::tiny());
+    let narrow = images::file_of(&NewImage { refcount_bits: 4, ..fresh(10) });
+    let plainly = [
+        scribble("snapshots", file(12), plain()),
+        scribble("snapshots and tiny clusters and caches", file(9), images::tiny()),
+        scribble("snapshots and narrow refcounts", narrow, plain()),
+        scribble("snapshots that leave the file", file(10), json!({"pass-discard-snapshot": true})),
+        overlay("snapshots of an overlay", over(11), plain()),
+        overlay("snapshots of an overlay of version 2", images::version_2(over(12)), plain()),
+        overlay("snapshots with subclusters", images::with_subclusters(over(14)), plain()),
+        scribble("snapshots and a refcount table that is full", images::crowded(&fresh(9)), plain()),
+        scribble("snapshots of an old image", marked(images::with_snapshot(filled(&fresh(12)))), plain()),
+        Row { errors: 0.004, ..scribble("snapshots on a disk that fails", file(11), plain()) },
+    ];
+    let rows = plainly.map(|row| Row { work: |stage| Box::pin(take_snapshots(stage)), ..row });
+    let packing = Row { work: |stage| Box::pin(take_compressed_snapshots(stage)), ..tiny };
+    rows.into_iter().chain([packing]).collect()
 }
 
 /// An image that holds data, written by us.

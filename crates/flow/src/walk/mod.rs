@@ -11,6 +11,7 @@ mod now;
 mod read;
 mod remember;
 mod resolve;
+mod snapshots;
 mod status;
 mod trail;
 mod write;
@@ -33,6 +34,7 @@ pub use remember::{
     DEFAULT_BUDGET as REMEMBER_BUDGET, set_budget as set_remember_budget, total as remember_total,
     usage as remember_usage,
 };
+pub(crate) use snapshots::snapshots;
 pub use status::Whence;
 pub(crate) use status::{extents, granule, quota, whence, whence_now};
 

@@ -89,7 +89,7 @@ impl<'a> Target<'a> {
 
     async fn next_step(&self, rq: &Request) -> Result<How> {
         loop {
-            let guard = self.next().reclaim().waits().enter_owned();
+            let guard = self.next().reclaim().writes().enter_owned();
             let Some((place, len)) = self.map(rq.rest())? else {
                 super::read::load(self.view, self.index, rq.rest()).await?;
                 continue;

@@ -5,7 +5,7 @@ use crate::failure::{Failure, Result};
 use crate::given::Given;
 use crate::image::SECTOR;
 use crate::numbers::{self, Range};
-use crate::option_list;
+use crate::{option_list, snapshot_table};
 
 /// Longest run of zeros that `-S` may ask for.
 const SPARSE_MAX: u64 = 16 << 20;
@@ -72,7 +72,7 @@ impl<'a> Options<'a> {
             source_image_opts: given.has("image-opts") || given.has("source-image-opts"),
             source_cache,
             force_share: given.has("force-share"),
-            snapshot: given.value("source-snapshot").map(named_snapshot),
+            snapshot: given.value("source-snapshot"),
             target_format: given.value("target-format").unwrap_or("raw"),
             target_image_opts: given.has("target-image-opts"),
             target_cache,
@@ -96,18 +96,8 @@ impl<'a> Options<'a> {
 
     /// The failure of a source that has no such snapshot in qemu-img's words.
     pub(super) fn explained(&self, failure: Failure) -> Failure {
-        let lacks = failure.text.as_ref().is_some_and(|text| text.contains("snapshot '"));
-        match self.snapshot {
-            Some(_) if lacks => Failure::new("Failed to load snapshot: Can't find snapshot"),
-            _ => failure,
-        }
+        snapshot_table::missing(failure, self.snapshot)
     }
-}
-
-/// The id or name that `-l` gives, by itself or as `snapshot.name=...` or `snapshot.id=...`.
-fn named_snapshot(text: &str) -> &str {
-    let named = text.strip_prefix("snapshot.name=").or_else(|| text.strip_prefix("snapshot.id="));
-    named.unwrap_or(text)
 }
 
 /// What cannot be asked for together.

@@ -77,6 +77,9 @@ pub(crate) struct Args {
     /// Export read-only.
     #[arg(short, long, help_heading = IMAGE)]
     pub(super) read_only: bool,
+    /// Export an internal snapshot, read-only: its id or name, or snapshot.id=ID,snapshot.name=NAME.
+    #[arg(short, long, value_name = "SNAPSHOT", help_heading = IMAGE)]
+    pub(super) load_snapshot: Option<String>,
     /// Bypass the host's page cache: --cache=none.
     #[arg(short, long, conflicts_with = "cache", help_heading = IMAGE)]
     pub(super) nocache: bool,
@@ -133,8 +136,6 @@ struct NotYet {
     disconnect: bool,
     #[arg(short, long, hide = true)]
     snapshot: bool,
-    #[arg(short, long, hide = true)]
-    load_snapshot: Option<String>,
 }
 
 impl Args {
@@ -153,7 +154,6 @@ impl Args {
             ("--connect", n.connect.is_some()),
             ("--disconnect", n.disconnect),
             ("--snapshot", n.snapshot),
-            ("--load-snapshot", n.load_snapshot.is_some()),
         ];
         if let Some((name, _)) = given.iter().find(|(_, given)| *given) {
             return Err(BlockError::new(ErrorKind::Unsupported, format!("'{name}' is not yet supported")));

@@ -21,6 +21,9 @@ pub(super) async fn options(engine: &Engine, args: &Args) -> Result<Map<String, 
     } else {
         named(engine, args, file).await?
     };
+    if let Some(snapshot) = &args.load_snapshot {
+        image = with(image, "snapshot", json!(snapshot));
+    }
     if args.offset > 0 {
         image = behind(args.offset, image);
     }

@@ -28,8 +28,10 @@ pub(crate) use args::Args;
 const EXPORT: &str = "nbd0";
 
 /// Serves until told to end, or until the last client has left.
-pub(crate) fn run(args: Args) -> Result<()> {
+pub(crate) fn run(mut args: Args) -> Result<()> {
     args.check()?;
+    // A snapshot is only read.
+    args.read_only |= args.load_snapshot.is_some();
     // The process that the service manager meant is this one, not the one in the background.
     let address = address(&args)?;
     let readiness = service::to_background(args.fork)?;

@@ -61,7 +61,6 @@ const NOT_YET: &[(&str, &[&str])] = &[
     ("--connect", &["-c", "/dev/nbd0", "disk.img"]),
     ("--disconnect", &["-d", "/dev/nbd0"]),
     ("--list", &["-L"]),
-    ("--load-snapshot", &["-l", "s0", "disk.img"]),
     ("--selinux-label", &["--selinux-label=l", "disk.img"]),
     ("--snapshot", &["-s", "disk.img"]),
     ("--tls-authz", &["--tls-authz=a", "disk.img"]),

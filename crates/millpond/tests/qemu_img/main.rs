@@ -23,6 +23,7 @@ const CONVERTING: &str = include_str!("converting.txt");
 const CHECKING: &str = include_str!("checking.txt");
 const CHANGING: &str = include_str!("changing.txt");
 const BENCHING: &str = include_str!("benching.txt");
+const SNAPSHOTS: &str = include_str!("snapshots.txt");
 
 /// Larger disks are not compared byte by byte.
 const COMPARED_MAX: u64 = 1 << 34;
@@ -55,6 +56,11 @@ fn images_are_changed_as_qemu_img_changes_them() {
 #[test]
 fn bench_says_what_qemu_img_says() {
     both("bench_says_what_qemu_img_says", BENCHING);
+}
+
+#[test]
+fn snapshots_are_those_of_qemu_img() {
+    both("snapshots_are_those_of_qemu_img", SNAPSHOTS);
 }
 
 /// What a program has answered.
@@ -105,7 +111,9 @@ fn program(name: &str, dir: &Path, lab: &Lab) -> Command {
 
 fn answer(command: &mut Command, arguments: &[String]) -> Answer {
     let output = command.args(arguments).output().unwrap();
-    let text = |bytes: &[u8]| without_time(&without_steps(&without_ours(&String::from_utf8_lossy(bytes))));
+    let text = |bytes: &[u8]| {
+        without_time(&without_dates(&without_steps(&without_ours(&String::from_utf8_lossy(bytes)))))
+    };
     Answer { status: output.status.code(), out: text(&output.stdout), err: text(&output.stderr) }
 }
 
@@ -118,6 +126,25 @@ const OURS: &[(&str, &str)] = &[
 fn without_ours(text: &str) -> String {
     let is_ours = |line: &str| OURS.iter().any(|(start, _)| line.starts_with(start));
     text.split_inclusive('\n').filter(|line| !is_ours(line)).collect()
+}
+
+/// Without when a snapshot was taken: the programs run one after the other.
+fn without_dates(text: &str) -> String {
+    let is_date = |part: &str| {
+        part.len() == 19
+            && part.bytes().zip(*b"0000-00-00 00:00:00").all(|(byte, like)| match like {
+                b'0' => byte.is_ascii_digit(),
+                _ => byte == like,
+            })
+    };
+    let undated = |line: &str| {
+        if let Some(at) = line.find("\"date-sec\":").or_else(|| line.find("\"date-nsec\":")) {
+            return line[..at].to_owned();
+        }
+        let at = (0..line.len()).find(|at| line.get(*at..at + 19).is_some_and(is_date));
+        at.map_or_else(|| line.to_owned(), |at| line[..at].to_owned() + &line[at + 19..])
+    };
+    text.split_inclusive('\n').map(undated).collect()
 }
 
 /// Without how long it took.

@@ -109,7 +109,7 @@ impl Image {
             };
             match took {
                 Took::Load(block) => self.load_block(block, next).await?,
-                _ if tries < PATIENCE && writer.books.lock().freed.waiting() > 0 => {
+                _ if tries < PATIENCE && writer.books.lock().is_waiting() => {
                     match tries {
                         0 => self.flush(next).await?,
                         _ => io::sleep(PAUSE).await,
@@ -190,7 +190,7 @@ impl Image {
 }
 
 #[cold]
-fn full() -> BlockError {
+pub(super) fn full() -> BlockError {
     let context =
         "no free cluster is left in its file, which cannot grow: discard something or give it a larger one";
     BlockError::new(ErrorKind::NoSpace, context)

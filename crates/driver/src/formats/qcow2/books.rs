@@ -9,11 +9,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use block::ByteRange;
-use flow::Reclaim;
+use flow::{Reclaim, Tag};
 use qcow2::{L2Slice, SliceAddress};
 
 use super::freed::{Freed, Passes, Why};
-use super::refcounts::{Refcounts, Run};
+use super::refcounts::{NewTables, Refcounts, Run};
 use super::slices::Slices;
 
 /// Bytes of data that are mapped and not yet made durable, at most; at half of them a flush begins by itself.
@@ -37,6 +37,8 @@ pub(super) struct Books {
     pub(super) l1_dirty: BTreeSet<usize>,
     fresh: u64,
     flushing: u64,
+    /// Clusters in front are not handed out before who entered then has left.
+    aside: Option<Tag>,
 }
 
 struct Pinned {
@@ -64,6 +66,7 @@ impl Locked {
             l1_dirty: BTreeSet::new(),
             fresh: 0,
             flushing: 0,
+            aside: None,
         })))
     }
 
@@ -148,6 +151,10 @@ impl Books {
         seen: bool,
         mut holes: Option<&mut Vec<Run>>,
     ) -> Settled {
+        if self.aside.is_some_and(|tag| !seen && reclaim.passed(tag)) {
+            self.aside = None;
+            self.refcounts.look_again();
+        }
         while let Some((run, pass)) = self.freed.next(reclaim, seen) {
             if pass && holes.is_none() {
                 break;
@@ -179,6 +186,18 @@ impl Books {
         } else {
             Pressure::Low
         }
+    }
+
+    /// Whether clusters that are in use now may be free soon.
+    pub(super) fn is_waiting(&self) -> bool {
+        self.freed.waiting() > 0 || self.aside.is_some()
+    }
+
+    /// The header points to other tables, which are all on disk. What the old ones referred to may still be read: none of it
+    /// is handed out before those of `reclaim` have left who may do so.
+    pub(super) fn switch(&mut self, tables: NewTables, reclaim: &Reclaim) {
+        self.refcounts.switch(tables);
+        self.aside = Some(reclaim.tag());
     }
 
     /// Takes what a flush is about.

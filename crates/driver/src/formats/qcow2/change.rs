@@ -19,6 +19,7 @@ impl Image {
     /// What every change of this image waits for first.
     pub(super) async fn begin_change(self: &Arc<Self>, next: Next<'_>) -> Result<()> {
         let writer = self.writer()?;
+        writer.check_known()?;
         if !writer.is_changing() {
             self.in_background(next, |image, next| Box::pin(image.begin_changing(next))).await?;
         }
@@ -309,7 +310,7 @@ impl Image {
         bytes: impl FnOnce(usize) -> Lease,
         next: Next<'_>,
     ) -> Result<u64> {
-        let guard = next.reclaim().waits().enter_owned();
+        let guard = next.reclaim().writes().enter_owned();
         let mapping = self.geometry.map(&pin.slice, part, self.data_len.load(Ordering::Acquire))?;
         let mut bytes = bytes(mapping.len as usize);
         // Beyond the end of the file there is nothing.

@@ -29,6 +29,8 @@ pub(super) enum Why {
 pub(super) struct Passes {
     pub(super) request: bool,
     pub(super) other: bool,
+    /// What a change of snapshots leaves: see `snapshots/give_back.rs`.
+    pub(super) snapshot: bool,
 }
 
 impl Passes {
@@ -135,7 +137,7 @@ mod tests {
     use qcow2::Parts;
 
     fn freed() -> Freed {
-        Freed::new(Passes { request: true, other: false })
+        Freed::new(Passes { request: true, other: false, snapshot: false })
     }
 
     fn run(first: u64) -> Run {

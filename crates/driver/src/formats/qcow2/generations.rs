@@ -26,6 +26,11 @@ impl Generations {
         &self.0[(offset / REGION % self.0.len() as u64) as usize]
     }
 
+    /// Tells all who remember mappings.
+    pub(super) fn bump_all(&self) {
+        self.0.iter().for_each(|generation| _ = generation.fetch_add(1, SeqCst));
+    }
+
     /// Tells those who remember mappings of `range` that they are old.
     pub(super) fn bump(&self, range: ByteRange) {
         let regions = Alignment::new(REGION).unwrap_or_default().around(range);

@@ -68,6 +68,11 @@ impl Inflated {
         Ok(Turn { _alone: alone, _room: room.map_err(closed)? })
     }
 
+    /// Forgets all clusters.
+    pub(super) fn forget_all(&self) {
+        lock(&self.kept).clear();
+    }
+
     /// Forgets the cluster that starts at `guest`: other bytes have taken its place.
     pub(super) fn forget(&self, guest: u64) {
         lock(&self.kept).retain(|(at, _)| *at != guest);

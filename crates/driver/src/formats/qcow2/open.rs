@@ -19,7 +19,7 @@ use super::image::Image;
 use super::inflated::Inflated;
 use super::options::Options;
 use super::slices::Slices;
-use super::snapshot;
+use super::snapshots;
 use super::wants;
 use super::writer::{Start, Writer};
 use crate::context::{OpenContext, Opened};
@@ -126,7 +126,7 @@ async fn geometry(
     match &options.snapshot {
         None => options.geometry(header),
         Some(wanted) if context.read_only => {
-            snapshot::geometry(file, header, options.geometry(header)?, wanted).await
+            snapshots::open::geometry(file, header, options.geometry(header)?, wanted).await
         }
         Some(wanted) => {
             let context = format!("internal snapshot '{wanted}' can only be read: add read-only=on");

@@ -14,7 +14,7 @@ const REFCOUNT_CACHE: u64 = 2 << 20;
 /// Smallest slice of an L2 table that is read at a time, in bytes.
 const MIN_ENTRY: u64 = 512;
 
-/// Options of a qcow2 node; `lazy-refcounts`, `overlap-check`, `cache-clean-interval` and `pass-discard-snapshot` are taken and have no effect yet.
+/// Options of a qcow2 node; `lazy-refcounts`, `overlap-check` and `cache-clean-interval` are taken and have no effect yet.
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, default, rename_all = "kebab-case")]
 pub struct Options {
@@ -42,8 +42,8 @@ pub struct Options {
     /// Whether clusters that clients discard are given back to the file; default: if discards are passed on
     /// (`discard=unmap`).
     pass_discard_request: Option<bool>,
-    #[serde(rename = "pass-discard-snapshot")]
-    _pass_discard_snapshot: Option<bool>,
+    /// The same of those that a change of internal snapshots drops; default: if discards are passed on.
+    pass_discard_snapshot: Option<bool>,
     /// The same of all others that are dropped; default off.
     pass_discard_other: Option<bool>,
     /// Whether what is discarded keeps its cluster, so that it is written there again; default off.
@@ -88,6 +88,7 @@ impl Options {
         Passes {
             request: self.pass_discard_request.unwrap_or(unmap),
             other: self.pass_discard_other.unwrap_or(false),
+            snapshot: self.pass_discard_snapshot.unwrap_or(unmap),
         }
     }
 

@@ -9,14 +9,18 @@
 //! * Compressed bytes go behind others only in a cluster that those others still count for.
 //! * No cluster of the header, the L1 table or the refcount table is ever handed out.
 
+mod switch;
+
 use std::collections::{BTreeMap, HashMap};
 use std::ops::Range;
 
 use block::{BlockError, ErrorKind, Result};
 use qcow2::{Geometry, Header, RefcountBlock};
 
+pub(super) use switch::NewTables;
+
 /// Longest refcount table in bytes.
-const TABLE_BYTES_MAX: u64 = 8 << 20;
+pub(super) const TABLE_BYTES_MAX: u64 = 8 << 20;
 /// What is stored whole or not at all.
 const SECTOR: usize = 512;
 /// Refcount blocks that are always kept.
@@ -63,6 +67,8 @@ pub(super) struct Refcounts {
     /// Clusters from here on have never been handed out, and lay behind the end of the file when it was opened.
     untouched: u64,
     l1: Run,
+    /// Clusters in front of this one are left alone for now.
+    aside: Option<u64>,
 }
 
 struct Block {
@@ -107,6 +113,7 @@ impl Refcounts {
                 first: geometry.l1_offset().0 >> cluster_bits,
                 count: l1_bytes.div_ceil(geometry.cluster_size()),
             },
+            aside: None,
         }
     }
 
@@ -255,7 +262,7 @@ impl Refcounts {
     }
 
     /// An error where counters say that clusters are free which cannot be.
-    fn check_unreserved(&self, run: Run) -> Result<()> {
+    pub(super) fn check_unreserved(&self, run: Run) -> Result<()> {
         let overlaps =
             |other: Run| run.first < other.first + other.count && other.first < run.first + run.count;
         let reserved = [Run { first: 0, count: 1 }, self.l1, self.place, self.durable_place];

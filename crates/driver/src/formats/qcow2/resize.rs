@@ -63,7 +63,7 @@ impl Image {
         resized
     }
 
-    async fn header(&self, next: Next<'_>) -> Result<Header> {
+    pub(super) async fn header(&self, next: Next<'_>) -> Result<Header> {
         let len = self.geometry.cluster_size().min(next.size(FILE_CHILD)?);
         Header::parse(&self.read_file(0, len as usize, next).await?)
     }

@@ -94,7 +94,7 @@ impl Image {
         next: Next<'_>,
     ) -> Result<Option<Placed>> {
         // Older than our look at the entries.
-        let guard = next.reclaim().waits().enter_owned();
+        let guard = next.reclaim().writes().enter_owned();
         let Some(Wanted { mut guest, home }) = self.wanted(pin, range)? else { return Ok(None) };
         let first = self.cluster().down(guest.start());
         let (first_host, room, alone) = match home {

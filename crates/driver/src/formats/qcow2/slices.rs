@@ -124,6 +124,13 @@ impl Slices {
         }
     }
 
+    /// Drops all slices.
+    pub(super) fn forget_all(&self) {
+        let sets = self.sets();
+        let _alone = sets.hands();
+        sets.ways.iter().for_each(Way::clear);
+    }
+
     fn number(&self, address: SliceAddress) -> u64 {
         address.first_guest >> self.span_bits
     }

@@ -6,7 +6,7 @@
 //!   be wrong are marked. Until then no cluster is said to be writable in place.
 
 use std::any::Any;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 use std::sync::{Arc, Weak};
 
 use block::{BlockError, ErrorKind, Mapping, Place, Result};
@@ -25,6 +25,15 @@ use super::refcounts::Refcounts;
 /// Fewest slices that may wait to be written.
 const DIRTY_MIN: u64 = 8;
 
+/// Something may be changed: autoclear bits are cleared, bitmaps are marked as in use.
+const CHANGING: u8 = 1;
+/// Nobody waits for those who write in place to end.
+const STILL_NOT: u8 = 2;
+/// The tables in memory are those that the header points to.
+const KNOWN: u8 = 4;
+/// When clusters that are ours alone are written in place.
+const IN_PLACE: u8 = CHANGING | STILL_NOT | KNOWN;
+
 /// The right to write tables and header; travels with the buffers that are written.
 pub(super) type Turn = Arc<dyn Any + Send + Sync>;
 
@@ -40,8 +49,8 @@ pub(super) struct Writer {
     pub(super) flushes: Flushes,
     /// Whoever writes tables or the header.
     pub(super) turn: Arc<Semaphore>,
-    /// Whether something may be changed: autoclear bits are cleared, bitmaps are marked as in use.
-    changing: AtomicBool,
+    /// Whether clusters are written in place, bit by bit: all of [`IN_PLACE`].
+    state: AtomicU8,
     /// Those that are cleared before.
     pub(super) to_clear: u64,
     /// Whether the data file reads as the disk by itself, and has to go on doing so.
@@ -97,7 +106,7 @@ impl Writer {
             block_loads: RangeLocks::default(),
             flushes: Flushes::default(),
             turn: Arc::new(Semaphore::new(1)),
-            changing: AtomicBool::new(false),
+            state: AtomicU8::new(STILL_NOT | KNOWN),
             to_clear: header.features.autoclear & !(keep | header.features.kept_autoclear()),
             passes,
             keeps_discarded: start.keeps_discarded,
@@ -119,17 +128,42 @@ impl Writer {
     #[inline]
     pub(super) fn hold_back(&self, mut mapping: Mapping) -> Mapping {
         if let Place::Data { exclusive, .. } = &mut mapping.place {
-            *exclusive &= self.changing.load(Ordering::Acquire);
+            *exclusive &= self.state.load(Ordering::Acquire) == IN_PLACE;
         }
         mapping
     }
 
     pub(super) fn is_changing(&self) -> bool {
-        self.changing.load(Ordering::Acquire)
+        self.state.load(Ordering::Acquire) & CHANGING != 0
     }
 
     pub(super) fn set_changing(&self, changing: bool) {
-        self.changing.store(changing, Ordering::Release);
+        match changing {
+            true => self.state.fetch_or(CHANGING, Ordering::SeqCst),
+            false => self.state.fetch_and(!CHANGING, Ordering::SeqCst),
+        };
+    }
+
+    /// From now on nobody finds a cluster that is writable in place, or everybody again.
+    pub(super) fn set_still(&self, still: bool) {
+        match still {
+            true => self.state.fetch_and(!STILL_NOT, Ordering::SeqCst),
+            false => self.state.fetch_or(STILL_NOT, Ordering::SeqCst),
+        };
+    }
+
+    /// Nobody knows which tables the header points to: nothing is made durable any more, and nothing written at all.
+    pub(super) fn set_unknown(&self) {
+        self.lose();
+        self.state.fetch_and(!KNOWN, Ordering::SeqCst);
+    }
+
+    /// Fails once [`Writer::set_unknown`] was called.
+    pub(super) fn check_known(&self) -> Result<()> {
+        match self.state.load(Ordering::Acquire) & KNOWN {
+            0 => self.check_kept(),
+            _ => Ok(()),
+        }
     }
 
     /// Fails once [`Writer::lose`] was called.

@@ -1,0 +1,53 @@
+//! Other refcounts take the place of those in memory: the header points to another table.
+//!
+//! Invariant: what the old tables referred to is handed out only when whoever may still read it has left.
+
+use super::{Place, Refcounts, Run};
+
+/// Where everything is after a switch.
+pub(in super::super) struct NewTables {
+    /// Entries of the refcount table, and its place.
+    pub(in super::super) table: Vec<u64>,
+    pub(in super::super) place: Place,
+    /// The active L1 table.
+    pub(in super::super) l1: Run,
+    /// No new cluster lies here or behind.
+    pub(in super::super) end: u64,
+}
+
+impl Refcounts {
+    /// The header points to other tables, which are all on disk, as was everything here. What is in front of the end stays
+    /// as it is until [`Refcounts::look_again`].
+    pub(in super::super) fn switch(&mut self, tables: NewTables) {
+        let NewTables { table, place, l1, end } = tables;
+        (self.table, self.table_dirty) = (table, 0..0);
+        (self.place, self.durable_place, self.l1) = (place, place, l1);
+        self.blocks.clear();
+        self.free.clear();
+        self.packed = None;
+        self.untouched = self.untouched.max(end);
+        self.frontier = self.untouched;
+        self.aside = Some(self.untouched);
+    }
+
+    /// Somebody has written to clusters in front of this one without taking them.
+    pub(in super::super) fn soil(&mut self, end: u64) {
+        self.untouched = self.untouched.max(end);
+    }
+
+    /// All clusters are looked at from now on, whatever was left alone.
+    pub(in super::super) fn look_again(&mut self) {
+        self.free.clear();
+        (self.frontier, self.aside) = (0, None);
+    }
+
+    /// No cluster in front of this one may be taken.
+    pub(in super::super) fn search_from(&self) -> u64 {
+        self.aside.unwrap_or(0)
+    }
+
+    /// Most blocks that are kept.
+    pub(in super::super) fn blocks_max(&self) -> usize {
+        self.blocks_max
+    }
+}

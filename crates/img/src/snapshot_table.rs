@@ -1,0 +1,66 @@
+//! Internal snapshots as qemu-img shows them: lines of a table, or members of an object.
+
+use engine::SnapshotInfo;
+use serde_json::{Map, Value, json};
+
+use crate::failure::Failure;
+use crate::numbers::shown;
+
+const SECOND: u64 = 1_000_000_000;
+
+/// The table, empty where there are none.
+pub(crate) fn text(snapshots: &[SnapshotInfo]) -> String {
+    if snapshots.is_empty() {
+        return String::new();
+    }
+    let head = line(["ID", "TAG", "VM_SIZE", "DATE", "VM_CLOCK", "ICOUNT"].map(str::to_owned));
+    let lines = snapshots.iter().map(|snapshot| {
+        let icount = snapshot.icount.map_or_else(|| "--".to_owned(), |count| count.to_string());
+        line([
+            snapshot.id.clone(),
+            snapshot.name.clone(),
+            shown(snapshot.vm_state_size),
+            io::wall::local_time(snapshot.date_s.into()).to_string(),
+            clock(snapshot.vm_clock_ns),
+            icount,
+        ])
+    });
+    format!("Snapshot list:\n{head}{}", lines.collect::<String>())
+}
+
+fn line([id, tag, size, date, clock, icount]: [String; 6]) -> String {
+    format!("{id:<7} {tag:<16} {size:>8} {date:>19} {clock:>15} {icount:>10}\n")
+}
+
+/// Hours, minutes, seconds and thousandths.
+fn clock(ns: u64) -> String {
+    let seconds = ns / SECOND;
+    let (minutes, thousandths) = (seconds / 60, ns % SECOND / 1_000_000);
+    format!("{:04}:{:02}:{:02}.{thousandths:03}", minutes / 60, minutes % 60, seconds % 60)
+}
+
+/// QMP's `SnapshotInfo`, in the order in which qemu-img shows it.
+pub(crate) fn json(snapshot: &SnapshotInfo) -> Value {
+    let members = [
+        ("icount", snapshot.icount.map(|count| json!(count))),
+        ("vm-clock-nsec", Some(json!(snapshot.vm_clock_ns % SECOND))),
+        ("name", Some(json!(snapshot.name))),
+        ("date-sec", Some(json!(snapshot.date_s))),
+        ("date-nsec", Some(json!(snapshot.date_ns))),
+        ("vm-clock-sec", Some(json!(snapshot.vm_clock_ns / SECOND))),
+        ("id", Some(json!(snapshot.id))),
+        ("vm-state-size", Some(json!(snapshot.vm_state_size))),
+    ];
+    let members: Map<_, _> =
+        members.into_iter().filter_map(|(name, value)| Some((name.to_owned(), value?))).collect();
+    Value::Object(members)
+}
+
+/// The failure of an image that has no such snapshot, in qemu-img's words.
+pub(crate) fn missing(failure: Failure, wanted: Option<&str>) -> Failure {
+    let lacks = failure.text.as_ref().is_some_and(|text| text.contains("snapshot '"));
+    match wanted {
+        Some(_) if lacks => Failure::new("Failed to load snapshot: Can't find snapshot"),
+        _ => failure,
+    }
+}
