@@ -31,8 +31,13 @@ pub(crate) struct Options {
 type Table = (&'static str, &'static str);
 
 /// All of them.
-const TABLES: &[Table] =
-    &[("driver", "qcow2_bitmaps"), ("driver", "qcow2_crash"), ("engine", "stream"), ("pond", "crash")];
+const TABLES: &[Table] = &[
+    ("driver", "qcow2_crash"),
+    ("driver", "qcow2_bitmaps"),
+    ("engine", "stream"),
+    ("img", "crash"),
+    ("pond", "crash"),
+];
 
 /// What a line of a test program begins with that names a scenario.
 const LISTED: &str = "sim: scenario: ";

@@ -2,9 +2,9 @@
 
 use std::path::PathBuf;
 
-use block::{BlockError, ErrorKind, Result};
+use block::{BlockError, ByteRange, ErrorKind, Result};
 use driver::Kind;
-use flow::{CheckReport, DetectZeroes, NodeId, Repair, Request, Role, Tell, seam};
+use flow::{CheckReport, DetectZeroes, NodeId, Preallocation, Repair, Request, Role, Tell, seam};
 use graph::{Demand, Drained, Edit, Operation, Place, Reopen, User};
 use io::Lease;
 use serde_json::{Map, Value};
@@ -186,6 +186,22 @@ impl Engine {
         let resized = seam::resize(&entry.view(), size).await;
         self.detach(root).await?;
         resized
+    }
+
+    /// Makes room for `range` of a node, which reads as zeros and was never written to.
+    pub async fn preallocate(&self, node: &str, range: ByteRange, how: Preallocation) -> Result<()> {
+        let (root, entry) = self.attach(node, User::named("preallocate"), Demand::WRITE)?;
+        let made = seam::preallocate(&entry.view(), range, how).await;
+        self.detach(root).await?;
+        made
+    }
+
+    /// Drops all that a node holds itself, durably. What lies below has the same bytes, durably (a commit has seen to it).
+    pub async fn make_empty(&self, node: &str) -> Result<()> {
+        let (root, entry) = self.attach(node, User::named("make-empty"), Demand::WRITE)?;
+        let emptied = seam::make_empty(&entry.view()).await;
+        self.detach(root).await?;
+        emptied
     }
 
     /// Checks a node's own tables, and mends what `repair` says of a node that was opened for that; `tell` hears of each

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use block::{DirtyBitmap, Permissions, Result};
+use block::{BlockError, ByteRange, DirtyBitmap, ErrorKind, Permissions, Result};
 use io::{Lease, LocalFut, Moment};
 
 use crate::next::Next;
@@ -12,6 +12,8 @@ use crate::next::Next;
 pub struct Powers<'a> {
     /// It can change its size.
     pub resize: Option<&'a dyn Resize>,
+    /// It can drop all that it holds.
+    pub empty: Option<&'a dyn Empty>,
     /// It can check itself.
     pub check: Option<&'a dyn Check>,
     /// It has internal snapshots.
@@ -91,6 +93,54 @@ pub trait Permit: Sync {
 pub trait Resize: Sync {
     /// Makes the node `size` bytes long; new bytes read as zeros.
     fn resize<'a>(&'a self, size: u64, next: Next<'a>) -> LocalFut<'a, Result<()>>;
+
+    /// Makes room for `range`, which was never written to and reads as zeros, and goes on doing so. `Unsupported` where
+    /// that is not the driver's business.
+    fn preallocate<'a>(
+        &'a self,
+        _range: ByteRange,
+        how: Preallocation,
+        _next: Next<'a>,
+    ) -> LocalFut<'a, Result<()>> {
+        let context = format!("Unsupported preallocation mode: {}", how.name());
+        Box::pin(async move { Err(BlockError::new(ErrorKind::Unsupported, context)) })
+    }
+}
+
+/// Whether and how room is made for what is not written yet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub enum Preallocation {
+    /// When it is written.
+    #[default]
+    Off,
+    /// Every unit of allocation has its place.
+    Metadata,
+    /// Its storage is reserved as well.
+    Falloc,
+    /// Zeros are written there.
+    Full,
+}
+
+impl Preallocation {
+    /// All of them.
+    pub const ALL: [Self; 4] = [Self::Off, Self::Metadata, Self::Falloc, Self::Full];
+
+    /// As QEMU calls it.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Off => "off",
+            Self::Metadata => "metadata",
+            Self::Falloc => "falloc",
+            Self::Full => "full",
+        }
+    }
+}
+
+/// Dropping content.
+pub trait Empty: Sync {
+    /// From now on nothing is held here, and what lies below shows: durable when it is answered. A crash before that
+    /// leaves some of it: whoever asks has seen to it that this reads the same.
+    fn make_empty<'a>(&'a self, next: Next<'a>) -> LocalFut<'a, Result<()>>;
 }
 
 /// What a check mends of what it finds.

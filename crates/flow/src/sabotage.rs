@@ -58,6 +58,8 @@ rules! {
     BitmapSwitch = "bitmap-switch",
     /// New tables are durable before the header points to them.
     SwitchBarrier = "switch-barrier",
+    /// What an overlay holds is durable below it before the overlay drops it.
+    CommitBarrier = "commit-barrier",
 }
 
 #[cfg(feature = "sabotage")]

@@ -6,7 +6,7 @@ use io::Lease;
 
 use crate::next::Next;
 use crate::node::{Body, NodeId};
-use crate::powers::{CheckReport, Repair, Snapshots, Tell};
+use crate::powers::{CheckReport, Preallocation, Repair, Snapshots, Tell};
 use crate::request::{Flags, Now, Op, Request, Window};
 use crate::root::Turn;
 use crate::view::{DetectZeroes, View, ViewIndex};
@@ -98,6 +98,31 @@ pub async fn rest(view: &View) -> Result<()> {
     match changes {
         Some(changes) => changes.rest(view.next()).await,
         None => Ok(()),
+    }
+}
+
+/// Makes room for `range` of the root, which reads as zeros and was never written to.
+pub async fn preallocate(view: &View, range: ByteRange, how: Preallocation) -> Result<()> {
+    let root = view.root();
+    match root.powers().resize {
+        Some(power) => power.preallocate(range, how, Next::new(view, ViewIndex::ROOT)).await,
+        None => {
+            let context = format!("node '{}': driver '{}' cannot make room", root.name(), root.driver());
+            Err(BlockError::new(ErrorKind::Unsupported, context))
+        }
+    }
+}
+
+/// Has the root drop all that it holds itself, durably, so that what lies below shows. The caller has seen to it that both
+/// read the same.
+pub async fn make_empty(view: &View) -> Result<()> {
+    let root = view.root();
+    match root.powers().empty {
+        Some(power) => power.make_empty(Next::new(view, ViewIndex::ROOT)).await,
+        None => {
+            let context = format!("node '{}': driver '{}' cannot be emptied", root.name(), root.driver());
+            Err(BlockError::new(ErrorKind::Unsupported, context))
+        }
     }
 }
 

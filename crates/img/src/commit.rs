@@ -1,10 +1,13 @@
 //! `commit`: writes what an overlay holds into the image below it.
 //!
 //! Invariant: the overlay reads the same at any moment, before, while and after: what is written below it, it holds
-//! itself.
+//! itself, until all of that is durable below; only then it is emptied.
 
 use flow::copy::{self, Failed, Transfer, Zeroes};
+use flow::sabotage::{Rule, broken};
+use flow::{Request, seam};
 use graph::Demand;
+use io::Lease;
 use qcow2::{Header, Target};
 
 use crate::cache::Cache;
@@ -33,7 +36,7 @@ const FLAGS: &[Flag] = &[
     flags::FORMAT,
     flags::CACHE,
     Flag::with('b', "base", "BASE_IMG", "into this image of the chain"),
-    Flag::switch('d', "drop", "leave the overlay as it is"),
+    Flag::switch('d', "drop", "leave the overlay as it is, not empty"),
     Flag::with('r', "rate", "RATE", "most bytes per second"),
     flags::PROGRESS,
     flags::QUIET,
@@ -71,10 +74,13 @@ async fn run(call: Call) -> Result<u8> {
     if size > into.size()? {
         session.engine.resize(&into.node, size).await?;
     }
-    let how = How { cache, over: Some(&into.node), ..How::READ };
+    let is_emptied = !given.has("drop") && !given.has("base");
+    let how = How { cache, over: Some(&into.node), writable: is_emptied, ..How::READ };
     let overlay = session.open(source, how).await?;
     copy_down(&session, &overlay, &into, rate).await?;
-    session.engine.flush(&into.node).await?;
+    if is_emptied && overlay.format == "qcow2" {
+        session.engine.make_empty(&overlay.node).await?;
+    }
     overlay.close().await?;
     into.close().await?;
     session.listener.progress(100.0);
@@ -85,7 +91,7 @@ async fn run(call: Call) -> Result<u8> {
     Ok(0)
 }
 
-/// Writes what the layer on top holds into the image below.
+/// Writes what the layer on top holds into the image below, durably.
 async fn copy_down(session: &Session, overlay: &Image, into: &Image, rate: Option<u64>) -> Result<()> {
     let following = Following::begin(session, overlay.size()?);
     let (from, to) = (overlay.attach(Demand::READ)?, into.attach(Demand::WRITE)?);
@@ -102,6 +108,10 @@ async fn copy_down(session: &Session, overlay: &Image, into: &Image, rate: Optio
         rate,
     };
     copy::transfer(&from.root, &to.root, &how, &following).await.map_err(told)?;
+    // Now, while it is in use: nobody hears of what fails when it is given up.
+    if !broken(Rule::CommitBarrier) {
+        seam::execute(&to.root.view(), Request::flush(), Lease::empty()).await.0?;
+    }
     from.end().await?;
     to.end().await
 }

@@ -67,6 +67,11 @@ impl Image {
 
     /// Begins to use it.
     pub(crate) fn attach(&self, demand: Demand) -> Result<Use> {
+        Ok(self.attach_plainly(demand)?)
+    }
+
+    /// The same, with the error as it is.
+    pub(crate) fn attach_plainly(&self, demand: Demand) -> block::Result<Use> {
         let (id, root) = self.engine.attach(&self.node, User::named("img"), demand)?;
         Ok(Use { engine: self.engine.clone(), id, root })
     }
@@ -80,6 +85,11 @@ impl Image {
 impl Use {
     /// Gives the image up; what was written is in its file then.
     pub(crate) async fn end(self) -> Result<()> {
-        Ok(self.engine.detach(self.id).await?)
+        Ok(self.end_plainly().await?)
+    }
+
+    /// The same, with the error as it is.
+    pub(crate) async fn end_plainly(self) -> block::Result<()> {
+        self.engine.detach(self.id).await
     }
 }

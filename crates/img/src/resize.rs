@@ -1,7 +1,7 @@
 //! `resize`: makes an image larger or smaller.
 
-use block::ByteRange;
-use flow::{Op, Request, seam};
+use block::{BlockError, ByteRange};
+use flow::{Op, Preallocation, Request, seam};
 use graph::Demand;
 use io::Lease;
 
@@ -9,10 +9,11 @@ use crate::cache::Cache;
 use crate::failure::{Failure, Result};
 use crate::flags;
 use crate::given::Flag;
-use crate::image::{Image, SECTOR};
+use crate::image::Image;
 use crate::numbers::{self, SIZE_MAX};
 use crate::session::{How, Session, Source};
 use crate::verbs::{Call, Verb};
+use crate::words;
 
 /// The verb.
 pub(crate) const VERB: Verb = Verb {
@@ -26,7 +27,7 @@ pub(crate) const VERB: Verb = Verb {
 
 const FLAGS: &[Flag] = &[
     flags::FORMAT,
-    Flag::long_with("preallocation", "PREALLOC", "off, falloc or full: room for what is new"),
+    Flag::long_with("preallocation", "PREALLOC", "off, metadata, falloc or full: room for what is new"),
     Flag::long("shrink", "allow a smaller size: what lies behind it is lost"),
     flags::QUIET,
     flags::OBJECT,
@@ -54,10 +55,7 @@ async fn run(call: Call) -> Result<u8> {
         [_, _, ..] => return Err(Failure::misused("Extra argument(s) in command line")),
         _ => return Err(Failure::misused("Expecting image file name and size")),
     };
-    let mode = match given.value("preallocation") {
-        mode @ (None | Some("off" | "metadata" | "falloc" | "full")) => mode.unwrap_or("off"),
-        Some(other) => return Err(Failure::new(format!("Invalid preallocation mode '{other}'"))),
-    };
+    let mode = mode(given.value("preallocation").unwrap_or("off"))?;
     let by = wanted(size)?;
     session.add_objects(given.values("object")).await?;
     let source = Source { name, format: given.format()?, image_opts: given.has("image-opts") };
@@ -71,8 +69,7 @@ async fn run(call: Call) -> Result<u8> {
     };
     let after = after.filter(|size| (1..=SIZE_MAX).contains(size));
     let after = after.ok_or_else(|| Failure::new("New image size must be positive"))?;
-    let after = after.next_multiple_of(SECTOR);
-    if after <= before && mode != "off" {
+    if after <= before && mode != Preallocation::Off {
         return Err(Failure::new("Preallocation can only be used for growing images"));
     }
     if after < before && !given.has("shrink") {
@@ -81,7 +78,8 @@ async fn run(call: Call) -> Result<u8> {
         return Err(Failure::silent(1));
     }
     check_mode(&image, mode)?;
-    change(&session, &image, before, after, mode).await?;
+    let changed = change(&session, &image, before, after, mode).await;
+    changed.map_err(|error| told(name, &error))?;
     session.engine.flush(&image.node).await?;
     image.close().await?;
     if !given.has("quiet") {
@@ -104,35 +102,65 @@ fn wanted(text: &str) -> Result<By> {
     Ok(make(size))
 }
 
-fn check_mode(image: &Image, mode: &str) -> Result<()> {
+fn mode(name: &str) -> Result<Preallocation> {
+    let mode = Preallocation::ALL.into_iter().find(|mode| mode.name() == name);
+    mode.ok_or_else(|| Failure::new(format!("Invalid preallocation mode '{name}'")))
+}
+
+fn check_mode(image: &Image, mode: Preallocation) -> Result<()> {
     match (mode, &image.header) {
-        ("off", _) | ("falloc" | "full", None) => Ok(()),
-        ("metadata", None) => Err(Failure::new("Unsupported preallocation mode: metadata")),
-        _ => {
-            Err(Failure::new("Preallocation of qcow2 images is not yet supported: leave out --preallocation"))
-        }
+        (Preallocation::Metadata, None) => Err(Failure::new("Unsupported preallocation mode: metadata")),
+        _ => Ok(()),
     }
 }
 
-async fn change(session: &Session, image: &Image, before: u64, after: u64, mode: &str) -> Result<()> {
+/// Makes it longer or shorter; where there is no room for what is new, it is made as long again as it was.
+async fn change(
+    session: &Session,
+    image: &Image,
+    before: u64,
+    after: u64,
+    mode: Preallocation,
+) -> block::Result<()> {
+    let length = session.engine.size(&image.node)?;
     session.engine.resize(&image.node, after).await?;
-    if mode == "off" {
-        return Ok(());
+    let fresh = ByteRange::between(before, after.max(before));
+    let made = match (mode, &image.header) {
+        (Preallocation::Off, _) => Ok(()),
+        (_, Some(_)) => session.engine.preallocate(&image.node, fresh, mode).await,
+        (_, None) => fill(image, fresh, mode).await,
+    };
+    if made.is_err() {
+        session.engine.resize(&image.node, length).await?;
     }
-    let user = image.attach(Demand::WRITE)?;
-    let mut rest = ByteRange::between(before, after);
+    made
+}
+
+/// Why that was not possible, without the name of the image: it is the only one.
+fn told(name: &str, error: &BlockError) -> Failure {
+    let text = words::explained(error);
+    if std::error::Error::source(error).is_some() {
+        return Failure::new(format!("Could not resize file: {}", words::cause(error)));
+    }
+    Failure::new(text.strip_prefix(&format!("image '{name}': ")).unwrap_or(&text))
+}
+
+/// Room in a file that is the disk itself.
+async fn fill(image: &Image, range: ByteRange, mode: Preallocation) -> block::Result<()> {
+    let user = image.attach_plainly(Demand::WRITE)?;
+    let mut rest = range;
     let mut outcome = Ok(());
     while !rest.is_empty() && outcome.is_ok() {
-        let piece = if mode == "full" { rest.head(ZEROES) } else { rest };
+        let piece = if mode == Preallocation::Full { rest.head(ZEROES) } else { rest };
         let (rq, lease) = match mode {
-            "full" => (Request::new(Op::Write, piece), Lease::zeroed(piece.len() as usize)),
+            Preallocation::Full => (Request::new(Op::Write, piece), Lease::zeroed(piece.len() as usize)),
             _ => (Request::new(Op::WriteZeroes, piece), Lease::empty()),
         };
         outcome = seam::execute(&user.root.view(), rq, lease).await.0;
         rest = rest.skip(piece.len());
     }
-    user.end().await?;
-    Ok(outcome?)
+    user.end_plainly().await?;
+    outcome
 }
 
 #[cfg(test)]

@@ -20,6 +20,18 @@ qmp::structure! {
 }
 
 qmp::structure! {
+    /// Arguments of `block_resize`.
+    pub struct Resize {
+        /// Which device: there are none.
+        "device" => device: Option<String>,
+        /// Which node.
+        "node-name" => node_name: Option<String>,
+        /// Its new size in bytes.
+        "size" => size: i64,
+    }
+}
+
+qmp::structure! {
     /// Arguments of `query-named-block-nodes`.
     pub struct Query {
         /// Leave out the images below each.
@@ -48,10 +60,26 @@ pub(super) fn add(table: &mut Table, engine: &Arc<Engine>) {
         }
     });
     let of = engine.clone();
+    table.command("block_resize", move |arguments: Resize| {
+        let engine = of.clone();
+        async move { resize(&engine, arguments).await }
+    });
+    let of = engine.clone();
     table.command("query-named-block-nodes", move |arguments: Query| {
         let nodes = of.nodes();
         async move { Ok(describe(&nodes, arguments.flat.unwrap_or(false))) }
     });
+}
+
+async fn resize(engine: &Engine, arguments: Resize) -> Result<Nothing, Failure> {
+    let Resize { device, node_name, size } = arguments;
+    let (device, node) = (device.unwrap_or_default(), node_name.unwrap_or_default());
+    if !engine.has_node(&node) {
+        return Err(Failure::new(format!("Cannot find device='{device}' nor node-name='{node}'")));
+    }
+    let size = u64::try_from(size).map_err(|_| Failure::new("Parameter 'size' expects a >0 size"))?;
+    engine.resize(&node, size).await?;
+    Ok(Nothing)
 }
 
 fn describe(nodes: &[NodeInfo], flat: bool) -> Vec<NodeDescription> {

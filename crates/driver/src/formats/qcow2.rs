@@ -14,6 +14,7 @@ mod books;
 mod change;
 mod check;
 mod compressed;
+mod empty;
 mod flush;
 mod freed;
 mod generations;
@@ -23,6 +24,7 @@ mod inflated;
 mod open;
 mod options;
 mod refcounts;
+mod reserve;
 mod resize;
 mod room;
 mod slices;
@@ -99,6 +101,7 @@ impl Format for Qcow2 {
         let quota = self.changing.then_some(self).filter(|body| body.bound().is_some());
         let quota = quota.map(|body| body as &dyn Quota);
         let resize = self.changing.then_some(self as &dyn flow::Resize);
+        let empty = self.changing.then_some(self as &dyn flow::Empty);
         let powers = Powers {
             bitmaps: Some(self),
             naming: Some(self),
@@ -106,7 +109,7 @@ impl Format for Qcow2 {
             snapshots: Some(self),
             ..Powers::default()
         };
-        Powers { backing, compress, quota, resize, ..powers }
+        Powers { backing, compress, quota, resize, empty, ..powers }
     }
 }
 

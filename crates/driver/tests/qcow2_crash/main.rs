@@ -51,6 +51,8 @@ fn found_by(rule: Rule) -> Option<&'static str> {
         Rule::Guards | Rule::Generations | Rule::RangeLocks | Rule::Lending => None,
         // Found by `qcow2_bitmaps`.
         Rule::BitmapMark | Rule::BitmapSwitch => None,
+        // Found by the verbs (`crates/img/tests/crash`).
+        Rule::CommitBarrier => None,
         Rule::DataBarrier => Some("tiny clusters"),
         Rule::RefcountBarrier => Some("a refcount table that is full"),
         Rule::TableMoveBarrier => Some("a refcount table that moves"),

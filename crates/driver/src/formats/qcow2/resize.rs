@@ -12,7 +12,7 @@ use std::sync::atomic::Ordering;
 
 use block::{BlockError, ByteRange, ErrorKind, Result};
 use flow::sabotage::Rule;
-use flow::{Flags, Next, Op, Request};
+use flow::{Flags, Next, Op, Preallocation, Request};
 use io::{Lease, LocalFut};
 use qcow2::{DATA_FILE_CHILD, Entry, FILE_CHILD, Header, HeaderEdit, HostOffset, NewEntry, Version};
 
@@ -22,6 +22,8 @@ use super::image::Image;
 use super::refcounts::Run;
 use super::writer::Turn;
 
+/// What the size of an image is a multiple of, in bytes.
+const SECTOR: u64 = 512;
 /// Longest L1 table in bytes.
 const L1_BYTES_MAX: u64 = 32 << 20;
 
@@ -34,19 +36,42 @@ impl flow::Resize for Qcow2 {
             })
         }))
     }
+
+    fn preallocate<'a>(
+        &'a self,
+        range: ByteRange,
+        how: Preallocation,
+        next: Next<'a>,
+    ) -> LocalFut<'a, Result<()>> {
+        Box::pin(self.image.in_background(next, move |image, next| {
+            Box::pin(async move {
+                let _alone = next.lock_all().await;
+                let range = range.intersection(ByteRange::new(0, image.bound()));
+                let reserved = async {
+                    image.begin_change(next).await?;
+                    image.reserve(range, how, next).await?;
+                    image.flush(next).await
+                };
+                reserved.await.map_err(|error| image.named(error))
+            })
+        }))
+    }
 }
 
 impl Image {
     async fn resize(self: &Arc<Self>, size: u64, next: Next<'_>) -> Result<()> {
+        if !size.is_multiple_of(SECTOR) {
+            let context = "The new size must be a multiple of 512";
+            return Err(BlockError::new(ErrorKind::Invalid, context));
+        }
         let entries = size.div_ceil(self.geometry.table_span());
         if entries > L1_BYTES_MAX / 8 {
-            let most = u128::from(L1_BYTES_MAX / 8) * u128::from(self.geometry.table_span());
-            let context = format!("a size of {size} bytes: with its cluster size at most {most} is possible");
+            let context = "Failed to grow the L1 table: File too large";
             return Err(BlockError::new(ErrorKind::Invalid, context));
         }
         let header = self.header(next).await?;
         if header.version == Version::V2 && header.snapshots.count > 0 {
-            let context = "Can't resize a v2 image which has snapshots: delete them, or 'qemu-img amend -o compat=1.1' makes it version 3";
+            let context = "Can't resize a v2 image which has snapshots";
             return Err(BlockError::new(ErrorKind::Unsupported, context));
         }
         let _held = self.hold_bitmaps(next).await?;
@@ -96,6 +121,10 @@ impl Image {
         let zeroed = Request::new(Op::WriteZeroes, ByteRange::between(old, end));
         self.zero(zeroed.with_flags(Flags::MAY_UNMAP), next).await?;
         self.drop_entries(ByteRange::between(self.cluster().up(end), self.cluster().up(size)), next).await?;
+        if self.writer()?.raw_data {
+            // Else what lies in the raw file would not be in the disk.
+            self.reserve(ByteRange::between(old, size), Preallocation::Metadata, next).await?;
+        }
         self.flush(next).await
     }
 
@@ -104,11 +133,7 @@ impl Image {
         let gone = ByteRange::between(self.cluster().up(size), self.cluster().up(old));
         self.drop_entries(gone, next).await?;
         self.bound.store(size, Ordering::Release);
-        self.flush(next).await?;
-        self.drop_tables(size, old, next)?;
-        self.flush(next).await?;
-        self.settle_all(next).await;
-        self.flush(next).await?;
+        self.drop_tables_from(size, old, next).await?;
         if self.is_apart() {
             next.resize(DATA_FILE_CHILD, size).await?;
         }
@@ -116,7 +141,7 @@ impl Image {
     }
 
     /// Nothing is allocated there any more.
-    async fn drop_entries(self: &Arc<Self>, whole: ByteRange, next: Next<'_>) -> Result<()> {
+    pub(super) async fn drop_entries(self: &Arc<Self>, whole: ByteRange, next: Next<'_>) -> Result<()> {
         let new = |entry: &Entry| match entry {
             Entry::Plain { host: None, parts, .. } if parts.zero == 0 => None,
             _ => Some(NewEntry::UNALLOCATED),
@@ -124,7 +149,21 @@ impl Image {
         self.replace_all(whole, (Why::Cut, false), next, new).await
     }
 
-    /// Drops the L2 tables of nothing but bytes behind `size`; all changes of theirs are durable.
+    /// Drops the L2 tables of nothing but bytes from `start` to `end`, and gives back what was dropped. All is durable then.
+    pub(super) async fn drop_tables_from(
+        self: &Arc<Self>,
+        start: u64,
+        end: u64,
+        next: Next<'_>,
+    ) -> Result<()> {
+        self.flush(next).await?;
+        self.drop_tables(start, end, next)?;
+        self.flush(next).await?;
+        self.settle_all(next).await;
+        self.flush(next).await
+    }
+
+    /// Drops L2 tables; all changes of theirs are durable.
     fn drop_tables(&self, size: u64, old: u64, next: Next<'_>) -> Result<()> {
         let (span, writer) = (self.geometry.table_span(), self.writer()?);
         for number in size.div_ceil(span)..old.div_ceil(span) {
