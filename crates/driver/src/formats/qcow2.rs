@@ -19,6 +19,7 @@ mod flush;
 mod freed;
 mod generations;
 mod header;
+mod idle;
 mod image;
 mod inflated;
 mod open;
@@ -168,7 +169,7 @@ impl Changes for Qcow2 {
     fn rest<'a>(&'a self, next: Next<'a>) -> LocalFut<'a, Result<()>> {
         Box::pin(async move {
             let stored =
-                self.image.in_background(next, |image, next| Box::pin(image.store_bitmaps(next))).await;
+                self.image.in_background(next, |image, next| Box::pin(image.come_to_rest(next))).await;
             stored.map_err(|error| self.image.named(error))
         })
     }

@@ -163,6 +163,9 @@ impl Ended {
             return Err(format!("the autoclear bits {:#x} are set", header.features.autoclear));
         }
         self.model.check_snapshots(&reader::snapshots(disk)?)?;
+        if header.features.lazy_refcounts() && !header.features.dirty() && self.model.has_changed(&bytes) {
+            return Err("it is not marked dirty".to_owned());
+        }
         self.promises.values().try_for_each(|promise| promise(disk))
     }
 }

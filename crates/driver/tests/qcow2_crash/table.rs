@@ -82,6 +82,7 @@ fn unusual() -> Vec<Row> {
     };
     let over_apart = images::with_data_file(&fresh(12).over("base", "raw"), false);
     vec![
+        scribble("lazy refcounts", lazy(&fresh(9)), images::tiny()),
         scribble("version 2", images::version_2(images::crowded(&fresh(9))), plain()),
         overlay("an overlay of version 2", images::version_2(over(12)), plain()),
         scribble("a snapshot", shared(12), plain()),
@@ -212,6 +213,11 @@ fn filled(image: &NewImage) -> Vec<u8> {
         flush(&view).await;
     });
     world.disk().bytes("disk").unwrap()
+}
+
+/// A fresh image that is to be marked dirty while it is changed.
+fn lazy(image: &NewImage) -> Vec<u8> {
+    images::file_of(&NewImage { lazy_refcounts: true, ..image.clone() })
 }
 
 /// The same with an autoclear bit that nobody knows.

@@ -22,6 +22,9 @@ const SECTOR: usize = 512;
 
 /// Where the header has the size of the disk, and its L1 table.
 const SIZE_AT: usize = 24;
+/// The last byte of its incompatible bits.
+const DIRTY_AT: usize = 79;
+const DIRTY: u8 = 1;
 const L1_ENTRIES_AT: usize = 36;
 const L1_OFFSET_AT: usize = 40;
 
@@ -54,6 +57,8 @@ pub enum HeaderEdit {
     },
     /// All tables are others.
     Switch(Switch),
+    /// Refcounts may be wrong from now on, or are right again (incompatible bit 0).
+    Dirty(bool),
     /// The virtual disk is that many bytes long.
     Size(u64),
     /// The active L1 table lies elsewhere, or is longer.
@@ -86,6 +91,7 @@ impl HeaderEdit {
             match self {
                 // It has none.
                 Self::ClearAutoclear(_) | Self::Bitmaps(None) => return Ok(Vec::new()),
+                Self::Dirty(_) => return Err(unsupported("images of version 2 cannot be marked dirty")),
                 Self::Extension { .. } | Self::Bitmaps(_) => {
                     let context = "images of version 2 have no feature bits that would guard an extension: 'qemu-img amend -o compat=1.1' makes it version 3";
                     return Err(unsupported(context));
@@ -128,6 +134,8 @@ impl HeaderEdit {
                 layout::put_refcount_table(&mut next, offset.0, *clusters);
             }
             Self::Switch(switch) => switch.put(&mut next),
+            Self::Dirty(true) => next[DIRTY_AT] |= DIRTY,
+            Self::Dirty(false) => next[DIRTY_AT] &= !DIRTY,
             Self::Size(size) => put64(&mut next, SIZE_AT, *size),
             Self::L1Table { offset, entries } => {
                 put32(&mut next, L1_ENTRIES_AT, *entries);

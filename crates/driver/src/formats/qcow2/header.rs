@@ -18,7 +18,7 @@ use super::writer::Turn;
 
 impl Image {
     /// Before the first change of anything else: clears the autoclear bits that we do not keep, marks the bitmaps that
-    /// would be wrong, and makes a data file as long as the disk.
+    /// would be wrong, and the image as dirty where refcounts are lazy, and makes a data file as long as the disk.
     pub(super) async fn begin_changing(&self, next: Next<'_>) -> Result<()> {
         let writer = self.writer()?;
         let _hand = self.bitmaps.hand().await?;
@@ -28,10 +28,33 @@ impl Image {
                     let edit = HeaderEdit::ClearAutoclear(writer.to_clear);
                     self.write_header(&edit, Rule::HeaderBarrier, turn, next).await?;
                 }
+                if writer.lazy {
+                    self.write_header(&HeaderEdit::Dirty(true), Rule::HeaderBarrier, turn, next).await?;
+                    writer.dirty.store(true, Ordering::SeqCst);
+                }
                 self.mark_recording(turn, next).await?;
                 self.stretch_data_file(next).await?;
             }
             writer.set_changing(true);
+            Ok(())
+        })
+        .await
+    }
+
+    /// Nobody is going to change it for now: its bitmaps are stored, and it is marked clean.
+    pub(super) async fn come_to_rest(self: &Arc<Self>, next: Next<'_>) -> Result<()> {
+        self.store_bitmaps(next).await?;
+        let writer = self.writer()?;
+        if !writer.dirty.load(Ordering::SeqCst) {
+            return Ok(());
+        }
+        let _hand = self.bitmaps.hand().await?;
+        self.alone(async |turn| {
+            // Whoever changes something from now on marks it again first, after us.
+            writer.set_changing(false);
+            self.flush_once(turn, next).await?;
+            self.write_header(&HeaderEdit::Dirty(false), Rule::LastBarrier, turn, next).await?;
+            writer.dirty.store(false, Ordering::SeqCst);
             Ok(())
         })
         .await

@@ -15,6 +15,7 @@ use super::Qcow2;
 use super::bitmaps::Bitmaps;
 use super::check;
 use super::header::path_of;
+use super::idle;
 use super::image::Image;
 use super::inflated::Inflated;
 use super::options::Options;
@@ -49,7 +50,13 @@ async fn open_image(context: &OpenContext, options: &Options, file: &View, name:
     }
     let image = match kept {
         Some(image) if image.writer.is_some() => again(image, file)?,
-        kept => fresh(context, options, file, name, &header, kept).await?,
+        kept => {
+            let image = fresh(context, options, file, name, &header, kept).await?;
+            if let Some(interval) = options.clean_interval() {
+                idle::watch(&image, interval);
+            }
+            image
+        }
     };
     let unguarded = match &image.writer {
         Some(writer) if context.read_only => Some(writer.let_unguarded_in()?),
@@ -165,6 +172,7 @@ async fn open_writer(
         l2_budget: options.l2_budget()?,
         passes: options.passes(context.unmap),
         keeps_discarded: options.keeps_discarded(geometry)?,
+        lazy: options.lazy(header)?,
         keep,
         quota: terms.quota,
         earlier: before.iter().map(Arc::downgrade).collect(),

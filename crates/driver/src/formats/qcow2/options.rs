@@ -1,7 +1,9 @@
 //! Options of a qcow2 node.
 
+use std::time::Duration;
+
 use block::{BlockError, ErrorKind, Result};
-use qcow2::{Geometry, Header};
+use qcow2::{Geometry, Header, Version};
 use serde::Deserialize;
 
 use super::freed::Passes;
@@ -14,7 +16,7 @@ const REFCOUNT_CACHE: u64 = 2 << 20;
 /// Smallest slice of an L2 table that is read at a time, in bytes.
 const MIN_ENTRY: u64 = 512;
 
-/// Options of a qcow2 node; `lazy-refcounts`, `overlap-check` and `cache-clean-interval` are taken and have no effect yet.
+/// Options of a qcow2 node; `overlap-check` is taken and has no effect yet.
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, default, rename_all = "kebab-case")]
 pub struct Options {
@@ -33,12 +35,12 @@ pub struct Options {
     pub(super) check_only: bool,
     /// Id or name of the internal snapshot that is read in place of the present state.
     pub(super) snapshot: Option<String>,
-    #[serde(rename = "lazy-refcounts")]
-    _lazy_refcounts: Option<bool>,
+    /// Whether it is marked dirty while it is changed; default: what its header says.
+    lazy_refcounts: Option<bool>,
     #[serde(rename = "overlap-check")]
     _overlap_check: Option<serde_json::Value>,
-    #[serde(rename = "cache-clean-interval")]
-    _cache_clean_interval: Option<u64>,
+    /// Seconds after which tables that nobody has looked at leave memory; 0 or none: never.
+    cache_clean_interval: Option<u64>,
     /// Whether clusters that clients discard are given back to the file; default: if discards are passed on
     /// (`discard=unmap`).
     pass_discard_request: Option<bool>,
@@ -98,6 +100,22 @@ impl Options {
             true => Err(invalid("discard-no-unref is only supported since qcow2 version 3".to_owned())),
             false => Ok(self.discard_no_unref),
         }
+    }
+
+    /// Whether the image is marked dirty while it is changed.
+    pub(super) fn lazy(&self, header: &Header) -> Result<bool> {
+        let lazy = self.lazy_refcounts.unwrap_or(header.features.lazy_refcounts());
+        match lazy && header.version == Version::V2 {
+            true => Err(invalid(
+                "Lazy refcounts require a qcow2 image with at least qemu 1.1 compatibility level".to_owned(),
+            )),
+            false => Ok(lazy),
+        }
+    }
+
+    /// How long tables stay in memory that nobody looks at.
+    pub(super) fn clean_interval(&self) -> Option<Duration> {
+        self.cache_clean_interval.filter(|seconds| *seconds > 0).map(Duration::from_secs)
     }
 
     /// Most bytes of memory for refcount blocks.

@@ -59,6 +59,8 @@ pub(super) struct Refcounts {
     blocks: HashMap<u64, Block>,
     blocks_max: usize,
     clock: u64,
+    /// What it was when blocks that nobody needs were last looked for.
+    cleaned: u64,
     free: BTreeMap<u64, u64>,
     /// Where the next compressed bytes may go, behind the last ones, in a cluster that is counted for those.
     packed: Option<u64>,
@@ -105,6 +107,7 @@ impl Refcounts {
             blocks: HashMap::new(),
             blocks_max: BLOCKS_MIN.max((budget >> cluster_bits) as usize),
             clock: 0,
+            cleaned: 0,
             free: BTreeMap::new(),
             packed: None,
             frontier: 0,
@@ -396,6 +399,12 @@ impl Refcounts {
             self.blocks.remove(&oldest);
         }
         self.blocks.insert(block, Block { counts, dirty: 0..0, writing: false, used: self.clock });
+    }
+
+    /// Drops the blocks that are as in the file and that nobody has needed since this was last called.
+    pub(super) fn drop_unused(&mut self) {
+        let cleaned = std::mem::replace(&mut self.cleaned, self.clock);
+        self.blocks.retain(|_, block| !block.dirty.is_empty() || block.writing || block.used > cleaned);
     }
 
     /// The blocks that are to be written, and the bytes of the table that rely on no others: its offset and them.

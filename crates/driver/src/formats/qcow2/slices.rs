@@ -131,6 +131,17 @@ impl Slices {
         sets.ways.iter().for_each(Way::clear);
     }
 
+    /// Drops the slices that nobody has found since this was last called.
+    pub(super) fn drop_unused(&self) {
+        let sets = self.sets();
+        let _alone = sets.hands();
+        for way in &sets.ways {
+            if way.key.load(Ordering::Relaxed) != 0 && !way.used.swap(false, Ordering::Relaxed) {
+                way.clear();
+            }
+        }
+    }
+
     fn number(&self, address: SliceAddress) -> u64 {
         address.first_guest >> self.span_bits
     }
@@ -277,6 +288,20 @@ mod tests {
         assert!((0..96).all(|number| slices.find(address(number), |_| ()).is_some()));
         (96..1000).for_each(|number| slices.keep(slice(&larger, number)));
         assert!(slices.memory() <= budget, "{}", slices.memory());
+    }
+
+    #[test]
+    fn what_nobody_looks_at_goes_with_the_second_look_around() {
+        let geometry = geometry(1000 * SPAN);
+        let slices = Slices::new(&geometry, 1 << 20);
+        (0..8).for_each(|number| slices.keep(slice(&geometry, number)));
+        slices.drop_unused();
+        assert!(slices.find(address(3), |_| ()).is_some());
+        slices.drop_unused();
+        let left: Vec<_> = (0..8).filter(|number| slices.get(address(*number)).is_some()).collect();
+        assert_eq!(left, [3]);
+        slices.drop_unused();
+        assert!(slices.get(address(3)).is_none());
     }
 
     #[test]

@@ -51,6 +51,10 @@ pub(super) struct Writer {
     pub(super) turn: Arc<Semaphore>,
     /// Whether clusters are written in place, bit by bit: all of [`IN_PLACE`].
     state: AtomicU8,
+    /// Whether it is marked dirty before, and clean when it comes to rest (`lazy-refcounts`).
+    pub(super) lazy: bool,
+    /// The header says that it is dirty.
+    pub(super) dirty: AtomicBool,
     /// Those that are cleared before.
     pub(super) to_clear: u64,
     /// Whether the data file reads as the disk by itself, and has to go on doing so.
@@ -85,6 +89,7 @@ pub(super) struct Start<'a> {
     pub(super) l2_budget: u64,
     pub(super) passes: Passes,
     pub(super) keeps_discarded: bool,
+    pub(super) lazy: bool,
     /// Autoclear bits that stay.
     pub(super) keep: u64,
     pub(super) quota: Option<u64>,
@@ -107,6 +112,8 @@ impl Writer {
             flushes: Flushes::default(),
             turn: Arc::new(Semaphore::new(1)),
             state: AtomicU8::new(STILL_NOT | KNOWN),
+            lazy: start.lazy,
+            dirty: AtomicBool::new(false),
             to_clear: header.features.autoclear & !(keep | header.features.kept_autoclear()),
             passes,
             keeps_discarded: start.keeps_discarded,

@@ -148,3 +148,17 @@ fn version_2_has_the_older_fields() {
     assert_eq!((found.version, found.backing), (Version::V2, Some(backing("base.raw", "raw"))));
     assert_eq!(carry_out(&HeaderEdit::NoBacking, &over_base).backing, None);
 }
+
+#[test]
+fn an_image_is_marked_dirty_and_clean_again() {
+    let first = image(12, None);
+    let edit = HeaderEdit::Dirty(true);
+    let write = edit.writes(&first).expect("possible").remove(0);
+    let mut dirty = first.clone();
+    dirty[write.offset as usize..][..write.bytes.len()].copy_from_slice(&write.bytes);
+    assert!(carry_out(&edit, &first).features.dirty());
+    assert!(!carry_out(&HeaderEdit::Dirty(false), &dirty).features.dirty());
+    let mut old = first;
+    old[7] = 2;
+    assert!(edit.writes(&old).is_err());
+}
