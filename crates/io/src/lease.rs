@@ -113,6 +113,11 @@ impl Lease {
     /// Splits off the first `len` bytes; both parts carry what this one did.
     #[must_use]
     pub fn split_to(&mut self, len: usize) -> Self {
+        if len == self.bytes.len() {
+            // All of it, with what lies unused behind: else neither would be whole.
+            let whole = std::mem::take(&mut self.whole);
+            return Self { bytes: std::mem::take(&mut self.bytes), whole, cargo: self.cargo.clone() };
+        }
         let whole = std::mem::take(&mut self.whole);
         Self { bytes: self.bytes.split_to(len), whole, cargo: self.cargo.clone() }
     }
@@ -236,6 +241,17 @@ mod tests {
         drop(again);
         assert_eq!(pooled_here() - before, (128 << 10) + PAGE);
         assert!(pooled() >= pooled_here());
+    }
+
+    #[test]
+    fn all_of_it_split_off_is_whole() {
+        let before = pooled_here();
+        let mut rest = Lease::new(100_000);
+        let all = rest.split_to(100_000);
+        assert_eq!((all.len(), rest.len()), (100_000, 0));
+        drop(rest);
+        drop(all);
+        assert_eq!(pooled_here() - before, (128 << 10) + PAGE);
     }
 
     #[test]

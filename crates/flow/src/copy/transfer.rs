@@ -206,28 +206,38 @@ impl Copy<'_> {
     /// Writes the data among the bytes of `range`.
     async fn write(&self, range: ByteRange, mut bytes: Lease) -> std::result::Result<(), Failed> {
         let mut rest = range;
+        // Joined again behind what came before it, so that the buffer serves the next piece.
+        let mut done = bytes.split_to(0);
         while !rest.is_empty() {
             let (is_data, len) = self.front(rest.start(), &bytes);
             let part = rest.head(len);
-            let lease = bytes.split_to(len as usize);
+            let mut lease = bytes.split_to(len as usize);
             if is_data {
-                let stored = self.store(self.target(part), lease).await;
+                let (stored, back) = self.store(self.target(part), lease).await;
                 stored.map_err(|error| Failed::Writing(part.start(), error))?;
+                match back {
+                    Some(back) => lease = back,
+                    None => (done, lease) = (Lease::empty(), Lease::empty()),
+                }
             } else if self.how.zeroes == Zeroes::Write {
                 self.zero(part).await?;
             }
+            done.join(lease);
             rest = rest.skip(len);
         }
         Ok(())
     }
 
-    /// Stores data in the target; compressed are whole clusters only.
-    async fn store(&self, range: ByteRange, bytes: Lease) -> Result<()> {
+    /// Stores data in the target; compressed are whole clusters only, and their buffer does not come back.
+    async fn store(&self, range: ByteRange, bytes: Lease) -> (Result<()>, Option<Lease>) {
         let (view, granule) = (self.to.view(), self.granule);
         let ends = range.end().is_multiple_of(granule) || range.end() == view.size();
         match self.how.compress && range.start().is_multiple_of(granule) && ends {
-            true => seam::write_compressed(&view, range.start(), bytes).await,
-            false => seam::execute(&view, Request::new(Op::Write, range), bytes).await.0,
+            true => (seam::write_compressed(&view, range.start(), bytes).await, None),
+            false => {
+                let (result, bytes) = seam::execute(&view, Request::new(Op::Write, range), bytes).await;
+                (result, Some(bytes))
+            }
         }
     }
 
