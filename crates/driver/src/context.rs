@@ -28,6 +28,8 @@ pub struct OpenContext {
     pub read_only: bool,
     /// Bypass the page cache (`cache.direct`).
     pub direct: bool,
+    /// Leave the page cache as it is found (`cache.transient`).
+    pub transient: bool,
     /// Take flushes for granted (`cache.no-flush`).
     pub no_flush: bool,
     /// Pass discards on (`discard=unmap`).
@@ -63,6 +65,7 @@ impl OpenContext {
             options,
             read_only: false,
             direct: false,
+            transient: false,
             no_flush: false,
             unmap: false,
             force_share: false,

@@ -56,6 +56,8 @@ pub(crate) struct Known {
     pub(crate) file: Option<PathBuf>,
     /// `cache.direct`.
     pub(crate) direct: bool,
+    /// `cache.transient`.
+    pub(crate) transient: bool,
     /// `cache.no-flush`.
     pub(crate) no_flush: bool,
     /// `discard=unmap`.

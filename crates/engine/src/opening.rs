@@ -25,6 +25,7 @@ const CHAIN_MAX: usize = 256;
 pub(crate) struct Inherited {
     pub(crate) read_only: bool,
     pub(crate) direct: bool,
+    pub(crate) transient: bool,
     pub(crate) no_flush: bool,
     pub(crate) unmap: bool,
     pub(crate) force_share: bool,
@@ -110,6 +111,7 @@ impl<'e> Opening<'e> {
         let modes = Inherited {
             read_only: options.read_only.unwrap_or(inherited.read_only),
             direct: options.direct.unwrap_or(inherited.direct),
+            transient: options.transient.unwrap_or(inherited.transient),
             no_flush: options.no_flush.unwrap_or(inherited.no_flush),
             unmap: options.unmap.unwrap_or(inherited.unmap),
             force_share: options.force_share.unwrap_or(inherited.force_share),
@@ -145,9 +147,9 @@ impl<'e> Opening<'e> {
             detect_zeroes: options.detect_zeroes,
             owned,
         }));
-        let Inherited { direct, no_flush, unmap, .. } = below.modes;
+        let Inherited { direct, transient, no_flush, unmap, .. } = below.modes;
         let own = Arc::new(options.own.clone());
-        self.known.push((id, Known { file: below.file, direct, no_flush, unmap, own }));
+        self.known.push((id, Known { file: below.file, direct, transient, no_flush, unmap, own }));
         id
     }
 
@@ -194,6 +196,7 @@ impl<'e> Opening<'e> {
             options: options.own.clone(),
             read_only: below.modes.read_only,
             direct: below.modes.direct,
+            transient: below.modes.transient,
             no_flush: below.modes.no_flush,
             unmap: below.modes.unmap,
             force_share: below.modes.force_share,

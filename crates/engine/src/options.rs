@@ -21,6 +21,8 @@ pub struct NodeOptions {
     pub auto_read_only: bool,
     /// `cache.direct`; `None`: as its parent.
     pub direct: Option<bool>,
+    /// `cache.transient`: the page cache is left as it is found; `None`: as its parent.
+    pub transient: Option<bool>,
     /// `cache.no-flush`; `None`: as its parent.
     pub no_flush: Option<bool>,
     /// `discard=unmap`; `None`: as its parent.
@@ -92,6 +94,7 @@ impl NodeOptions {
             read_only: take_bool(&mut map, "read-only")?,
             auto_read_only: take_bool(&mut map, "auto-read-only")?.unwrap_or(false),
             direct: take_bool(&mut cache, "direct")?,
+            transient: take_bool(&mut cache, "transient")?,
             no_flush: take_bool(&mut cache, "no-flush")?,
             unmap: take_choice(
                 &mut map,

@@ -53,6 +53,7 @@ impl Engine {
             read_only: Some(read_only),
             auto_read_only: false,
             direct: Some(known.direct),
+            transient: Some(known.transient),
             no_flush: Some(known.no_flush),
             unmap: Some(known.unmap),
             // What is to be written shares nothing by force.

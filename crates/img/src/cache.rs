@@ -13,22 +13,32 @@ pub(crate) struct Cache {
     pub(crate) no_flush: bool,
     /// Durable when answered.
     pub(crate) writethrough: bool,
+    /// The page cache is left as it is found.
+    pub(crate) transient: bool,
 }
 
 const MODES: [(&str, Cache); 6] = [
-    ("none", Cache { direct: true, no_flush: false, writethrough: false }),
-    ("off", Cache { direct: true, no_flush: false, writethrough: false }),
-    ("directsync", Cache { direct: true, no_flush: false, writethrough: true }),
+    ("none", Cache::NONE),
+    ("off", Cache::NONE),
+    ("directsync", Cache { writethrough: true, ..Cache::NONE }),
     ("writeback", Cache::WRITEBACK),
     ("unsafe", Cache::UNSAFE),
-    ("writethrough", Cache { direct: false, no_flush: false, writethrough: true }),
+    ("writethrough", Cache { writethrough: true, ..Cache::WRITEBACK }),
 ];
 
 impl Cache {
     /// Through the page cache, durable after a flush.
-    pub(crate) const WRITEBACK: Self = Self { direct: false, no_flush: false, writethrough: false };
+    pub(crate) const WRITEBACK: Self =
+        Self { direct: false, no_flush: false, writethrough: false, transient: false };
+    /// Past the page cache, durable after a flush.
+    const NONE: Self = Self { direct: true, ..Self::WRITEBACK };
     /// Through the page cache, and never flushed.
-    pub(crate) const UNSAFE: Self = Self { direct: false, no_flush: true, writethrough: false };
+    pub(crate) const UNSAFE: Self = Self { no_flush: true, ..Self::WRITEBACK };
+
+    /// The same, but the page cache is left as it is found.
+    pub(crate) const fn transient(self) -> Self {
+        Self { transient: true, ..self }
+    }
 
     /// The mode of that name; `what` is what messages call it.
     pub(crate) fn named(name: Option<&str>, what: &str, default: Self) -> Result<Self> {
@@ -39,6 +49,7 @@ impl Cache {
 
     /// As options of a node.
     pub(crate) fn options(self) -> Map<String, Value> {
-        Map::from_iter([("cache".to_owned(), json!({ "direct": self.direct, "no-flush": self.no_flush }))])
+        let cache = json!({ "direct": self.direct, "no-flush": self.no_flush, "transient": self.transient });
+        Map::from_iter([("cache".to_owned(), cache)])
     }
 }

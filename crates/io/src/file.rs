@@ -18,6 +18,9 @@ pub struct OpenOptions {
     pub create: bool,
     /// Bypass the page cache (`O_DIRECT`).
     pub direct: bool,
+    /// Leave the page cache as it is found, where the system can: what is read or written does not stay there, what
+    /// others have there does.
+    pub transient: bool,
     /// How requests that would wait are carried out.
     pub engine: Engine,
 }
@@ -49,6 +52,8 @@ pub struct FileInfo {
     pub writable: bool,
     /// Whether it bypasses the page cache.
     pub direct: bool,
+    /// Whether it leaves the page cache as it is found.
+    pub transient: bool,
 }
 
 /// As in "io_uring, cached bytes are read without it, read-only".
@@ -59,6 +64,7 @@ impl fmt::Display for FileInfo {
             (self.inline_reads, ", cached bytes are read without it"),
             (self.inline_writes, ", cached bytes are written without it"),
             (self.direct, ", the page cache is bypassed"),
+            (self.transient, ", nothing stays in the page cache"),
             (!self.writable, ", read-only"),
         ] {
             f.write_str(if is { text } else { "" })?;

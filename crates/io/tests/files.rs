@@ -152,9 +152,12 @@ async fn check_extents(file: &dyn File, model: &mut Model, range: ByteRange) {
 }
 
 fn run(folder: &Path, options: OpenOptions, ops: &[Op]) {
+    run_in(&RealWorld::new(), folder, options, ops);
+}
+
+fn run_in(world: &RealWorld, folder: &Path, options: OpenOptions, ops: &[Op]) {
     let folder = tempfile::tempdir_in(folder).unwrap();
     let path = folder.path().join("disk");
-    let world = RealWorld::new();
     world.block_on(async {
         let options = OpenOptions { write: true, create: true, ..options };
         let file: Arc<dyn File> = world.open(&path, options).await.unwrap();
@@ -193,6 +196,9 @@ proptest! {
                 for engine in [Engine::Pool, Engine::Auto] {
                     run(&folder, OpenOptions { direct, engine, ..Default::default() }, &ops);
                 }
+            }
+            for world in [RealWorld::new(), RealWorld::without_dontcache()] {
+                run_in(&world, &folder, OpenOptions { transient: true, ..Default::default() }, &ops);
             }
         }
     }

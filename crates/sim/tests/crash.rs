@@ -8,8 +8,13 @@ use std::path::Path;
 use io::{Lease, OpenOptions, World};
 use sim::{CrashPoint, Options, Rng, SimDisk, SimWorld};
 
-const WRITABLE: OpenOptions =
-    OpenOptions { write: true, create: true, direct: false, engine: io::file::Engine::Auto };
+const WRITABLE: OpenOptions = OpenOptions {
+    write: true,
+    create: true,
+    direct: false,
+    transient: false,
+    engine: io::file::Engine::Auto,
+};
 const SECTOR: usize = 512;
 const SECTORS: usize = 24;
 

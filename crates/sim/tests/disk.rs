@@ -12,8 +12,13 @@ use io::file::{LockConflict, ZeroMode};
 use io::{File, Lease, OpenOptions, World, timeout_at};
 use sim::{OpKind, Options, SimWorld, Verdict};
 
-const WRITABLE: OpenOptions =
-    OpenOptions { write: true, create: true, direct: false, engine: io::file::Engine::Auto };
+const WRITABLE: OpenOptions = OpenOptions {
+    write: true,
+    create: true,
+    direct: false,
+    transient: false,
+    engine: io::file::Engine::Auto,
+};
 
 async fn open(world: &SimWorld, options: OpenOptions) -> Arc<dyn File> {
     world.open(Path::new("disk"), options).await.unwrap()

@@ -13,8 +13,13 @@ use io::sync::{mpsc, oneshot};
 use io::{Address, Lease, OpenOptions, World};
 use sim::{Options, SimWorld};
 
-const WRITABLE: OpenOptions =
-    OpenOptions { write: true, create: true, direct: false, engine: io::file::Engine::Auto };
+const WRITABLE: OpenOptions = OpenOptions {
+    write: true,
+    create: true,
+    direct: false,
+    transient: false,
+    engine: io::file::Engine::Auto,
+};
 
 fn address() -> Address {
     Address::Tcp { host: "repo".to_owned(), port: 10809 }

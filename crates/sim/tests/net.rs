@@ -10,8 +10,13 @@ use futures_util::future::join;
 use io::{Address, Lease, OpenOptions, Stream, World, timeout_at};
 use sim::{Link, Options, SimWorld};
 
-const WRITABLE: OpenOptions =
-    OpenOptions { write: true, create: true, direct: false, engine: io::file::Engine::Auto };
+const WRITABLE: OpenOptions = OpenOptions {
+    write: true,
+    create: true,
+    direct: false,
+    transient: false,
+    engine: io::file::Engine::Auto,
+};
 
 fn address() -> Address {
     Address::Tcp { host: "repo".to_owned(), port: 10809 }

@@ -71,6 +71,7 @@ async fn open_file(context: &OpenContext, options: &Options) -> Result<Arc<dyn F
         write: !context.read_only,
         create: false,
         direct: context.direct,
+        transient: context.transient,
         engine: options.aio.engine(),
     };
     let world: &dyn World = &*context.world;

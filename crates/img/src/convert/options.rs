@@ -14,6 +14,8 @@ const SPARSE: u64 = 4096;
 /// Most requests at a time.
 const PARALLEL_MAX: u64 = 16;
 const PARALLEL: u64 = 8;
+/// The cache mode that is meant where none is given; millpond's own.
+const AUTO: &str = "auto";
 
 /// The options of one call.
 #[derive(Clone, Debug)]
@@ -63,8 +65,10 @@ impl<'a> Options<'a> {
             Some((target, sources)) if !sources.is_empty() => (target, sources),
             _ => return Err(Failure::new("Must specify image file name")),
         };
-        let source_cache = Cache::named(given.value("source-cache"), "source cache", Cache::WRITEBACK)?;
-        let target_cache = Cache::named(given.value("target-cache"), "cache", Cache::UNSAFE)?;
+        let mode = |name| given.value(name).filter(|mode| *mode != AUTO);
+        let (source_cache, target_cache) = (mode("source-cache"), mode("target-cache"));
+        let source_cache = Cache::named(source_cache, "source cache", Cache::WRITEBACK.transient())?;
+        let target_cache = Cache::named(target_cache, "cache", Cache::UNSAFE.transient())?;
         Ok(Self {
             sources,
             target,

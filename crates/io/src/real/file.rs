@@ -11,16 +11,20 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use block::{ByteRange, Extent, Permissions};
 use rustix::fs::{SeekFrom, fdatasync, fstat, ftruncate, seek};
-use rustix::io::retry_on_intr;
+use rustix::io::{ReadWriteFlags, retry_on_intr};
 
 use super::lock::{self, Held};
-use super::open::{IO_URING, Kind};
+use super::open::{IO_URING, Kind, Opened};
 use super::pool::{Lane, Pool};
 use super::probe::{self, InlineReads};
 use super::ring::{self, Direction, Operation, Outcome};
+use super::transient::Transient;
 use super::{space, transfer};
 use crate::file::ZeroMode;
 use crate::{File, FileInfo, Lease, LocalFut};
+
+/// No flags.
+const PLAIN: ReadWriteFlags = ReadWriteFlags::empty();
 
 pub(super) struct RealFile {
     fd: Arc<OwnedFd>,
@@ -30,41 +34,61 @@ pub(super) struct RealFile {
     pool: Arc<Pool>,
     /// Buffered writes, which the kernel does one by one in a regular file.
     writes: Option<Arc<Lane>>,
+    /// How it leaves the page cache as it was, if it does.
+    transient: Option<Arc<Transient>>,
     locks: Mutex<Held>,
     /// The errno of a flush that failed; 0: none has.
     unflushed: Arc<AtomicI32>,
 }
 
 impl RealFile {
-    pub(super) fn new(
-        fd: Arc<OwnedFd>,
-        info: FileInfo,
-        kind: Kind,
-        inline: InlineReads,
-        pool: Arc<Pool>,
-    ) -> Self {
+    pub(super) fn new(opened: Opened, pool: Arc<Pool>) -> Self {
+        let Opened { fd, info, kind, inline, transient } = opened;
         let writes = (kind == Kind::Regular && !info.direct).then(Arc::default);
-        Self { fd, info, kind, inline, pool, writes, locks: Mutex::default(), unflushed: Arc::default() }
+        let (locks, unflushed) = (Mutex::default(), Arc::default());
+        let (fd, transient) = (Arc::new(fd), transient.map(Arc::new));
+        Self { fd, info, kind, inline, pool, writes, transient, locks, unflushed }
+    }
+
+    /// Flags of requests on the ring; `None` where they need more than that.
+    fn ring_flags(&self) -> Option<ReadWriteFlags> {
+        match &self.transient {
+            None => Some(ReadWriteFlags::empty()),
+            Some(transient) => transient.read_flags(),
+        }
     }
 
     async fn transfer(&self, direction: Direction, offset: u64, mut lease: Lease) -> (io::Result<()>, Lease) {
         // Buffered writes are faster on the pool: the kernel would hand them to threads of its own.
         let by_ring = self.info.engine == IO_URING && (direction == Direction::Read || self.info.direct);
-        if let Some(ring) = by_ring.then(ring::current).flatten() {
+        let flags = self.ring_flags().filter(|_| by_ring);
+        if let Some((ring, flags)) = flags.and_then(|flags| Some((ring::current()?, flags))) {
             let (fd, alignment) = (self.fd.clone(), self.info.alignment);
-            match ring.transfer(Operation { direction, fd, offset, alignment, lease, done: 0 }).await {
+            match ring.transfer(Operation { direction, fd, offset, alignment, flags, lease, done: 0 }).await {
                 (Outcome::Done(outcome), lease) => return (outcome, lease),
                 (Outcome::Refused, refused) => lease = refused,
             }
         }
-        let (fd, alignment) = (self.fd.clone(), self.info.alignment);
+        let (fd, alignment, transient) = (self.fd.clone(), self.info.alignment, self.transient.clone());
         match (direction, &self.writes) {
             (Direction::Read, _) => {
-                let job = move || (transfer::read_all(fd.as_fd(), offset, &mut lease, alignment), lease);
+                let job = move || {
+                    let outcome = match transient {
+                        Some(it) => it.read_all(fd.as_fd(), offset, &mut lease, alignment),
+                        None => transfer::read_all(fd.as_fd(), offset, &mut lease, alignment, PLAIN),
+                    };
+                    (outcome, lease)
+                };
                 self.pool.run(job).await
             }
             (Direction::Write, lane) => {
-                let job = move || (transfer::write_all(fd.as_fd(), offset, &lease), lease);
+                let job = move || {
+                    let outcome = match transient {
+                        Some(it) => it.write_all(fd.as_fd(), offset, &lease),
+                        None => transfer::write_all(fd.as_fd(), offset, &lease, PLAIN),
+                    };
+                    (outcome, lease)
+                };
                 match lane {
                     Some(lane) => self.pool.run_in(lane, job).await,
                     None => self.pool.run(job).await,
@@ -105,7 +129,7 @@ impl File for RealFile {
         match self.inline {
             InlineReads::Nowait => transfer::read_now(fd, offset, buf),
             InlineReads::IfResident if is_resident(fd, offset, buf.len()) => {
-                transfer::read_all(fd, offset, buf, self.info.alignment).map(|()| buf.len())
+                transfer::read_all(fd, offset, buf, self.info.alignment, PLAIN).map(|()| buf.len())
             }
             _ => Err(io::ErrorKind::WouldBlock.into()),
         }
@@ -160,6 +184,15 @@ impl File for RealFile {
 
     fn fd(&self) -> Option<BorrowedFd<'_>> {
         Some(self.fd.as_fd())
+    }
+}
+
+impl Drop for RealFile {
+    fn drop(&mut self) {
+        if let Some(transient) = self.transient.take() {
+            // Jobs that were handed over are done though nobody waits for them.
+            drop(self.pool.run(move || transient.leave()));
+        }
     }
 }
 

@@ -23,6 +23,7 @@ mod space;
 mod stream;
 mod thread;
 mod transfer;
+mod transient;
 mod watch;
 mod world;
 

@@ -5,13 +5,13 @@ use std::io::{self, ErrorKind};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
 use std::path::Path;
-use std::sync::Arc;
 
 use block::Alignment;
 use rustix::fs::OFlags;
 
 use super::file::RealFile;
 use super::probe::{self, InlineReads};
+use super::transient::Transient;
 use super::world::Shared;
 use crate::file::Engine;
 use crate::{FileInfo, OpenOptions};
@@ -23,10 +23,11 @@ pub(super) const IO_URING: &str = "io_uring";
 
 /// A file that was opened but does not know its world yet.
 pub(super) struct Opened {
-    fd: OwnedFd,
-    info: FileInfo,
-    kind: Kind,
-    inline: InlineReads,
+    pub(super) fd: OwnedFd,
+    pub(super) info: FileInfo,
+    pub(super) kind: Kind,
+    pub(super) inline: InlineReads,
+    pub(super) transient: Option<Transient>,
 }
 
 /// What lies behind the descriptor.
@@ -36,8 +37,13 @@ pub(super) enum Kind {
     BlockDevice,
 }
 
-/// Opens `path`; `rings` says whether they may be used, or why not. Blocks.
-pub(super) fn open(path: &Path, options: OpenOptions, rings: Result<(), String>) -> io::Result<Opened> {
+/// Opens `path`; `rings` says whether they may be used, or why not, and `may_flag` whether `RWF_DONTCACHE` may be. Blocks.
+pub(super) fn open(
+    path: &Path,
+    options: OpenOptions,
+    rings: Result<(), String>,
+    may_flag: bool,
+) -> io::Result<Opened> {
     let mut flags = OFlags::NONBLOCK;
     flags.set(OFlags::DIRECT, options.direct);
     let file = SystemOptions::new()
@@ -54,6 +60,8 @@ pub(super) fn open(path: &Path, options: OpenOptions, rings: Result<(), String>)
     // Left on, the ring would answer that it would wait instead of waiting.
     rustix::fs::fcntl_setfl(&fd, rustix::fs::fcntl_getfl(&fd)? - OFlags::NONBLOCK)?;
     let inline = if options.direct { InlineReads::Never } else { probe::inline_reads(fd.as_fd()) };
+    let leaves = options.transient && !options.direct && kind == Kind::Regular;
+    let transient = if leaves { Transient::of(fd.as_fd(), may_flag) } else { None };
     let info = FileInfo {
         engine: engine(options, rings, inline)?,
         alignment: if options.direct { probe::direct_alignment(fd.as_fd()) } else { Alignment::BYTE },
@@ -64,8 +72,9 @@ pub(super) fn open(path: &Path, options: OpenOptions, rings: Result<(), String>)
             && probe::writes_inline(fd.as_fd()),
         writable: options.write,
         direct: options.direct,
+        transient: transient.is_some(),
     };
-    Ok(Opened { fd, info, kind, inline })
+    Ok(Opened { fd, info, kind, inline, transient })
 }
 
 /// Chooses what carries out requests that wait. Where buffered reads cannot be asked not to wait, the kernel
@@ -98,6 +107,6 @@ fn kind(file: &std::fs::File) -> io::Result<Kind> {
 
 impl Opened {
     pub(super) fn into_file(self, shared: &Shared) -> RealFile {
-        RealFile::new(Arc::new(self.fd), self.info, self.kind, self.inline, shared.pool.clone())
+        RealFile::new(self, shared.pool.clone())
     }
 }

@@ -28,6 +28,8 @@ pub(super) struct Pool {
 struct Inner {
     state: Mutex<State>,
     work: Condvar,
+    /// A thread has nothing to do.
+    rest: Condvar,
 }
 
 #[derive(Default)]
@@ -68,6 +70,14 @@ impl Pool {
             self.submit(Box::new(move || lane.work()));
         }
         answer
+    }
+
+    /// Waits until all jobs that were handed over are done. Blocks.
+    pub(super) fn settle(&self) {
+        let mut state = self.inner.lock();
+        while !state.queue.is_empty() || state.idle < state.threads.len() {
+            state = self.inner.rest.wait(state).unwrap_or_else(PoisonError::into_inner);
+        }
     }
 
     fn submit(&self, job: Job) {
@@ -189,6 +199,7 @@ impl Inner {
                 return;
             } else {
                 state.idle += 1;
+                self.rest.notify_all();
                 state = self.work.wait(state).unwrap_or_else(PoisonError::into_inner);
                 state.idle -= 1;
             }
@@ -211,6 +222,23 @@ mod tests {
         }
         drop(pool);
         assert_eq!(ran.load(Ordering::Relaxed), 1000);
+    }
+
+    #[test]
+    fn settled_is_when_all_jobs_are_done() {
+        let (pool, ran) = (Pool::new("test"), Arc::new(AtomicUsize::new(0)));
+        pool.settle();
+        for round in 1..20 {
+            for _ in 0..THREADS_MAX {
+                let ran = ran.clone();
+                drop(pool.run(move || {
+                    std::thread::yield_now();
+                    ran.fetch_add(1, Ordering::Relaxed);
+                }));
+            }
+            pool.settle();
+            assert_eq!(ran.load(Ordering::Relaxed), round * THREADS_MAX);
+        }
     }
 
     #[test]

@@ -9,8 +9,12 @@ use block::{Alignment, ByteRange};
 use rustix::fs::fstatfs;
 use rustix::io::{Errno, ReadWriteFlags, preadv2};
 
+use super::transfer::DONTCACHE;
+
 /// Page size of the page cache's accounting.
 const PAGE: u64 = 4096;
+/// Beyond the end of any file: flags are looked at, but nothing is read into the page cache.
+const BEYOND: u64 = u64::MAX >> 2;
 /// `cachestat(2)`, kernel 6.5; the same number on every architecture.
 const SYS_CACHESTAT: libc::c_long = 451;
 
@@ -28,7 +32,7 @@ pub(super) enum InlineReads {
 /// Finds out which of them this file allows.
 pub(super) fn inline_reads(file: BorrowedFd<'_>) -> InlineReads {
     let mut byte = [0];
-    match preadv2(file, &mut [IoSliceMut::new(&mut byte)], 0, ReadWriteFlags::NOWAIT) {
+    match preadv2(file, &mut [IoSliceMut::new(&mut byte)], BEYOND, ReadWriteFlags::NOWAIT) {
         Ok(_) | Err(Errno::AGAIN) => InlineReads::Nowait,
         _ if in_memory(file) && cached_pages(file, ByteRange::new(0, PAGE)).is_some() => {
             InlineReads::IfResident
@@ -37,7 +41,8 @@ pub(super) fn inline_reads(file: BorrowedFd<'_>) -> InlineReads {
     }
 }
 
-fn in_memory(file: BorrowedFd<'_>) -> bool {
+/// Whether its pages are all there is of it.
+pub(super) fn in_memory(file: BorrowedFd<'_>) -> bool {
     fstatfs(file).is_ok_and(|about| about.f_type == libc::TMPFS_MAGIC)
 }
 
@@ -68,6 +73,16 @@ pub(super) fn direct_alignment(file: BorrowedFd<'_>) -> Alignment {
         Some(told) if known => told.max(Alignment::SECTOR),
         _ => Alignment::PAGE,
     }
+}
+
+/// Whether the kernel gives pages back that requests with `RWF_DONTCACHE` have brought in.
+pub(super) fn takes_dontcache(file: BorrowedFd<'_>) -> bool {
+    preadv2(file, &mut [IoSliceMut::new(&mut [0])], BEYOND, DONTCACHE).is_ok()
+}
+
+/// How many bytes of `range` are in the page cache, in whole pages; `None` when that cannot be told.
+pub(super) fn cached(file: BorrowedFd<'_>, range: ByteRange) -> Option<u64> {
+    cached_pages(file, range).map(|pages| pages * PAGE)
 }
 
 /// Whether all of `range` is in the page cache (a page on its way in counts already).

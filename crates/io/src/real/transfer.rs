@@ -6,7 +6,10 @@ use std::io::{self, ErrorKind, IoSlice, IoSliceMut};
 use std::os::fd::BorrowedFd;
 
 use block::Alignment;
-use rustix::io::{Errno, ReadWriteFlags, pread, preadv2, pwrite, pwritev2};
+use rustix::io::{Errno, ReadWriteFlags, preadv2, pwritev2};
+
+/// `RWF_DONTCACHE` of `linux/fs.h`: pages that the request brings into the page cache leave it again.
+pub(super) const DONTCACHE: ReadWriteFlags = ReadWriteFlags::from_bits_retain(0x80);
 
 /// Reads from the front of `buf` as far as that needs no wait.
 pub(super) fn read_now(file: BorrowedFd<'_>, offset: u64, buf: &mut [u8]) -> io::Result<usize> {
@@ -52,10 +55,12 @@ pub(super) fn read_all(
     offset: u64,
     buf: &mut [u8],
     alignment: Alignment,
+    flags: ReadWriteFlags,
 ) -> io::Result<()> {
     let mut done = 0;
     while done < buf.len() {
-        match pread(file, &mut buf[done..], offset + done as u64) {
+        let at = offset + done as u64;
+        match preadv2(file, &mut [IoSliceMut::new(&mut buf[done..])], at, flags) {
             Ok(n) => {
                 done += n;
                 if ends_file(n, done, alignment) {
@@ -77,10 +82,16 @@ pub(super) fn ends_file(n: usize, done: usize, alignment: Alignment) -> bool {
 }
 
 /// Writes all of `bytes`. Blocks.
-pub(super) fn write_all(file: BorrowedFd<'_>, offset: u64, bytes: &[u8]) -> io::Result<()> {
+pub(super) fn write_all(
+    file: BorrowedFd<'_>,
+    offset: u64,
+    bytes: &[u8],
+    flags: ReadWriteFlags,
+) -> io::Result<()> {
     let mut done = 0;
     while done < bytes.len() {
-        match pwrite(file, &bytes[done..], offset + done as u64) {
+        let at = offset + done as u64;
+        match pwritev2(file, &[IoSlice::new(&bytes[done..])], at, flags) {
             Ok(0) => return Err(ErrorKind::WriteZero.into()),
             Ok(n) => done += n,
             Err(Errno::INTR) => {}

@@ -23,26 +23,34 @@ pub(super) struct Shared {
     pub(super) pool: Arc<Pool>,
     /// Whether rings may be used, or why not; asked of the system when first needed.
     rings: OnceLock<Result<(), String>>,
+    /// Whether `RWF_DONTCACHE` may be used.
+    may_flag: bool,
     indexes: Mutex<Vec<bool>>,
 }
 
 impl RealWorld {
     /// A world whose clock starts now. Starts no thread yet.
     pub fn new() -> Self {
-        Self::with(OnceLock::new())
+        Self::with(OnceLock::new(), true)
     }
 
     /// The same without io_uring, as in a container that forbids it: every request that waits goes to the
     /// pool, and asking for [`Engine::Uring`](crate::file::Engine::Uring) is an error.
     pub fn without_io_uring() -> Self {
-        Self::with(OnceLock::from(Err("switched off".to_owned())))
+        Self::with(OnceLock::from(Err("switched off".to_owned())), true)
     }
 
-    fn with(rings: OnceLock<Result<(), String>>) -> Self {
+    /// The same without `RWF_DONTCACHE`, as on an older kernel.
+    pub fn without_dontcache() -> Self {
+        Self::with(OnceLock::new(), false)
+    }
+
+    fn with(rings: OnceLock<Result<(), String>>, may_flag: bool) -> Self {
         let shared = Shared {
             began: Instant::now(),
             pool: Arc::new(Pool::new("io-pool")),
             rings,
+            may_flag,
             indexes: Mutex::new(Vec::new()),
         };
         Self { shared: Arc::new(shared) }
@@ -55,6 +63,12 @@ impl RealWorld {
         thread::enter(&self.shared, |runtime| runtime.block_on(future))
             // At this point there is nothing to fall back to: a process without an event loop does nothing.
             .expect("no event loop for the main thread")
+    }
+
+    /// Waits until all is done that was handed to other threads, whether or not anybody waits for it: files that were
+    /// closed may still have to leave the page cache. For the end of a process; blocks.
+    pub fn settle(&self) {
+        self.shared.pool.settle();
     }
 }
 
@@ -85,9 +99,9 @@ impl Default for RealWorld {
 impl World for RealWorld {
     fn open<'a>(&'a self, path: &'a Path, options: OpenOptions) -> LocalFut<'a, io::Result<Arc<dyn File>>> {
         let path = path.to_owned();
-        let rings = self.shared.rings();
+        let (rings, may_flag) = (self.shared.rings(), self.shared.may_flag);
         Box::pin(async move {
-            let opened = self.shared.pool.run(move || open::open(&path, options, rings)).await?;
+            let opened = self.shared.pool.run(move || open::open(&path, options, rings, may_flag)).await?;
             Ok(Arc::new(opened.into_file(&self.shared)) as Arc<dyn File>)
         })
     }

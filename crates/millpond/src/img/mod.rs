@@ -94,6 +94,7 @@ fn call(told: &Rc<Told>, verb: &'static Verb, given: Given) -> u8 {
     let world = RealWorld::new();
     let shared: Arc<RealWorld> = Arc::new(world.clone());
     let outcome = world.block_on(carry_out(shared, told.clone(), verb, given));
+    world.settle();
     told.end_progress();
     match outcome {
         Ok(Ok(status)) => status,

@@ -9,6 +9,7 @@
 mod lab;
 
 mod ending;
+mod page_cache;
 mod quota;
 
 use std::path::Path;

@@ -77,6 +77,7 @@ impl SimFile {
             inline_writes: inline && options.write,
             writable: options.write,
             direct: options.direct,
+            transient: false,
         };
         let serial = state.next_serial();
         drop(state);

@@ -217,7 +217,8 @@ mod tests {
     fn read(ring: &Rc<Ring>, fd: &Arc<OwnedFd>, block: usize) -> Transfer {
         let (fd, lease) = (fd.clone(), Lease::new(BLOCK));
         let (direction, alignment, offset) = (Direction::Read, Alignment::BYTE, (block * BLOCK) as u64);
-        ring.clone().transfer(Operation { direction, fd, offset, alignment, lease, done: 0 })
+        let flags = rustix::io::ReadWriteFlags::empty();
+        ring.clone().transfer(Operation { direction, fd, offset, alignment, flags, lease, done: 0 })
     }
 
     /// More than fits at once, every third given up, on each way of setting up.

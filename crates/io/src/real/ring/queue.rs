@@ -160,10 +160,11 @@ impl Queue {
 fn entry(operation: &mut Operation) -> squeue::Entry {
     let (fd, offset) = (types::Fd(operation.fd.as_raw_fd()), operation.offset + operation.done as u64);
     let rest = &mut operation.lease[operation.done..];
+    let flags = operation.flags.bits().cast_signed();
     let (at, len) = (rest.as_mut_ptr(), rest.len().min(PIECE_BYTES) as u32);
     match operation.direction {
-        Direction::Read => opcode::Read::new(fd, at, len).offset(offset).build(),
-        Direction::Write => opcode::Write::new(fd, at, len).offset(offset).build(),
+        Direction::Read => opcode::Read::new(fd, at, len).offset(offset).rw_flags(flags).build(),
+        Direction::Write => opcode::Write::new(fd, at, len).offset(offset).rw_flags(flags).build(),
     }
 }
 

@@ -14,6 +14,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 
 use block::Alignment;
+use rustix::io::ReadWriteFlags;
 
 use crate::Lease;
 
@@ -30,6 +31,7 @@ pub(in crate::real) struct Operation {
     pub(in crate::real) fd: Arc<OwnedFd>,
     pub(in crate::real) offset: u64,
     pub(in crate::real) alignment: Alignment,
+    pub(in crate::real) flags: ReadWriteFlags,
     pub(in crate::real) lease: Lease,
     /// Bytes moved so far.
     pub(in crate::real) done: usize,
@@ -144,7 +146,18 @@ mod tests {
         lease.carry(Box::new(cargo.clone()));
         let fd = Arc::new(std::fs::File::open("/dev/null").unwrap().into());
         let (direction, alignment) = (Direction::Read, Alignment::BYTE);
-        (slots.insert(Operation { direction, fd, offset: 0, alignment, lease, done: 0 }), cargo)
+        (
+            slots.insert(Operation {
+                direction,
+                fd,
+                offset: 0,
+                alignment,
+                flags: ReadWriteFlags::empty(),
+                lease,
+                done: 0,
+            }),
+            cargo,
+        )
     }
 
     #[test]

@@ -1,0 +1,247 @@
+//! Leaving the page cache as it was found: what is read or written does not stay there, what others have there does.
+//!
+//! Where kernel and file system take `RWF_DONTCACHE` (Linux 6.14) the kernel does it: pages that a request brings in go
+//! when it is done with them, pages that were there before stay. Elsewhere pages are looked for before a request
+//! (`cachestat`, Linux 6.5), and those that were not there are given back after it: read ones at once, written ones
+//! when they are on disk, in batches. The same becomes of two kinds of writes whatever the kernel can: those that share
+//! a page with their neighbours (a page that has left would have to be read again for the next of them), and those to a
+//! place that the file has already (a disk that is told nothing new ends them in an interrupt, where the kernel drops no
+//! page). Where neither can be had pages stay.
+//!
+//! Invariants: no page that was there before is ever given back; what waits to go is bounded. Everything here blocks.
+#![allow(unsafe_code, reason = "sync_file_range, which rustix does not have")]
+
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use block::{Alignment, ByteRange, RangeSet};
+use rustix::fs::{Advice, CWD, Mode, OFlags, SeekFrom, fadvise, openat, seek};
+use rustix::io::{Errno, ReadWriteFlags};
+
+use super::{probe, transfer};
+
+/// Written bytes after which those that were written before have to go.
+const BATCH: u64 = 8 << 20;
+
+/// How one file does it.
+pub(super) struct Transient {
+    /// The kernel does it when it is asked to.
+    by_flag: bool,
+    /// The file opened once more: what is left to do when it is closed must not hold its locks.
+    aside: Option<OwnedFd>,
+    written: Mutex<Written>,
+}
+
+/// Pages that our writes have brought in.
+#[derive(Default)]
+struct Written {
+    /// Written since the last batch began to go.
+    fresh: RangeSet,
+    /// On their way to the disk.
+    going: RangeSet,
+}
+
+impl Transient {
+    /// How it is done for this file; `None`: not at all, or nothing would be gained. `may_flag`: the flag may be used.
+    pub(super) fn of(file: BorrowedFd<'_>, may_flag: bool) -> Option<Self> {
+        let by_flag = may_flag && probe::takes_dontcache(file);
+        let by_advice = !probe::in_memory(file) && probe::cached(file, ByteRange::new(0, 1)).is_some();
+        if by_flag || by_advice {
+            // What is read ahead and never asked for would stay. It is an advice, and may be refused.
+            let _ = fadvise(file, 0, None, Advice::Random);
+        }
+        let again =
+            || openat(CWD, format!("/proc/self/fd/{}", file.as_raw_fd()), OFlags::CLOEXEC, Mode::empty());
+        // Without one, some pages stay.
+        (by_flag || by_advice).then(|| Self { by_flag, aside: again().ok(), written: Mutex::default() })
+    }
+
+    /// Flags for reads, where reads need no more than that.
+    pub(super) fn read_flags(&self) -> Option<ReadWriteFlags> {
+        self.by_flag.then_some(transfer::DONTCACHE)
+    }
+
+    /// As [`transfer::read_all`].
+    pub(super) fn read_all(
+        &self,
+        file: BorrowedFd<'_>,
+        offset: u64,
+        buf: &mut [u8],
+        alignment: Alignment,
+    ) -> io::Result<()> {
+        if let Some(flags) = self.read_flags() {
+            return transfer::read_all(file, offset, buf, alignment, flags);
+        }
+        let brought = absent(file, pages(offset, buf.len()));
+        let outcome = transfer::read_all(file, offset, buf, alignment, ReadWriteFlags::empty());
+        brought.iter().for_each(|range| give_back(file, range));
+        outcome
+    }
+
+    /// As [`transfer::write_all`].
+    pub(super) fn write_all(&self, file: BorrowedFd<'_>, offset: u64, bytes: &[u8]) -> io::Result<()> {
+        let whole = pages(offset, bytes.len());
+        let by_flag = self.by_flag && ByteRange::new(offset, bytes.len() as u64) == whole;
+        if by_flag && is_hole(file, whole) {
+            return transfer::write_all(file, offset, bytes, transfer::DONTCACHE);
+        }
+        let brought = absent(file, whole);
+        let flags = if by_flag { transfer::DONTCACHE } else { ReadWriteFlags::empty() };
+        let outcome = transfer::write_all(file, offset, bytes, flags);
+        let mut written = self.written();
+        brought.iter().for_each(|range| written.fresh.insert(range));
+        if written.fresh.bytes() >= BATCH {
+            written.turn(file);
+        }
+        outcome
+    }
+
+    /// Has all go that is still to go, when the file is closed.
+    pub(super) fn leave(&self) {
+        let (Some(file), mut written) = (&self.aside, self.written()) else { return };
+        written.turn(file.as_fd());
+        written.turn(file.as_fd());
+    }
+
+    fn written(&self) -> MutexGuard<'_, Written> {
+        // The sets are whole between any two statements that hold them.
+        self.written.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Written {
+    /// Gives back what is on its way, and sets off what is fresh.
+    fn turn(&mut self, file: BorrowedFd<'_>) {
+        for range in self.going.iter() {
+            sync_range(
+                file,
+                range,
+                libc::SYNC_FILE_RANGE_WAIT_BEFORE | START | libc::SYNC_FILE_RANGE_WAIT_AFTER,
+            );
+            give_back(file, range);
+        }
+        for range in self.fresh.iter() {
+            sync_range(file, range, START);
+        }
+        self.going = std::mem::take(&mut self.fresh);
+    }
+}
+
+const START: libc::c_uint = libc::SYNC_FILE_RANGE_WRITE;
+
+/// Has the kernel write dirty pages of `range`. This makes nothing durable and reports nothing that a flush does not.
+fn sync_range(file: BorrowedFd<'_>, range: ByteRange, flags: libc::c_uint) {
+    let (offset, len) = (range.start() as libc::off64_t, range.len() as libc::off64_t);
+    // SAFETY: takes integers only, and a descriptor that is open.
+    let _ = unsafe { libc::sync_file_range(file.as_raw_fd(), offset, len, flags) };
+}
+
+/// Lets clean pages of `range` go. Those that cannot stay, which does no harm.
+fn give_back(file: BorrowedFd<'_>, range: ByteRange) {
+    let _ = fadvise(file, range.start(), std::num::NonZeroU64::new(range.len()), Advice::DontNeed);
+}
+
+/// The whole pages around.
+fn pages(offset: u64, len: usize) -> ByteRange {
+    Alignment::PAGE.around(ByteRange::new(offset, len as u64))
+}
+
+/// Whether the file has no place for `range` yet.
+fn is_hole(file: BorrowedFd<'_>, range: ByteRange) -> bool {
+    match seek(file, SeekFrom::Data(range.start())) {
+        Ok(data) => data >= range.end(),
+        // Nothing up to the end.
+        Err(error) => error == Errno::NXIO,
+    }
+}
+
+/// Which pages of `range` are not in the page cache. Where that cannot be told, none.
+fn absent(file: BorrowedFd<'_>, range: ByteRange) -> RangeSet {
+    let (mut absent, mut unknown) = (RangeSet::new(), vec![range]);
+    while let Some(range) = unknown.pop() {
+        match probe::cached(file, range) {
+            _ if range.is_empty() => {}
+            None => return RangeSet::new(),
+            Some(0) => absent.insert(range),
+            Some(cached) if cached >= range.len() => {}
+            Some(_) => {
+                let half = Alignment::PAGE.up(range.len() / 2);
+                unknown.extend([range.head(half), range.skip(half)]);
+            }
+        }
+    }
+    absent
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MIB: usize = 1 << 20;
+
+    /// A file of pages that are not in the page cache but for the second one.
+    fn file() -> Option<std::fs::File> {
+        let file = tempfile::tempfile_in("/var/tmp").unwrap();
+        let known = probe::cached(file.as_fd(), ByteRange::new(0, 1)).is_some();
+        transfer::write_all(file.as_fd(), 0, &vec![7; MIB], ReadWriteFlags::empty()).unwrap();
+        file.sync_all().unwrap();
+        fadvise(&file, 0, None, Advice::Random).unwrap();
+        give_back(file.as_fd(), ByteRange::new(0, MIB as u64));
+        let mut page = [0; 4096];
+        rustix::io::pread(&file, &mut page, 4096).unwrap();
+        if !known {
+            println!("skipped: transient: no cachestat");
+        }
+        known.then_some(file)
+    }
+
+    fn is_as_it_was(file: BorrowedFd<'_>) -> bool {
+        let all = absent(file, ByteRange::new(0, MIB as u64));
+        all.bytes() == MIB as u64 - 4096 && !all.covers(ByteRange::new(4096, 1))
+    }
+
+    #[test]
+    fn reads_and_writes_leave_no_page_and_take_none() {
+        let Some(disk) = file() else { return };
+        for by_flag in [false, true] {
+            let Some(transient) = Transient::of(disk.as_fd(), by_flag) else { panic!("cachestat works") };
+            let mut bytes = vec![0; MIB];
+            transient.read_all(disk.as_fd(), 0, &mut bytes, Alignment::BYTE).unwrap();
+            assert!(bytes.iter().all(|byte| *byte == 7) && is_as_it_was(disk.as_fd()), "read, {by_flag}");
+            for (at, len) in [(0, MIB), (5000, 20_000), (25_000, 100), (25_100, 8192)] {
+                transient.write_all(disk.as_fd(), at, &bytes[..len]).unwrap();
+            }
+            transient.leave();
+            disk.sync_all().unwrap();
+            assert!(
+                is_as_it_was(disk.as_fd()),
+                "written, {by_flag} {:?}",
+                absent(disk.as_fd(), ByteRange::new(0, MIB as u64))
+            );
+        }
+    }
+
+    #[test]
+    fn long_runs_of_writes_go_in_batches() {
+        let Some(disk) = file() else { return };
+        let transient = Transient::of(disk.as_fd(), false).unwrap();
+        let bytes = vec![7; MIB];
+        for number in 1..=40 {
+            transient.write_all(disk.as_fd(), (number * MIB) as u64, &bytes).unwrap();
+            let stay = probe::cached(disk.as_fd(), ByteRange::new(MIB as u64, (40 * MIB) as u64));
+            assert!(stay.unwrap() <= 2 * BATCH + MIB as u64);
+        }
+        transient.leave();
+        assert_eq!(
+            absent(disk.as_fd(), ByteRange::new(MIB as u64, (40 * MIB) as u64)).bytes(),
+            (40 * MIB) as u64
+        );
+    }
+
+    #[test]
+    fn files_in_memory_are_left_alone() {
+        let file = tempfile::tempfile_in("/dev/shm").unwrap();
+        assert!(Transient::of(file.as_fd(), true).is_none());
+    }
+}
