@@ -214,6 +214,24 @@ impl Engine {
         report
     }
 
+    /// Makes an image one of another kind: a node that was opened to be changed as a whole (`check-only`). An error where its
+    /// driver cannot.
+    pub async fn amend(&self, node: &str, change: &flow::Amendment) -> Result<()> {
+        let (root, entry) = self.attach(node, User::named("amend"), Demand::WRITE)?;
+        let view = entry.view();
+        let amended = match view.root().powers().amend {
+            Some(power) => power.amend(change, view.next()).await,
+            None => {
+                let context =
+                    format!("node '{node}' cannot become an image of another kind as it was opened");
+                Err(BlockError::new(ErrorKind::Unsupported, context))
+            }
+        };
+        drop(view);
+        self.detach(root).await?;
+        amended
+    }
+
     /// Ready when every request that was under way in a node when this was called has ended. New ones go on.
     pub async fn drain(&self, node: &str) -> Result<()> {
         let drained = {

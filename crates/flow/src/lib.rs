@@ -41,9 +41,9 @@ pub use locks::{RangeGuard, RangeLocks};
 pub use next::{Hold, Next};
 pub use node::{Body, Capabilities, Limits, Node, NodeId, NodeState, Role, ZeroCost};
 pub use powers::{
-    Backing, BackingName, BitmapChange, BitmapInfo, Bitmaps, Check, CheckReport, Compress, Empty, Identity,
-    Naming, NewSnapshot, Permit, Powers, Preallocation, Pressure, Quota, Repair, Resize, SnapshotInfo,
-    Snapshots, Stats, Tell,
+    Amend, Amendment, Backing, BackingName, BitmapChange, BitmapInfo, Bitmaps, Check, CheckReport, Compress,
+    Empty, Identity, Naming, NewSnapshot, Permit, Powers, Preallocation, Pressure, Quota, Repair, Resize,
+    SnapshotInfo, Snapshots, Stats, Tell,
 };
 pub use prepared::Prepared;
 pub use recorder::Recorder;

@@ -16,6 +16,8 @@ pub struct Powers<'a> {
     pub empty: Option<&'a dyn Empty>,
     /// It can check itself.
     pub check: Option<&'a dyn Check>,
+    /// It can become an image of another kind.
+    pub amend: Option<&'a dyn Amend>,
     /// It has internal snapshots.
     pub snapshots: Option<&'a dyn Snapshots>,
     /// It has dirty bitmaps.
@@ -196,6 +198,33 @@ pub trait Check: Sync {
         tell: Tell<'a>,
         next: Next<'a>,
     ) -> LocalFut<'a, Result<CheckReport>>;
+}
+
+/// A change of what kind of image an image is, in the words of its format.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Amendment {
+    /// Version of the format (of qcow2: 2 or 3).
+    Version(u32),
+    /// Bits of each refcount.
+    RefcountBits(u32),
+    /// Whether refcounts may be written late.
+    LazyRefcounts(bool),
+    /// Name of the external data file, or none.
+    DataFile(Option<String>),
+    /// The external data file need not read as the disk by itself any more.
+    NotRaw,
+    /// Most bytes that the file shall take for what could be fetched again; `None`: no bound.
+    Quota(Option<u64>),
+}
+
+/// Becoming an image of another kind, while nobody reads or writes it.
+pub trait Amend: Sync {
+    /// Carries one change out, durably and in whole: a crash leaves an image of the old kind or one of the new kind, with
+    /// leaks at worst. Nothing that a guest reads changes.
+    ///
+    /// Errors, before anything has changed: `Unsupported` where the image has what the new kind has not; `Corrupt` where
+    /// its tables have to be mended first.
+    fn amend<'a>(&'a self, change: &'a Amendment, next: Next<'a>) -> LocalFut<'a, Result<()>>;
 }
 
 /// An internal snapshot.

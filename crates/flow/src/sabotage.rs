@@ -60,6 +60,8 @@ rules! {
     SwitchBarrier = "switch-barrier",
     /// What an overlay holds is durable below it before the overlay drops it.
     CommitBarrier = "commit-barrier",
+    /// Tables that are made anew or changed as a whole are durable before the header says so.
+    TablesBarrier = "tables-barrier",
 }
 
 #[cfg(feature = "sabotage")]

@@ -3,6 +3,7 @@
 //! Invariant: a [`Header`] that exists has passed every check that needs no other part of the file, so
 //! that arithmetic on its fields cannot overflow and its tables have bounded sizes.
 
+mod amend;
 mod check;
 pub(crate) mod edit;
 mod fixed;

@@ -9,6 +9,7 @@
 //! written, on disk when it is durable; a dropped cluster is reused when nobody can see it any more, here or on disk.
 
 mod allocate;
+mod amend;
 mod bitmaps;
 mod books;
 mod change;

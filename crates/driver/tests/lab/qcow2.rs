@@ -283,6 +283,17 @@ pub fn with_data_file(image: &NewImage, raw: bool) -> Vec<u8> {
     file
 }
 
+/// The same image, the one snapshot of which does not say how large the disk was, as those of old programs.
+pub fn with_incomplete_snapshot(mut file: Vec<u8>) -> Vec<u8> {
+    let header = Header::parse(&file[..Header::needed(&file).unwrap()]).unwrap();
+    let at = header.snapshots.offset.0 as usize;
+    file[at + 39] = 0;
+    // The id and the name lie where the rest was.
+    file.copy_within(at + 56..at + 64, at + 40);
+    file[at + 48..at + 64].fill(0);
+    file
+}
+
 /// The same image, which has data and refcounts of 16 bits, with an internal snapshot of what it holds.
 pub fn with_snapshot(mut file: Vec<u8>) -> Vec<u8> {
     let header = Header::parse(&file[..Header::needed(&file).unwrap()]).unwrap();

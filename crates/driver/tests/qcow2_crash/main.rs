@@ -7,6 +7,7 @@
 #![allow(unreachable_pub, reason = "modules of one test")]
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
+mod amend;
 #[allow(dead_code, reason = "the tests of the format use all of it")]
 #[path = "../../../qcow2/tests/checking/mod.rs"]
 mod checking;
@@ -63,6 +64,7 @@ fn found_by(rule: Rule) -> Option<&'static str> {
         Rule::HeaderBarrier => Some("an old image with an autoclear bit"),
         Rule::DataFileBarrier => Some("a data file"),
         Rule::SwitchBarrier => Some("snapshots"),
+        Rule::TablesBarrier => Some("refcounts of other widths"),
     }
 }
 

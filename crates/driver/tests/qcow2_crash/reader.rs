@@ -61,14 +61,15 @@ pub fn snapshots(disk: &SimDisk) -> Result<Vec<(String, Vec<u8>)>, String> {
     let bytes = |name| disk.bytes(name).unwrap_or_default();
     let file = bytes("disk");
     let header = Header::parse(&file[..Header::needed(&file).map_err(|e| e.to_string())?]);
-    let table = header.map_err(|e| e.to_string())?.snapshots;
+    // Old programs did not note the size of the disk.
+    let Header { snapshots: table, virtual_size, .. } = header.map_err(|e| e.to_string())?;
     let from = file.get(table.offset.0 as usize..).unwrap_or_default();
     let parsed = Snapshot::parse_table(from, table.count, true).map_err(|e| e.to_string())?;
     let ParsedSnapshots::Whole(found, _) = parsed else { return Err("the snapshot table is cut".to_owned()) };
     let read = |snapshot: Snapshot| {
         // With its L1 table and its size in the place of the active ones.
         let mut active = file.clone();
-        active[24..32].copy_from_slice(&snapshot.disk_size.unwrap_or(0).to_be_bytes());
+        active[24..32].copy_from_slice(&snapshot.disk_size.unwrap_or(virtual_size).to_be_bytes());
         active[36..40].copy_from_slice(&snapshot.l1_entries.to_be_bytes());
         active[40..48].copy_from_slice(&snapshot.l1_offset.0.to_be_bytes());
         let read = read_image(&active, &bytes("base"), &[]).map_err(|error| error.to_string())?;

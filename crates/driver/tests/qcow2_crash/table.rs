@@ -6,6 +6,7 @@ use qcow2::{Compression, NewImage};
 use serde_json::{Value, json};
 use sim::{Options, SimWorld};
 
+use crate::amend;
 use crate::fill::fill;
 use crate::lab::{Lab, qcow2 as images};
 use crate::resizing::resize_under_clients;
@@ -26,21 +27,22 @@ pub fn all() -> Vec<Row> {
     all.extend(packed());
     all.extend(refcount_widths());
     all.extend(with_snapshots());
+    all.extend(amend::rows());
     all
 }
 
 /// Work on an image without backing image.
-fn scribble(name: &'static str, image: Vec<u8>, options: Value) -> Row {
+pub fn scribble(name: &'static str, image: Vec<u8>, options: Value) -> Row {
     let (base, data, errors) = (vec![], None, 0.0);
     Row { name, work: |stage| Box::pin(clients(stage)), image, options, base, data, errors }
 }
 
 /// The same over a backing image.
-fn overlay(name: &'static str, image: Vec<u8>, options: Value) -> Row {
+pub fn overlay(name: &'static str, image: Vec<u8>, options: Value) -> Row {
     Row { base: crate::lab::oracle::initial(SIZE), ..scribble(name, image, options) }
 }
 
-fn fresh(bits: u32) -> NewImage {
+pub fn fresh(bits: u32) -> NewImage {
     NewImage::new(SIZE, bits)
 }
 
@@ -48,11 +50,11 @@ fn file(bits: u32) -> Vec<u8> {
     images::file_of(&fresh(bits))
 }
 
-fn over(bits: u32) -> Vec<u8> {
+pub fn over(bits: u32) -> Vec<u8> {
     images::file_of(&fresh(bits).over("base", "raw"))
 }
 
-fn plain() -> Value {
+pub fn plain() -> Value {
     json!({})
 }
 
@@ -205,7 +207,7 @@ fn with_snapshots() -> Vec<Row> {
 }
 
 /// An image that holds data, written by us.
-fn filled(image: &NewImage) -> Vec<u8> {
+pub fn filled(image: &NewImage) -> Vec<u8> {
     let world = SimWorld::new(7, Options::calm());
     world.run(async {
         let view = Lab::new(&world).qcow2("disk", image, json!({}), None).await.view();

@@ -25,11 +25,13 @@ impl Check {
         let mut index = 0;
         while let Some(entry) = words.next() {
             let bitmap = if self.facts.extended { words.next().unwrap_or(0) } else { 0 };
+            self.amending.zeros += u64::from(self.is_zero(entry));
             if entry | bitmap != 0 {
                 self.l2_entry(number, table, index, (entry, bitmap), &mut behind);
             }
             index += 1;
         }
+        self.drop_zeros(number, bytes);
     }
 
     fn l2_entry(

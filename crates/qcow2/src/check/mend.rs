@@ -42,6 +42,7 @@ impl Check {
     pub(super) fn mend(&mut self, stage: Stage) -> Result<Step, BlockError> {
         use Stage::{Begin, Clean, End, FlagsEnd, FlagsL1, FlagsL2, Header, Refcounts, Zeroings};
         let (next, step) = match stage {
+            Begin if self.amending.bits.is_some() => (Zeroings, self.begin_new_width()?),
             Begin if self.repair == Repair::Nothing => (End, Step::Again),
             Begin => (Zeroings, self.zero_entries()?),
             Zeroings => (Refcounts, Step::Barrier),
@@ -98,7 +99,7 @@ impl Check {
         }
     }
 
-    fn zero_entries(&mut self) -> Result<Step, BlockError> {
+    pub(super) fn zero_entries(&mut self) -> Result<Step, BlockError> {
         if self.rebuild && self.repair == Repair::Leaks {
             return Err(corrupt(
                 "its refcounts cannot be mended in place: repair all of it, not only leaks (-r all)",

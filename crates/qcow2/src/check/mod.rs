@@ -15,6 +15,7 @@
 //! * At any write a crash leaves an image that is no worse: refcounts become exact in place, a cluster's before its
 //!   `COPIED` flag, and what a crash leaves undone is done by the next repair.
 
+mod amend;
 mod compare;
 mod disk_counts;
 mod entries;
@@ -131,6 +132,7 @@ pub struct Check {
     l2_by_offset: HashMap<u64, u32>,
     /// Entries with room for zeros that is not aligned: they lose it.
     zeroings: Vec<Zeroing>,
+    amending: amend::Amending,
 }
 
 /// What does not change while an image is checked.
@@ -269,6 +271,7 @@ impl Check {
             l2_tables: Vec::new(),
             l2_by_offset: HashMap::new(),
             zeroings: Vec::new(),
+            amending: amend::Amending::default(),
         }
     }
 

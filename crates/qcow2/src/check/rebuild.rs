@@ -15,6 +15,8 @@ const TABLE_BYTES_MAX: u64 = 8 << 20;
 /// Where the header has its refcount table (offset, clusters), and its snapshots (count, offset).
 const REFCOUNT_TABLE_AT: usize = 48;
 const SNAPSHOTS_AT: usize = 60;
+/// Where a version 3 header has the width of refcounts.
+const REFCOUNT_ORDER_AT: usize = 96;
 
 /// Where the new structures lie, in clusters.
 pub(super) struct Plan {
@@ -99,18 +101,10 @@ impl Check {
 
     /// Counts what there is once the header points to the new structures.
     fn count_anew(&mut self, plan: &Plan) {
-        let (bits, header) = (self.facts.bits(), &self.facts.header);
-        let table = header.refcount_table;
-        let mut gone: Vec<(u64, u64)> = vec![(table.offset.0, u64::from(table.clusters) << bits)];
+        let bits = self.facts.bits();
+        let mut gone = self.amending.old.take().unwrap_or_else(|| self.old_structures());
         if plan.snapshots.is_some() {
-            gone.push((header.snapshots.offset.0, self.snapshots_len));
-        }
-        for block in 0..self.disk.table.len() as u64 {
-            if let super::disk_counts::TableEntry::Block(offset) = self.disk.entry(block)
-                && offset >> bits < self.clusters
-            {
-                gone.push((offset, self.facts.cluster()));
-            }
+            gone.push((self.facts.header.snapshots.offset.0, self.snapshots_len));
         }
         gone.retain(|(offset, len)| *len > 0 && self.was_counted(*offset, *len));
         for (offset, len) in gone {
@@ -127,6 +121,20 @@ impl Check {
             }
         }
         self.count_inside(plan.end);
+    }
+
+    /// The refcount table and its blocks: offsets and lengths.
+    pub(super) fn old_structures(&self) -> Vec<(u64, u64)> {
+        let (bits, table) = (self.facts.bits(), self.facts.header.refcount_table);
+        let mut old = vec![(table.offset.0, u64::from(table.clusters) << bits)];
+        for block in 0..self.disk.table.len() as u64 {
+            if let super::disk_counts::TableEntry::Block(offset) = self.disk.entry(block)
+                && offset >> bits < self.clusters
+            {
+                old.push((offset, self.facts.cluster()));
+            }
+        }
+        old
     }
 
     /// What lay beyond the end of the file lies inside where it grows, and reads as zeros as before.
@@ -168,6 +176,9 @@ impl Check {
         let mut put = |at: usize, bytes: &[u8]| sector[at..at + bytes.len()].copy_from_slice(bytes);
         put(REFCOUNT_TABLE_AT, &(plan.table << bits).to_be_bytes());
         put(REFCOUNT_TABLE_AT + 8, &(plan.table_clusters as u32).to_be_bytes());
+        if let Some(width) = self.amending.bits {
+            put(REFCOUNT_ORDER_AT, &width.ilog2().to_be_bytes());
+        }
         if let Some((cluster, _)) = &plan.snapshots {
             put(SNAPSHOTS_AT + 4, &(cluster << bits).to_be_bytes());
         }

@@ -43,7 +43,7 @@ impl Check {
         let incomplete = |snapshot: &Snapshot| !snapshot.is_complete();
         let lacking: Vec<_> =
             (0..self.snapshots.len()).filter(|number| incomplete(&self.snapshots[*number])).collect();
-        if !self.facts.is_v3() {
+        if !self.facts.is_v3() && !self.amending.completes_snapshots {
             return;
         }
         let verb = if self.repair == Repair::All { "Repairing" } else { "ERROR" };

@@ -2,9 +2,9 @@
 //!
 //! Invariants: each write is to be durable before the next one begins; sectors of 512 bytes are taken to be written
 //! whole or not at all, and between any two writes (and in the midst of one that lies in one sector) the header is
-//! a good one: the old or the new. [`HeaderEdit::Extension`], bitmaps that come or go where there is no room behind the
-//! others, and names and formats that do not fit beside the old ones, are written in one go over several sectors, as QEMU
-//! writes all headers: no crash may fall into it.
+//! a good one: the old or the new. Extensions that do not fit the first sector, bitmaps that come or go where there is no
+//! room behind the others, and names and formats that do not fit beside the old ones, are written in one go over several
+//! sectors, as QEMU writes all headers: no crash may fall into it.
 
 mod bitmaps;
 
@@ -14,7 +14,7 @@ use crate::extension::{BACKING_FORMAT, PREFIX};
 use crate::header::layout::{
     self, AUTOCLEAR_AT, BACKING_LEN_AT, BACKING_OFFSET_AT, Layout, extension_len, put32, put64,
 };
-use crate::header::{Backing, Header, Switch, Version};
+use crate::header::{Backing, Header, Switch, Version, amend};
 use crate::{BitmapsExtension, HostOffset, unsupported};
 
 /// What is written whole or not at all, in bytes.
@@ -48,6 +48,13 @@ pub enum HeaderEdit {
     },
     /// The image has these persistent bitmaps, or none.
     Bitmaps(Option<BitmapsExtension>),
+    /// The image is one of that version. The caller has seen to it that its tables hold nothing that the version does not
+    /// know, and that its refcounts have 16 bits. An error where the extensions do not fit the first sector.
+    Version(Version),
+    /// Refcounts may be written late, or not.
+    LazyRefcounts(bool),
+    /// The data file has that name, or none; of images that have one.
+    DataFileName(Option<String>),
     /// The refcount table lies elsewhere.
     RefcountTable {
         /// Where it begins, a multiple of the cluster size.
@@ -118,6 +125,9 @@ impl HeaderEdit {
             Self::NoBacking => return without_backing(first),
             Self::Backing(backing) => return with_backing(first, backing),
             Self::Bitmaps(wanted) => return bitmaps::states(first, wanted.as_ref()),
+            Self::Version(to) => return amend::version(first, *to),
+            Self::LazyRefcounts(on) => return amend::lazy_refcounts(first, *on),
+            Self::DataFileName(name) => return amend::data_file_name(first, name.as_deref()),
             Self::ClearAutoclear(bits) => {
                 let mut layout = Layout::parse(first)?;
                 layout.change_autoclear(0, *bits);
@@ -125,10 +135,7 @@ impl HeaderEdit {
                     .copy_from_slice(&layout.fixed[AUTOCLEAR_AT..AUTOCLEAR_AT + 8]);
             }
             Self::Extension { kind, data, autoclear } => {
-                let mut layout = Layout::parse(first)?;
-                layout.set_extension(*kind, data);
-                layout.change_autoclear(*autoclear, 0);
-                next = padded(layout.bytes()?, first.len());
+                return amend::extension(first, *kind, data, *autoclear);
             }
             Self::RefcountTable { offset, clusters } => {
                 layout::put_refcount_table(&mut next, offset.0, *clusters);

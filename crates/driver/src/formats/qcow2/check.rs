@@ -6,6 +6,7 @@
 use std::sync::Arc;
 
 use block::{BlockError, ByteRange, ErrorKind, Mapping, Result};
+use flow::sabotage::{self, Rule};
 use flow::{CheckReport, Format, Limits, Next, Op, Powers, Repair, Request, Tell, View, seam};
 use futures_util::{StreamExt, TryStreamExt, stream};
 use io::{Lease, LocalFut};
@@ -29,7 +30,7 @@ pub(super) enum ImageFile<'a> {
 }
 
 impl ImageFile<'_> {
-    fn len(self) -> Result<u64> {
+    pub(super) fn len(self) -> Result<u64> {
         match self {
             Self::View(view) => Ok(view.size()),
             Self::Below(next) => next.size(FILE_CHILD),
@@ -37,7 +38,7 @@ impl ImageFile<'_> {
     }
 
     /// Whether writes beyond its end make it longer.
-    fn grows(self) -> Result<bool> {
+    pub(super) fn grows(self) -> Result<bool> {
         match self {
             Self::View(view) => Ok(view.root_grows()),
             Self::Below(next) => next.grows(FILE_CHILD),
@@ -58,7 +59,23 @@ impl ImageFile<'_> {
         read.map_err(|error| error.within(format_args!("cannot read its tables at {range}")))
     }
 
-    async fn write(self, writes: Vec<CheckWrite>) -> Result<()> {
+    /// The first cluster, or as much of it as there is.
+    pub(super) async fn first_cluster(self) -> Result<Lease> {
+        let len = self.len()?;
+        let prefix = self.read(ByteRange::between(0, len.min(Header::PREFIX as u64))).await?;
+        let needed = Header::needed(&prefix)? as u64;
+        self.read(ByteRange::between(0, len.min(needed))).await
+    }
+
+    /// Makes durable what was written before, ahead of a header that says so.
+    pub(super) async fn flush(self) -> Result<()> {
+        if sabotage::broken(Rule::TablesBarrier) {
+            return Ok(());
+        }
+        self.execute(Request::flush(), Lease::empty()).await.map(drop)
+    }
+
+    pub(super) async fn write(self, writes: Vec<CheckWrite>) -> Result<()> {
         let end = writes.iter().map(|(at, bytes)| at + bytes.len() as u64).max().unwrap_or(0);
         if let Self::View(view) = self
             && end > view.size()
@@ -75,20 +92,23 @@ impl ImageFile<'_> {
 
 /// Checks the image in `file`, and mends what `repair` says.
 pub(super) async fn check(file: ImageFile<'_>, repair: Repair, tell: Tell<'_>) -> Result<CheckReport> {
-    let len = file.len()?;
-    let prefix = file.read(ByteRange::between(0, len.min(Header::PREFIX as u64))).await?;
-    let needed = Header::needed(&prefix)? as u64;
-    let first = file.read(ByteRange::between(0, len.min(needed))).await?;
-    let mut check = Check::new(&first, len, file.grows()?, kind(repair))?;
+    let first = file.first_cluster().await?;
+    let mut check = Check::new(&first, file.len()?, file.grows()?, kind(repair))?;
+    run(file, &mut check, tell).await?;
+    Ok(report(check.found()))
+}
+
+/// Carries a check out.
+pub(super) async fn run(file: ImageFile<'_>, check: &mut Check, tell: Tell<'_>) -> Result<()> {
     loop {
         let step = check.step();
         check.drain_lines().iter().for_each(|line| tell(line));
         match step? {
-            Step::Read(ranges) => read_all(file, ranges, &mut check, tell).await?,
+            Step::Read(ranges) => read_all(file, ranges, check, tell).await?,
             Step::Write(writes) => file.write(writes).await?,
-            Step::Barrier => file.execute(Request::flush(), Lease::empty()).await.map(drop)?,
+            Step::Barrier => file.flush().await?,
             Step::Again => io::yield_now().await,
-            Step::Done => return Ok(report(check.found())),
+            Step::Done => return Ok(()),
         }
     }
 }
@@ -232,7 +252,7 @@ impl Format for CheckOnly {
     }
 
     fn powers(&self) -> Powers<'_> {
-        Powers { check: Some(self), ..Powers::default() }
+        Powers { check: Some(self), amend: Some(self), ..Powers::default() }
     }
 }
 

@@ -1,0 +1,196 @@
+//! Becoming an image of another kind: version, width of refcounts, and what single fields of the header say.
+//!
+//! Invariants: what the new kind has not is refused before anything is written; each step leaves an image of the old or the
+//! new kind that reads as before, with leaks at worst.
+
+use block::{BlockError, ErrorKind, Result};
+use flow::{Amend, Amendment, Next, Repair};
+use io::{Lease, LocalFut};
+use qcow2::check::{self, Check};
+use qcow2::{Compression, Header, HeaderEdit, Version, cache};
+use serde_json::{Map, Value};
+
+use super::check::{CheckOnly, ImageFile, check, run};
+
+/// The incompatible feature bits that say nothing that version 2 could not: an image that is clean again, and a compression
+/// type of which nothing is compressed.
+const DIRTY: u64 = 1;
+const COMPRESSION: u64 = 8;
+/// The autoclear feature bits of bitmaps and of raw data files: what guests read, and wrote, stays what it is.
+const BITMAPS: u64 = 1;
+const RAW: u64 = 2;
+/// The width of refcounts in version 2.
+const V2_REFCOUNT_BITS: u32 = 16;
+
+impl Amend for CheckOnly {
+    fn amend<'a>(&'a self, change: &'a Amendment, next: Next<'a>) -> LocalFut<'a, Result<()>> {
+        Box::pin(amend(ImageFile::Below(next), change))
+    }
+}
+
+async fn amend(file: ImageFile<'_>, change: &Amendment) -> Result<()> {
+    let header = Header::parse(&file.first_cluster().await?)?;
+    header.writable()?;
+    let foreign = header.features.autoclear & !(cache::AUTOCLEAR | BITMAPS | RAW);
+    if foreign != 0 {
+        edit(file, &HeaderEdit::ClearAutoclear(foreign)).await?;
+    }
+    match change {
+        Amendment::Version(2) => to_version_2(file, &header).await,
+        Amendment::Version(3) => to_version_3(file, &header).await,
+        Amendment::Version(other) => Err(unsupported(format!("Unknown version {other}"))),
+        Amendment::RefcountBits(bits) => refcount_bits(file, &header, *bits).await,
+        Amendment::LazyRefcounts(on) => edit(file, &HeaderEdit::LazyRefcounts(*on)).await,
+        Amendment::DataFile(name) => edit(file, &HeaderEdit::DataFileName(name.clone())).await,
+        Amendment::NotRaw => edit(file, &HeaderEdit::ClearAutoclear(header.features.autoclear & RAW)).await,
+        Amendment::Quota(quota) => set_quota(file, &header, *quota).await,
+    }
+}
+
+/// Carries a change of the header out, each write durable before the next one.
+async fn edit(file: ImageFile<'_>, edit: &HeaderEdit) -> Result<()> {
+    // What was written before is durable, too, when the header says so.
+    file.flush().await?;
+    for write in edit.writes(&file.first_cluster().await?)? {
+        file.write(vec![(write.offset, write.bytes)]).await?;
+        file.flush().await?;
+    }
+    Ok(())
+}
+
+/// A check that repairs `repair`, not yet begun.
+async fn new_check(file: ImageFile<'_>, repair: check::Repair) -> Result<Check> {
+    let first: Lease = file.first_cluster().await?;
+    Check::new(&first, file.len()?, file.grows()?, repair)
+}
+
+/// Fails where something is wrong with the tables; answers what was seen of them.
+async fn sound(file: ImageFile<'_>) -> Result<Check> {
+    let mut check = new_check(file, check::Repair::Nothing).await?;
+    run(file, &mut check, &mut |_| ()).await?;
+    let found = check.found();
+    if found.corruptions + found.check_errors > 0 {
+        let context = "it has errors, which have to be mended first: 'img check -r all'";
+        return Err(BlockError::new(ErrorKind::Corrupt, context));
+    }
+    Ok(check)
+}
+
+async fn refcount_bits(file: ImageFile<'_>, header: &Header, bits: u32) -> Result<()> {
+    if header.refcount_table.bits == bits {
+        return Ok(());
+    }
+    if !bits.is_power_of_two() || bits > 64 {
+        return Err(unsupported("Refcount width must be a power of two and may not exceed 64 bits"));
+    }
+    if header.version == Version::V2 {
+        return Err(unsupported("Refcount widths other than 16 bits need version 3"));
+    }
+    let mut check = new_check(file, check::Repair::Nothing).await?.with_refcount_bits(bits);
+    run(file, &mut check, &mut |_| ()).await
+}
+
+async fn to_version_3(file: ImageFile<'_>, header: &Header) -> Result<()> {
+    if header.version == Version::V3 {
+        return Ok(());
+    }
+    let seen = sound(file).await?;
+    if seen.snapshots().iter().any(|snapshot| !snapshot.is_complete()) {
+        let mut check = new_check(file, check::Repair::All).await?.completing_snapshots();
+        run(file, &mut check, &mut |_| ()).await?;
+    }
+    edit(file, &HeaderEdit::Version(Version::V3)).await
+}
+
+async fn to_version_2(file: ImageFile<'_>, header: &Header) -> Result<()> {
+    if header.version == Version::V2 {
+        return Ok(());
+    }
+    if header.data_file.is_some() {
+        return Err(unsupported("Cannot downgrade an image with a data file"));
+    }
+    if header.refcount_table.bits != V2_REFCOUNT_BITS {
+        return Err(unsupported("compat=0.10 requires refcount_bits=16"));
+    }
+    let seen = sound(file).await?;
+    check_version_2(header, &seen)?;
+    let drops = seen.zeros() > 0;
+    if drops {
+        let mut check = new_check(file, check::Repair::Nothing).await?.dropping_zeros();
+        run(file, &mut check, &mut |_| ()).await?;
+    }
+    edit(file, &HeaderEdit::ClearAutoclear(header.features.autoclear)).await?;
+    edit(file, &HeaderEdit::Version(Version::V2)).await?;
+    if drops {
+        // Zeros may have kept their clusters.
+        check(file, Repair::Leaks, &mut |_| ()).await?;
+    }
+    Ok(())
+}
+
+/// Refuses what version 2 has not.
+fn check_version_2(header: &Header, seen: &Check) -> Result<()> {
+    let others = |snapshot: &qcow2::Snapshot| {
+        snapshot.disk_size.is_some_and(|size| size != header.virtual_size)
+            || snapshot.vm_state_size > u32::MAX.into()
+    };
+    if seen.snapshots().iter().any(others) {
+        return Err(unsupported("Internal snapshots prevent downgrade of image"));
+    }
+    // Those of snapshots are not counted.
+    let may_be_compressed = seen.found().compressed_clusters > 0 || !seen.snapshots().is_empty();
+    if header.compression != Compression::Deflate && may_be_compressed {
+        return Err(unsupported(
+            "Cannot downgrade an image with zstd compression type and existing compressed clusters",
+        ));
+    }
+    let features = header.features.incompatible & !(DIRTY | COMPRESSION);
+    if features != 0 {
+        let context = format!("Cannot downgrade an image with incompatible features {features:#x} set");
+        return Err(unsupported(context));
+    }
+    if header.bitmaps.is_some() {
+        return Err(unsupported(
+            "Cannot downgrade an image with persistent bitmaps: remove them first ('img bitmap --remove')",
+        ));
+    }
+    if seen.zeros() > 0 && header.backing.is_some() {
+        return Err(unsupported(
+            "Cannot downgrade an image over a backing file with clusters that read as zeros in internal snapshots: delete the snapshots first",
+        ));
+    }
+    Ok(())
+}
+
+/// Has the header state the bound, in a description that is in force or in a new one.
+async fn set_quota(file: ImageFile<'_>, header: &Header, quota: Option<u64>) -> Result<()> {
+    let mut about = match cache::read(header)? {
+        Some(text) => serde_json::from_str::<Map<String, Value>>(text).unwrap_or_default(),
+        None => Map::new(),
+    };
+    match quota {
+        Some(_) if header.version == Version::V2 => {
+            return Err(unsupported("cache_img_quota needs compatibility level 1.1: add compat=1.1"));
+        }
+        Some(_) if header.backing.is_none() => {
+            return Err(unsupported(
+                "cache_img_quota needs a backing file that is cached: 'img rebase' adds one",
+            ));
+        }
+        Some(_) if header.data_file.is_some() => {
+            return Err(unsupported(
+                "cache_img_quota bounds the image file, and the data of this image is in another",
+            ));
+        }
+        Some(quota) => about.insert("quota".to_owned(), quota.into()),
+        None => about.remove("quota"),
+    };
+    match about.is_empty() {
+        true => edit(file, &HeaderEdit::ClearAutoclear(header.features.autoclear & cache::AUTOCLEAR)).await,
+        false => edit(file, &cache::edit(&Value::Object(about).to_string())?).await,
+    }
+}
+
+fn unsupported(context: impl Into<String>) -> BlockError {
+    BlockError::new(ErrorKind::Unsupported, context)
+}
