@@ -37,7 +37,7 @@ const FLAGS: &[Flag] = &[
 async fn run(call: Call) -> Result<u8> {
     let Call { session, given } = call;
     let format = given.value("format").unwrap_or("raw");
-    if given.values("options").any(option_list::asks_for_help) {
+    if given.lists("options")?.into_iter().any(option_list::asks_for_help) {
         let text = option_list::shown(format, !given.operands.is_empty())?;
         session.listener.say(&text);
         return Ok(0);

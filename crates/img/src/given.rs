@@ -82,6 +82,19 @@ impl Given {
         self.flags.iter().filter(move |(name, _)| *name == long).filter_map(|(_, value)| value.as_deref())
     }
 
+    /// The lists of options that a flag gives, which may be repeated; a list that begins or ends with a comma, or is
+    /// empty, is refused.
+    pub(crate) fn lists<'a>(&'a self, long: &'a str) -> Result<Vec<&'a str>> {
+        let is_list = |text: &str| {
+            let commas = text.len() - text.trim_end_matches(',').len();
+            !text.is_empty() && !text.starts_with(',') && commas.is_multiple_of(2)
+        };
+        match self.values(long).find(|text| !is_list(text)) {
+            Some(text) => Err(Failure::new(format!("Invalid option list: {text}"))),
+            None => Ok(self.values(long).collect()),
+        }
+    }
+
     /// A number of bytes (or of anything); `what` is what messages call it.
     pub(crate) fn number(&self, long: &str, what: &str, range: Range) -> Result<Option<u64>> {
         self.value(long).map(|text| numbers::number(text, what, range)).transpose()

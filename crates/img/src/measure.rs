@@ -57,6 +57,7 @@ struct Measured {
 async fn run(call: Call) -> Result<u8> {
     let Call { session, given } = call;
     let json = given.json()?;
+    given.lists("options")?;
     let size = given.number("size", "image size", ANY)?;
     let filename = match &given.operands[..] {
         [] => None,

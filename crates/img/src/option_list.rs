@@ -42,6 +42,25 @@ const QCOW2: &[Setting] = &[
     row(QUOTA, Takes::Size, "Largest size of the file that copy-on-read may fill it to (a cache)"),
 ];
 
+/// What can be made different of a qcow2 image that is there; as [`QCOW2`].
+#[rustfmt::skip]
+const AMEND: &[Setting] = &[
+    row("encrypt.state", Takes::Text, "Select new state of affected keyslots (active/inactive)"),
+    row("encrypt.keyslot", Takes::Number, "Select a single keyslot to modify explicitly"),
+    row("encrypt.old-secret", Takes::Text, "Select all keyslots that match this password"),
+    row("encrypt.new-secret", Takes::Text, "New secret to set in the matching keyslots. Empty string to erase"),
+    row("encrypt.iter-time", Takes::Number, "Time to spend in PBKDF in milliseconds"),
+    row("size", Takes::Size, "Virtual disk size"),
+    row("compat", Takes::Text, "Compatibility level (v2 [0.10] or v3 [1.1])"),
+    row("backing_file", Takes::Text, "File name of a base image"),
+    row("backing_fmt", Takes::Text, "Image format of the base image"),
+    row("data_file", Takes::Text, "File name of an external data file"),
+    row("data_file_raw", Takes::Switch, "The external data file must stay valid as a raw image"),
+    row("lazy_refcounts", Takes::Switch, "Postpone refcount updates"),
+    row("refcount_bits", Takes::Number, "Width of a reference count entry in bits"),
+    row(QUOTA, Takes::Size, "Largest size of the file that copy-on-read may fill it to, 0 for none"),
+];
+
 /// The setting that makes a qcow2 image a cache (`docs/formats/cache.md`).
 pub(crate) const QUOTA: &str = "cache_img_quota";
 
@@ -74,23 +93,47 @@ pub(crate) fn on_file(format: &str) -> Result<Vec<Setting>> {
     Ok(table)
 }
 
+/// What `amend` makes different of images of a format.
+pub(crate) fn amendable(format: &str) -> Result<Vec<Setting>> {
+    of_format(format)?;
+    match format {
+        "qcow2" => Ok(AMEND.to_vec()),
+        _ => Err(Failure::new(format!("Format driver '{format}' does not support option amendment"))),
+    }
+}
+
+/// The list that `amend -o help` shows.
+pub(crate) fn amendable_shown(format: &str) -> Result<String> {
+    Ok(listed(&format!("Amend options for '{format}'"), amendable(format)?))
+}
+
+/// Whether new images of a format take the setting.
+pub(crate) fn is_of_new(format: &str, name: &str) -> bool {
+    of_format(format).is_ok_and(|table| table.iter().any(|row| row.name == name))
+}
+
 /// The list that `-o help` shows: without the settings of files unless a name of a file was given.
 pub(crate) fn shown(format: &str, with_file: bool) -> Result<String> {
-    let mut table = if with_file { on_file(format)? } else { of_format(format)? };
-    table.sort_by_key(|row| row.name);
+    let table = if with_file { on_file(format)? } else { of_format(format)? };
     let title =
         if with_file { "Supported options".to_owned() } else { format!("Supported {format} options") };
-    let mut text = format!("{title}:\n");
-    for row in &table {
-        let head = format!("{}={}", row.name, row.takes.shown());
-        text.push_str(&format!("  {head:<22} - {}\n", row.about));
-    }
+    let mut text = listed(&title, table);
     if !with_file {
         text.push_str(
             "\nThe protocol level may support further options.\nSpecify the target filename to include those options.\n",
         );
     }
     Ok(text)
+}
+
+fn listed(title: &str, mut table: Vec<Setting>) -> String {
+    table.sort_by_key(|row| row.name);
+    let mut text = format!("{title}:\n");
+    for row in &table {
+        let head = format!("{}={}", row.name, row.takes.shown());
+        text.push_str(&format!("  {head:<22} - {}\n", row.about));
+    }
+    text
 }
 
 /// Whether `-o` asks for the list.

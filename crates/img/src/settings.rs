@@ -74,10 +74,11 @@ impl Settings {
     pub(crate) fn parse(&mut self, text: &str) -> Result<()> {
         for item in keyval::items(text) {
             let (key, value) = match item.split_once('=') {
-                Some((key, value)) => (key.to_owned(), value.to_owned()),
-                None => (item, "on".to_owned()),
+                Some((key, value)) if !key.contains(',') => (key, value),
+                // A doubled comma is one in values alone.
+                _ => (item.split(',').next().unwrap_or_default(), "on"),
             };
-            self.set(&key, &value)?;
+            self.set(key, value)?;
         }
         Ok(())
     }
@@ -159,8 +160,11 @@ fn typed(setting: &Setting, text: &str) -> Result<Value> {
     }
 }
 
-/// As C's `strtoull` with any base.
+/// As C's `strtoull` with any base: what is below zero wraps.
 fn number(text: &str) -> Option<u64> {
+    if let Some(rest) = text.strip_prefix('-') {
+        return number(rest).filter(|_| !rest.starts_with('-')).map(u64::wrapping_neg);
+    }
     match text.strip_prefix("0x").or(text.strip_prefix("0X")) {
         Some(hex) => u64::from_str_radix(hex, 16).ok(),
         None if text.len() > 1 && text.starts_with('0') => u64::from_str_radix(text, 8).ok(),
@@ -189,6 +193,8 @@ mod tests {
         assert_eq!((settings.number("size"), settings.text("name")), (Some(2 << 20), Some("a,b")));
         assert!(settings.is_on("fast"));
         assert_eq!(settings.shown(), " name=a,,b fast=on bits=16 size=2097152");
+        settings.parse("bits=-1").unwrap();
+        assert_eq!(settings.number("bits"), Some(u64::MAX));
     }
 
     #[test]
@@ -197,6 +203,8 @@ mod tests {
             ("x=1", "Invalid parameter 'x'"),
             ("fast=maybe", "Parameter 'fast' expects 'on' or 'off'"),
             ("bits=x", "Parameter 'bits' expects a number"),
+            ("bits=--1", "Parameter 'bits' expects a number"),
+            ("a,,b=1", "Invalid parameter 'a'"),
             ("size", "Parameter 'size' expects a non-negative number"),
         ] {
             let told = settings().parse(text).unwrap_err().text.unwrap();

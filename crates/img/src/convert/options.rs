@@ -80,7 +80,7 @@ impl<'a> Options<'a> {
             target_format: given.value("target-format").unwrap_or("raw"),
             target_image_opts: given.has("target-image-opts"),
             target_cache,
-            settings: given.values("target-options").collect(),
+            settings: given.lists("target-options")?,
             compress: given.has("compress"),
             backing: given.value("backing"),
             backing_format: given.value("backing-format"),

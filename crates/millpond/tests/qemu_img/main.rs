@@ -23,6 +23,7 @@ const CONVERTING: &str = include_str!("converting.txt");
 
 const CHECKING: &str = include_str!("checking.txt");
 const CHANGING: &str = include_str!("changing.txt");
+const AMENDING: &str = include_str!("amending.txt");
 const BENCHING: &str = include_str!("benching.txt");
 const SNAPSHOTS: &str = include_str!("snapshots.txt");
 
@@ -52,6 +53,11 @@ fn check_finds_and_mends_what_qemu_img_does() {
 #[test]
 fn images_are_changed_as_qemu_img_changes_them() {
     both("images_are_changed_as_qemu_img_changes_them", CHANGING);
+}
+
+#[test]
+fn amended_images_are_those_of_qemu_img() {
+    both("amended_images_are_those_of_qemu_img", AMENDING);
 }
 
 #[test]

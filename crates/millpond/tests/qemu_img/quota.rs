@@ -50,4 +50,13 @@ fn a_cache_with_a_quota_lives_with_foreign_writers() {
     read_through(&lab, "cache.qcow2");
     assert!(len(&lab) > SIZE, "an ordinary overlay: all of it is stored");
     lab.ok("qemu-img", &["check", "-q", "cache.qcow2"]);
+
+    // Adopted again: the bound is in force, and what is there stays.
+    let quota = format!("cache_img_quota={QUOTA}");
+    lab.ok("millpond", &["img", "amend", "-f", "qcow2", "-o", &quota, "cache.qcow2"]);
+    assert!(is_armed(&lab));
+    lab.ok("qemu-img", &["check", "-q", "cache.qcow2"]);
+    lab.ok("qemu-img", &["compare", "-q", "-f", "qcow2", "-F", "raw", "cache.qcow2", "base.raw"]);
+    lab.ok("millpond", &["img", "amend", "-f", "qcow2", "-o", "cache_img_quota=0", "cache.qcow2"]);
+    assert!(!is_armed(&lab));
 }
