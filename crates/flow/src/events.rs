@@ -53,6 +53,13 @@ pub enum Event {
         /// Its node-name.
         node: String,
     },
+    /// The file below an image is not what it was when the image was made over it.
+    BackingChanged {
+        /// Node-name of the image.
+        node: String,
+        /// What that means: names the file and the remedy.
+        error: String,
+    },
     /// A job is in another state.
     JobState {
         /// Its id.
@@ -129,6 +136,11 @@ impl NodeEvents {
     /// What it lives on is lost.
     pub fn lost(&self, error: impl Display) {
         self.events.tell(Event::SourceLost { node: self.node.to_string(), error: error.to_string() });
+    }
+
+    /// The file below it is not what it was.
+    pub fn backing_changed(&self, error: impl Display) {
+        self.events.tell(Event::BackingChanged { node: self.node.to_string(), error: error.to_string() });
     }
 
     /// What it lives on is there again.

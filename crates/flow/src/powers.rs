@@ -1,6 +1,7 @@
 //! Optional powers of nodes: separate traits, asked for by name.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use block::{BlockError, ByteRange, DirtyBitmap, ErrorKind, Permissions, Result};
 use io::{Lease, LocalFut, Moment};
@@ -215,6 +216,8 @@ pub enum Amendment {
     NotRaw,
     /// Most bytes that the file shall take for what could be fetched again; `None`: no bound.
     Quota(Option<u64>),
+    /// What the file below it is now: its length in bytes, and when it was last changed (since 1970).
+    NoteBacking(u64, Duration),
 }
 
 /// Becoming an image of another kind, while nobody reads or writes it.

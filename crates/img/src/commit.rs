@@ -10,6 +10,7 @@ use graph::Demand;
 use io::Lease;
 use qcow2::{Header, Target};
 
+use crate::backing_mark;
 use crate::cache::Cache;
 use crate::chain;
 use crate::failure::{Failure, Result};
@@ -67,6 +68,10 @@ async fn run(call: Call) -> Result<u8> {
         return Err(Failure::new(format!("Did not find '{base}' in the backing chain of '{name}'")));
     }
     let format = format.ok_or_else(|| chain::no_format(name, &below))?;
+    let was_noted = match header {
+        Some(header) => backing_mark::holds(&session, header, &looked.named.filename(name)).await,
+        None => false,
+    };
     let into = Source { name: &below, format: Some(&format), image_opts: false };
     let into = session.open(into, How { cache, unmap: true, ..How::WRITE }).await?;
     // Before anybody relies on its size.
@@ -83,6 +88,10 @@ async fn run(call: Call) -> Result<u8> {
     }
     overlay.close().await?;
     into.close().await?;
+    if was_noted {
+        // What was written below is what the overlay holds.
+        backing_mark::note(&session, source, How { cache, ..How::READ }).await;
+    }
     session.listener.progress(100.0);
     session.listener.end_progress();
     if !given.has("quiet") {

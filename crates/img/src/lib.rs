@@ -8,6 +8,7 @@
 //! that it has made, and no other; memory is bounded by what is in flight, not by images.
 
 mod amend;
+mod backing_mark;
 mod bench;
 mod bitmap;
 mod cache;

@@ -1,7 +1,8 @@
 //! New images from their settings, in whole: every mistake is found before a file is touched.
 
-use qcow2::{Backing, Compression, DataFile, Version, cache};
+use qcow2::{Backing, BackingMark, Compression, DataFile, Version, cache};
 
+use crate::backing_mark;
 use crate::failure::{Failure, Result};
 use crate::foreign;
 use crate::image::SECTOR;
@@ -56,6 +57,7 @@ impl NewImage {
                 Ok(file.reads_zero)
             }
             Self::Qcow2 { image, room } => {
+                let image = marked(session, image, name).await;
                 let fresh = image.bytes()?;
                 let file = NewFile::create(session, name).await?;
                 // What is not allocated does, and preallocated clusters are in new files.
@@ -71,6 +73,16 @@ impl NewImage {
             }
         }
     }
+}
+
+/// The same image with a note of what its backing file is now, where that can be said and there is room for it.
+async fn marked(session: &Session, image: qcow2::NewImage, name: &str) -> qcow2::NewImage {
+    let Some(backing) = image.backing.as_ref().filter(|_| image.version == Version::V3) else { return image };
+    let Some(mark) = backing_mark::of(session, backing, name).await else { return image };
+    let mut marked = image.clone();
+    marked.extensions.push(mark.extension(backing));
+    marked.autoclear |= BackingMark::AUTOCLEAR;
+    if marked.bytes().is_ok() { marked } else { image }
 }
 
 fn raw(size: u64, settings: &Settings) -> Result<NewImage> {

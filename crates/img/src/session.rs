@@ -5,7 +5,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use block::ByteRange;
-use engine::{Engine, keyval};
+use engine::{Engine, Event, keyval};
 use qcow2::Header;
 use serde_json::{Map, Value, json};
 
@@ -194,7 +194,13 @@ impl Session {
         } else if how.alone && looked.format == "qcow2" && !options.contains_key("backing") {
             options.insert("backing".to_owned(), Value::Null);
         }
+        let mut events = self.engine.events().subscribe();
         self.engine.add_node(options).await.map_err(Failure::from)?;
+        while let Some(event) = events.try_next() {
+            if let Event::BackingChanged { error, .. } = event {
+                self.listener.warn(&format!("warning: image '{}': {error}\n", source.name));
+            }
+        }
         Ok(Image::new(self.engine.clone(), looked.format, node, looked.header))
     }
 

@@ -63,6 +63,7 @@ pub(crate) fn tell(event: &Event) {
         Event::RequestFailed { error } => format!("a request has failed: {error}"),
         Event::NodeOpened { node, how } => format!("node '{node}': {how}"),
         Event::SourceLost { node, error } => format!("node '{node}' has lost its source: {error}"),
+        Event::BackingChanged { node, error } => format!("warning: node '{node}': {error}"),
         Event::SourceBack { node } => format!("node '{node}' has its source again"),
         _ => return,
     };

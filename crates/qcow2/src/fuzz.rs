@@ -6,9 +6,9 @@ use block::{BlockError, ByteRange, Mapping, Place};
 
 use crate::check::{Check, Repair, Step};
 use crate::{
-    Backing, BitmapEntry, BitmapsExtension, CompressedCluster, Compression, Decompressor, Geometry, Header,
-    HeaderEdit, HeaderWrite, HostOffset, L1Table, L2Slice, Located, NewSnapshot, ParsedSnapshots,
-    SliceAddress, Snapshot, SnapshotList, cache,
+    Backing, BackingMark, BitmapEntry, BitmapsExtension, CompressedCluster, Compression, Decompressor,
+    Geometry, Header, HeaderEdit, HeaderWrite, HostOffset, L1Table, L2Slice, Located, NewSnapshot,
+    ParsedSnapshots, SliceAddress, Snapshot, SnapshotList, Version, cache,
 };
 
 /// Most lookups in one image.
@@ -24,6 +24,7 @@ pub fn header(bytes: &[u8]) {
         assert_eq!(needed as u64, Geometry::new(&header).cluster_size());
         assert!(header.l1_entries <= 4 << 20);
         let _ = cache::read(&header);
+        let _ = BackingMark::read(&header);
         edits(&bytes[..needed.min(bytes.len())]);
     }
 }
@@ -47,6 +48,11 @@ fn edits(first: &[u8]) {
         HeaderEdit::Bitmaps(Some(bitmaps(2))),
         HeaderEdit::Bitmaps(None),
         HeaderEdit::ClearAutoclear(u64::MAX),
+        HeaderEdit::Version(Version::V2),
+        HeaderEdit::Version(Version::V3),
+        HeaderEdit::LazyRefcounts(true),
+        HeaderEdit::DataFileName(Some("elsewhere".to_owned())),
+        HeaderEdit::DataFileName(None),
         table,
     ];
     for edit in all.into_iter().chain(cache::edit("{}")) {

@@ -15,6 +15,7 @@
 //! before it is used: no input panics, allocates more than 32 MiB, or maps bytes outside the file.
 //! `docs/formats/qcow2.md` has the byte diagrams.
 
+mod backing_mark;
 mod big_endian;
 mod bitmap_directory;
 pub mod cache;
@@ -43,6 +44,7 @@ mod snapshot_list;
 mod snapshot_table;
 mod whole_table;
 
+pub use backing_mark::BackingMark;
 pub use bitmap_directory::{BitmapCluster, BitmapEntry};
 pub use compress::Compressor;
 pub use compressed::CompressedCluster;

@@ -32,6 +32,7 @@ mod room;
 mod slices;
 mod snapshots;
 mod tables;
+mod validate;
 mod wants;
 mod writer;
 

@@ -11,6 +11,7 @@ mod lab;
 mod ending;
 mod page_cache;
 mod quota;
+mod validation;
 
 use std::path::Path;
 use std::process::{Command, Stdio};

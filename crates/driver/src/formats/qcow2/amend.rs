@@ -7,7 +7,7 @@ use block::{BlockError, ErrorKind, Result};
 use flow::{Amend, Amendment, Next, Repair};
 use io::{Lease, LocalFut};
 use qcow2::check::{self, Check};
-use qcow2::{Compression, Header, HeaderEdit, Version, cache};
+use qcow2::{BackingMark, Compression, Header, HeaderEdit, Version, cache};
 use serde_json::{Map, Value};
 
 use super::check::{CheckOnly, ImageFile, check, run};
@@ -31,7 +31,7 @@ impl Amend for CheckOnly {
 async fn amend(file: ImageFile<'_>, change: &Amendment) -> Result<()> {
     let header = Header::parse(&file.first_cluster().await?)?;
     header.writable()?;
-    let foreign = header.features.autoclear & !(cache::AUTOCLEAR | BITMAPS | RAW);
+    let foreign = header.features.autoclear & !(cache::AUTOCLEAR | BackingMark::AUTOCLEAR | BITMAPS | RAW);
     if foreign != 0 {
         edit(file, &HeaderEdit::ClearAutoclear(foreign)).await?;
     }
@@ -44,6 +44,11 @@ async fn amend(file: ImageFile<'_>, change: &Amendment) -> Result<()> {
         Amendment::DataFile(name) => edit(file, &HeaderEdit::DataFileName(name.clone())).await,
         Amendment::NotRaw => edit(file, &HeaderEdit::ClearAutoclear(header.features.autoclear & RAW)).await,
         Amendment::Quota(quota) => set_quota(file, &header, *quota).await,
+        Amendment::NoteBacking(len, modified) => {
+            let (modified_s, modified_ns) = (modified.as_secs(), modified.subsec_nanos());
+            let mark = BackingMark { len: *len, modified_s, modified_ns };
+            note_backing(file, &header, mark).await
+        }
     }
 }
 
@@ -188,6 +193,13 @@ async fn set_quota(file: ImageFile<'_>, header: &Header, quota: Option<u64>) -> 
     match about.is_empty() {
         true => edit(file, &HeaderEdit::ClearAutoclear(header.features.autoclear & cache::AUTOCLEAR)).await,
         false => edit(file, &cache::edit(&Value::Object(about).to_string())?).await,
+    }
+}
+
+async fn note_backing(file: ImageFile<'_>, header: &Header, mark: BackingMark) -> Result<()> {
+    match &header.backing {
+        Some(backing) => edit(file, &mark.edit(backing)).await,
+        None => Err(unsupported("it has no backing file")),
     }
 }
 

@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex};
 use block::{BlockError, ByteRange, ErrorKind, Result};
 use flow::{Body, Node, NodeId, RangeLocks, Role, View, seam};
 use io::LocalFut;
-use qcow2::{Features, Geometry, Header, L1Table, cache};
+use qcow2::{BackingMark, Features, Geometry, Header, L1Table, cache};
 
 use super::Qcow2;
 use super::bitmaps::Bitmaps;
@@ -21,6 +21,7 @@ use super::inflated::Inflated;
 use super::options::Options;
 use super::slices::Slices;
 use super::snapshots;
+use super::validate;
 use super::wants;
 use super::writer::{Start, Writer};
 use crate::context::{OpenContext, Opened};
@@ -40,6 +41,7 @@ async fn open_image(context: &OpenContext, options: &Options, file: &View, name:
     let kept = context.kept.clone().and_then(|kept| kept.downcast::<Image>().ok());
     let mut header = read_header(file).await?;
     let wants = wants::wants(context, &header)?;
+    validate::backing(context, options.backing_validation, &header, &wants).await?;
     if options.check_only {
         let body = Arc::new(check::CheckOnly::new(name, &header));
         return Ok(Opened { body: Body::Maps(body), wants });
@@ -162,7 +164,7 @@ async fn open_writer(
     let terms = cache::read(header)?.map(cache::terms).transpose()?.unwrap_or_default();
     let identity = if options.keep_identity || terms.lasting { cache::AUTOCLEAR } else { 0 };
     // Without bitmaps the bit says nothing, and goes.
-    let keep = identity | header.bitmaps.map_or(0, |_| Features::BITMAPS);
+    let keep = identity | BackingMark::AUTOCLEAR | header.bitmaps.map_or(0, |_| Features::BITMAPS);
     Ok(Writer::new(Start {
         header,
         geometry,

@@ -7,6 +7,7 @@ use qcow2::{Geometry, Header, Version};
 use serde::Deserialize;
 
 use super::freed::Passes;
+use super::validate::Validation;
 
 /// Memory for L2 tables unless the options say otherwise, in bytes (QEMU's default).
 const L2_CACHE: u64 = 32 << 20;
@@ -33,6 +34,8 @@ pub struct Options {
     pub(super) keep_identity: bool,
     /// It is opened to be checked, or repaired, and for nothing else: whatever its tables hold, it opens.
     pub(super) check_only: bool,
+    /// What becomes of it where its backing file has changed since it was made over it; default `warn`.
+    pub(super) backing_validation: Validation,
     /// Id or name of the internal snapshot that is read in place of the present state.
     pub(super) snapshot: Option<String>,
     /// Whether it is marked dirty while it is changed; default: what its header says.
