@@ -10,6 +10,7 @@ use graph::Demand;
 use io::Lease;
 use qcow2::Target;
 
+use crate::backing_mark;
 use crate::cache::Cache;
 use crate::failure::{Failure, Result};
 use crate::flags;
@@ -58,19 +59,20 @@ async fn run(call: Call) -> Result<u8> {
         let text = "Must specify backing file (-b) or use unsafe mode (-u)";
         return Err(Failure::misused(text));
     }
-    if given.has("compress") {
-        return Err(Failure::new("Compression is not yet supported: leave out -c"));
-    }
     let source = Source { name, format: given.format()?, image_opts: given.has("image-opts") };
     let cache = Cache::named(given.value("cache"), "cache", Cache::WRITEBACK)?;
     let below = Cache::named(given.value("backing-cache"), "source cache", Cache::WRITEBACK)?;
     session.add_objects(given.values("object")).await?;
     let overlay = session.open(source, How { cache, alone: only_name, ..How::WRITE }).await?;
+    let compress = given.has("compress");
+    if compress && overlay.header.is_none() {
+        return Err(Failure::new("Compression not supported for this file format"));
+    }
     let wanted = wanted(&given)?;
     if let (false, Some(wanted)) = (only_name, &wanted) {
-        keep_content(&session, name, &overlay, Some(wanted), below).await?;
+        keep_content(&session, name, &overlay, Some(wanted), (below, compress)).await?;
     } else if !only_name {
-        keep_content(&session, name, &overlay, None, below).await?;
+        keep_content(&session, name, &overlay, None, (below, compress)).await?;
     }
     let shown = backing.unwrap_or_default();
     let changed = session.engine.set_backing(&overlay.node, wanted).await;
@@ -83,6 +85,7 @@ async fn run(call: Call) -> Result<u8> {
     })?;
     session.engine.flush(&overlay.node).await?;
     overlay.close().await?;
+    backing_mark::note(&session, source, How { cache, ..How::READ }).await;
     session.listener.progress(100.0);
     Ok(0)
 }
@@ -110,7 +113,7 @@ async fn keep_content(
     name: &str,
     overlay: &Image,
     wanted: Option<&BackingName>,
-    cache: Cache,
+    (cache, compress): (Cache, bool),
 ) -> Result<()> {
     let following = Following::begin(session, overlay.size()?);
     let fresh = match wanted {
@@ -136,7 +139,7 @@ async fn keep_content(
     while !rest.is_empty() {
         let piece = one_piece(&user, rest).await?;
         if let Piece::Below(range) = piece {
-            keep_piece(&user, reader.as_ref(), range).await?;
+            keep_piece(&user, reader.as_ref(), range, compress).await?;
         }
         rest = rest.skip(piece.range().len());
         following.reached(rest.start());
@@ -179,7 +182,7 @@ async fn one_piece(user: &Use, rest: ByteRange) -> Result<Piece> {
 }
 
 /// Stores the clusters of `range` that read differently over `fresh`.
-async fn keep_piece(user: &Use, fresh: Option<&Reader>, range: ByteRange) -> Result<()> {
+async fn keep_piece(user: &Use, fresh: Option<&Reader>, range: ByteRange, compress: bool) -> Result<()> {
     let view = user.root.view();
     let granule = seam::granule(&view).max(1);
     let old = seam::read(&view, range).await?;
@@ -202,11 +205,17 @@ async fn keep_piece(user: &Use, fresh: Option<&Reader>, range: ByteRange) -> Res
         let from = (cluster.start() - range.start()) as usize;
         let bytes = &old[from..from + cluster.len() as usize];
         if bytes != &new[from..from + cluster.len() as usize] {
-            let (rq, lease) = match seam::is_zero(bytes) {
-                true => (Request::new(Op::WriteZeroes, cluster), Lease::empty()),
-                false => (Request::new(Op::Write, cluster), Lease::copy_of(bytes)),
-            };
-            seam::execute(&view, rq, lease).await.0?;
+            match seam::is_zero(bytes) {
+                true => {
+                    let rq = Request::new(Op::WriteZeroes, cluster);
+                    seam::execute(&view, rq, Lease::empty()).await.0?;
+                }
+                // A run may end within a cluster, and compressed writes do not.
+                false if compress && (cluster.len() == granule || cluster.end() == view.size()) => {
+                    seam::write_compressed(&view, cluster.start(), Lease::copy_of(bytes)).await?;
+                }
+                false => seam::write(&view, cluster.start(), bytes).await?,
+            }
         }
         rest = rest.skip(cluster.len());
     }

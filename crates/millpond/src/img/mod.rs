@@ -4,6 +4,7 @@
 
 mod getopt;
 mod help;
+mod standard;
 mod told;
 
 use std::ffi::OsString;
@@ -19,6 +20,7 @@ use io::real::process::{Signal, Signals};
 use io::select::{Either, race};
 
 use getopt::Line;
+use standard::{Front, Mistake};
 use told::Told;
 
 const FAILED: u8 = 1;
@@ -65,26 +67,25 @@ fn command(told: &Told, words: Vec<String>) -> std::result::Result<(&'static Ver
         told.misused(&format!("{program}: {text}"), None);
         FAILED
     };
-    let mut words = words.into_iter();
-    let word = words.next().ok_or_else(|| mistake("Not enough arguments".to_owned()))?;
-    match word.as_str() {
-        "-h" | "--help" => {
+    let front = standard::parse(words, &mut |text| told.error(&format!("warning: {text}")));
+    match front {
+        Ok(Front::Help) => {
             told.print(&help::of_all(program));
             Err(0)
         }
-        "-V" | "--version" => {
+        Ok(Front::Version) => {
             told.print(&help::version(program));
             Err(0)
         }
-        "-T" | "--trace" => Err(mistake("tracing ('-T') is not yet supported".to_owned())),
-        flag if flag.starts_with("--") => Err(mistake(format!("unrecognized option '{flag}'"))),
-        flag if flag.starts_with('-') && flag.len() > 1 => {
-            let letter = flag[1..].chars().next().unwrap_or('-');
-            Err(mistake(format!("invalid option -- '{letter}'")))
+        Ok(Front::Events) => Err(0),
+        Ok(Front::Command(name, rest)) => {
+            let verb = img::find(&name).ok_or_else(|| mistake(format!("Command not found: {name}")))?;
+            Ok((verb, rest))
         }
-        name => {
-            let verb = img::find(name).ok_or_else(|| mistake(format!("Command not found: {name}")))?;
-            Ok((verb, words.collect()))
+        Err(Mistake::Misused(text)) => Err(mistake(text)),
+        Err(Mistake::Option(text)) => {
+            told.error(&text);
+            Err(FAILED)
         }
     }
 }
