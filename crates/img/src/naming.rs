@@ -6,6 +6,7 @@ use engine::keyval;
 use serde_json::{Map, Value, json};
 
 use crate::failure::{Failure, Result};
+use crate::foreign;
 
 /// An image as it was named.
 #[derive(Clone, Debug)]
@@ -101,6 +102,12 @@ fn from_options(mut map: Map<String, Value>) -> Result<Named> {
     if kind == Some(driver::Kind::Protocol) {
         map.insert("driver".to_owned(), json!(driver));
         return Ok(Named { format: Some("raw".to_owned()), file: map, own: Map::new() });
+    }
+    if driver.is_none() && !map.contains_key("file") {
+        return Err(Failure::new("Must specify either driver or file"));
+    }
+    if let Some(name) = driver.as_deref().filter(|name| kind.is_none() && !foreign::is_foreign(name)) {
+        return Err(Failure::new(format!("Unknown driver '{name}'")));
     }
     let file = match map.remove("file") {
         Some(Value::Object(file)) => with_driver(file)?,

@@ -66,7 +66,7 @@ fn decimal(text: &str) -> std::result::Result<u64, NoNumber> {
     let end = text.bytes().position(|b| !b.is_ascii_digit() && b != b'.').unwrap_or(text.len());
     let (digits, suffix) = text.split_at(end);
     let (whole, fraction) = digits.split_once('.').unwrap_or((digits, ""));
-    if whole.is_empty() || fraction.contains('.') {
+    if digits.len() < 2 && whole.is_empty() || fraction.contains('.') {
         return Err(NoNumber::Malformed);
     }
     let shift = match suffix {
@@ -79,7 +79,8 @@ fn decimal(text: &str) -> std::result::Result<u64, NoNumber> {
         "e" | "E" => 60,
         _ => return Err(NoNumber::Malformed),
     };
-    let whole: u64 = whole.parse().map_err(|_| NoNumber::OutOfRange)?;
+    // Before the point there may be nothing.
+    let whole: u64 = format!("0{whole}").parse().map_err(|_| NoNumber::OutOfRange)?;
     let has_fraction = fraction.bytes().any(|b| b != b'0');
     if has_fraction && shift == 0 {
         return Err(NoNumber::Malformed);
@@ -135,10 +136,12 @@ mod tests {
             ("-0", 0),
             ("1.0", 1),
             ("4k", 4096),
+            (".5k", 512),
+            ("1.k", 1024),
         ] {
             assert_eq!(size(text), Ok(value), "{text}");
         }
-        for text in ["", "x", "1Z", "1kk", "1.5", "1.2.3k", "0x", "0x1k", ".5k", "1 M", "-"] {
+        for text in ["", "x", "1Z", "1kk", "1.5", "1.2.3k", "0x", "0x1k", ".5", ".k", ".", "1 M", "-"] {
             assert_eq!(size(text), Err(NoNumber::Malformed), "{text}");
         }
         for text in ["-1", "16E", "99999999999999999999", "0x1ffffffffffffffff"] {

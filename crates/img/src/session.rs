@@ -155,7 +155,7 @@ impl Session {
     pub(crate) async fn add_objects<'a>(&self, objects: impl Iterator<Item = &'a str>) -> Result<()> {
         for object in objects {
             let options = keyval::parse(object, Some("qom-type"))?;
-            self.engine.add_object(options).await?;
+            self.engine.add_object(options).await.map_err(|error| with_hint(error.into()))?;
         }
         Ok(())
     }
@@ -241,6 +241,16 @@ impl Session {
         let bytes = reader.read(range).await.map(|lease| lease.to_vec());
         reader.close().await?;
         Ok(bytes?)
+    }
+}
+
+/// Says what an identifier is to whoever gave none.
+fn with_hint(failure: Failure) -> Failure {
+    match failure.text {
+        Some(text) if text.ends_with("expects an identifier") => Failure::new(format!(
+            "{text}\nIdentifiers consist of letters, digits, '-', '.', '_', starting with a letter."
+        )),
+        _ => failure,
     }
 }
 

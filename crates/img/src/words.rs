@@ -18,6 +18,11 @@ pub fn explained(error: &BlockError) -> String {
     {
         return format!("Failed to connect to '{address}': {why}");
     }
+    if let Some(name) =
+        text.strip_prefix("Could not open '").and_then(|t| t.strip_suffix("': is a directory"))
+    {
+        return format!("'file' driver requires '{name}' to be a regular file");
+    }
     match text.strip_prefix("backing file of image '").and_then(|rest| rest.split_once("': ")) {
         Some((_, why)) => format!("Could not open backing file: {why}"),
         None => text.to_owned(),

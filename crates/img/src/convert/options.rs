@@ -129,8 +129,7 @@ fn excluded(given: &Given, sparse: bool) -> Result<()> {
 
 fn sparse(text: &str) -> Result<u64> {
     let what = "buffer size for sparse output";
-    let malformed = Failure::new(format!("Invalid {what} specified: '{text}'."));
-    let value = numbers::size(text).map_err(|_| malformed)?;
+    let value = numbers::number(text, what, numbers::ANY)?;
     if !value.is_multiple_of(SECTOR) || value > SPARSE_MAX {
         return Err(Failure::new(format!(
             "Invalid {what} specified. Valid sizes are multiples of {SECTOR} up to {SPARSE_MAX}. Select 0 to disable sparse detection (fully allocates output)."

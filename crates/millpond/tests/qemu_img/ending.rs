@@ -88,3 +88,37 @@ fn a_source_that_names_others_needs_its_format() {
     let told = lab.fails("millpond", &["img", "info", "-f", "vmdk", "disk.raw"]);
     assert!(told.contains("'vmdk' is not yet supported"), "{told}");
 }
+
+/// Commands that make `new.img`, which reads as `disk.raw` when they are through (but for the empty one).
+const MAKING: &[&[&str]] = &[
+    &["convert", "-f", "raw", "-O", "qcow2", "disk.raw", "new.img"],
+    &["convert", "-f", "raw", "-c", "-O", "qcow2", "disk.raw", "new.img"],
+    &["convert", "-f", "raw", "-W", "-m", "16", "-o", "preallocation=full", "disk.raw", "new.img"],
+    &["dd", "-f", "raw", "-O", "qcow2", "bs=64k", "if=disk.raw", "of=new.img"],
+    &["create", "-f", "qcow2", "-o", "preallocation=full", "new.img", "24M"],
+];
+
+/// Ended at any moment there is a whole image or none; which of both is a matter of time.
+#[test]
+fn whatever_is_ended_leaves_a_whole_image_or_none() {
+    let test = "whatever_is_ended_leaves_a_whole_image_or_none";
+    let Some(lab) = Lab::new(test, &["qemu-img"]) else { return };
+    lab.image("disk.raw", 24 << 20);
+    let rounds = if lab::is_full() { 60 } else { 6 };
+    for (seed, arguments) in (0..rounds).flat_map(|seed| MAKING.iter().map(move |verb| (seed, verb))) {
+        let mut command = lab.command(lab::MILLPOND);
+        command.arg("img").args(*arguments).stdout(Stdio::null()).stderr(Stdio::null());
+        let child = command.spawn().unwrap();
+        std::thread::sleep(std::time::Duration::from_micros(seed * 7919 % 60_000));
+        let code = end(child, ["TERM", "INT", "HUP"][seed as usize % 3]);
+        let is_there = lab.path("new.img").exists();
+        assert!(is_there || code != Some(0), "{arguments:?}, seed {seed}: {code:?}");
+        if is_there {
+            match arguments[0] {
+                "create" => lab.ok("qemu-img", &["check", "-q", "-f", "qcow2", "new.img"]),
+                _ => lab.ok("qemu-img", &["compare", "-q", "disk.raw", "new.img"]),
+            };
+            std::fs::remove_file(lab.path("new.img")).unwrap();
+        }
+    }
+}

@@ -24,6 +24,7 @@ const CONVERTING: &str = include_str!("converting.txt");
 
 const CHECKING: &str = include_str!("checking.txt");
 const CHANGING: &str = include_str!("changing.txt");
+const OPTIONS: &str = include_str!("options.txt");
 const AMENDING: &str = include_str!("amending.txt");
 const BENCHING: &str = include_str!("benching.txt");
 const SNAPSHOTS: &str = include_str!("snapshots.txt");
@@ -59,6 +60,11 @@ fn images_are_changed_as_qemu_img_changes_them() {
 #[test]
 fn amended_images_are_those_of_qemu_img() {
     both("amended_images_are_those_of_qemu_img", AMENDING);
+}
+
+#[test]
+fn options_are_taken_as_qemu_img_takes_them() {
+    both("options_are_taken_as_qemu_img_takes_them", OPTIONS);
 }
 
 #[test]
