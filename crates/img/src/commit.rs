@@ -47,6 +47,8 @@ const FLAGS: &[Flag] = &[
 
 const CHUNK: u64 = 1 << 20;
 const PARALLEL: usize = 8;
+/// Most images that are looked at for one of them.
+const DEPTH_MAX: usize = 1024;
 
 async fn run(call: Call) -> Result<u8> {
     let Call { session, given } = call;
@@ -61,32 +63,31 @@ async fn run(call: Call) -> Result<u8> {
     if let (true, Some(header)) = (looked.recognised, header) {
         chain::stands_alone(header, &looked.named.own).map_err(|failure| failure.opening(name))?;
     }
-    let Some((below, format)) = header.and_then(|header| backing(header, name)) else {
-        return Err(Failure::new("Image does not have a backing file"));
-    };
-    if let Some(base) = given.value("base").filter(|base| *base != below) {
-        return Err(Failure::new(format!("Did not find '{base}' in the backing chain of '{name}'")));
-    }
-    let format = format.ok_or_else(|| chain::no_format(name, &below))?;
+    let mut below = images_below(&session, name, header, given.value("base")).await?;
+    let Some(base) = below.pop() else { return Err(Failure::new("Image does not have a backing file")) };
     let was_noted = match header {
         Some(header) => backing_mark::holds(&session, header, &looked.named.filename(name)).await,
         None => false,
     };
-    let into = Source { name: &below, format: Some(&format), image_opts: false };
-    let into = session.open(into, How { cache, unmap: true, ..How::WRITE }).await?;
+    let into = session.open(base.source(), How { cache, unmap: true, ..How::WRITE }).await?;
     // Before anybody relies on its size.
     let size = header.map_or(0, |header| header.virtual_size);
     if size > into.size()? {
         session.engine.resize(&into.node, size).await?;
     }
     let is_emptied = !given.has("drop") && !given.has("base");
-    let how = How { cache, over: Some(&into.node), writable: is_emptied, ..How::READ };
+    let mut between = open_between(&session, &below, &into, cache).await?;
+    let over = between.last().map_or(&into.node, |image| &image.node);
+    let how = How { cache, over: Some(over), writable: is_emptied, ..How::READ };
     let overlay = session.open(source, how).await?;
-    copy_down(&session, &overlay, &into, rate).await?;
+    copy_down(&session, &overlay, &into, between.len() as u32 + 1, rate).await?;
     if is_emptied && overlay.format == "qcow2" {
         session.engine.make_empty(&overlay.node).await?;
     }
     overlay.close().await?;
+    while let Some(image) = between.pop() {
+        image.close().await?;
+    }
     into.close().await?;
     if was_noted {
         // What was written below is what the overlay holds.
@@ -100,8 +101,24 @@ async fn run(call: Call) -> Result<u8> {
     Ok(0)
 }
 
-/// Writes what the layer on top holds into the image below, durably.
-async fn copy_down(session: &Session, overlay: &Image, into: &Image, rate: Option<u64>) -> Result<()> {
+/// Opens the images between the overlay and the one that is committed into, the lowest first.
+async fn open_between(session: &Session, below: &[Below], into: &Image, cache: Cache) -> Result<Vec<Image>> {
+    let mut between = Vec::new();
+    for image in below.iter().rev() {
+        let over = between.last().map_or(&into.node, |image: &Image| &image.node);
+        between.push(session.open(image.source(), How { cache, over: Some(over), ..How::READ }).await?);
+    }
+    Ok(between)
+}
+
+/// Writes what so many layers on top hold into the image below, durably.
+async fn copy_down(
+    session: &Session,
+    overlay: &Image,
+    into: &Image,
+    layers: u32,
+    rate: Option<u64>,
+) -> Result<()> {
     let following = Following::begin(session, overlay.size()?);
     let (from, to) = (overlay.attach(Demand::READ)?, into.attach(Demand::WRITE)?);
     let how = Transfer {
@@ -112,6 +129,7 @@ async fn copy_down(session: &Session, overlay: &Image, into: &Image, rate: Optio
         zeroes: Zeroes::Write,
         // All that the overlay holds counts, also behind the end of what was below it.
         over: Some(u64::MAX),
+        layers,
         compress: false,
         salvage: false,
         rate,
@@ -123,6 +141,50 @@ async fn copy_down(session: &Session, overlay: &Image, into: &Image, rate: Optio
     }
     from.end().await?;
     to.end().await
+}
+
+/// An image of a chain.
+struct Below {
+    name: String,
+    format: String,
+}
+
+impl Below {
+    fn source(&self) -> Source<'_> {
+        Source { name: &self.name, format: Some(&self.format), image_opts: false }
+    }
+}
+
+/// The images below `name`, down to `base` (without one that is the nearest); none where it has none.
+async fn images_below(
+    session: &Session,
+    name: &str,
+    header: Option<&Header>,
+    base: Option<&str>,
+) -> Result<Vec<Below>> {
+    let (mut found, mut header, mut above) = (Vec::new(), header.cloned(), name.to_owned());
+    while let Some(named) = header.as_ref().and_then(|header| header.backing.clone()) {
+        let Some((name, format)) = header.as_ref().and_then(|header| backing(header, &above)) else { break };
+        let format = format.ok_or_else(|| chain::no_format(&above, &name))?;
+        let is_last = base.is_none_or(|base| base == name || base == named.name);
+        found.push(Below { name: name.clone(), format });
+        if is_last {
+            return Ok(found);
+        }
+        if found.len() > DEPTH_MAX {
+            break;
+        }
+        let looked = session.look(found[found.len() - 1].source(), How::READ).await;
+        let looked = looked.map_err(|failure| failure.opening(&name))?;
+        session.engine.delete_node(&looked.node).await?;
+        (header, above) = (looked.header, name);
+    }
+    match base {
+        Some(base) if !found.is_empty() => {
+            Err(Failure::new(format!("Did not find '{base}' in the backing chain of '{name}'")))
+        }
+        _ => Ok(Vec::new()),
+    }
 }
 
 /// The image below, and its format.

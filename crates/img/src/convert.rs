@@ -121,6 +121,7 @@ async fn copy_all(
             sparse: options.sparse,
             zeroes: if target.reads_zero { Zeroes::Skip } else { Zeroes::Write },
             over: target.over,
+            layers: 1,
             compress: options.compress,
             salvage: options.salvage,
             rate: options.rate,

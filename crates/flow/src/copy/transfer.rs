@@ -30,9 +30,11 @@ pub struct Transfer {
     pub sparse: u64,
     /// What becomes of zeros.
     pub zeroes: Zeroes,
-    /// The target has a backing image of this size which has what lies below the source's first layer: only what that
-    /// layer holds is copied.
+    /// The target has, or lies above, a backing image of this size which has what lies below the source's first layers: only
+    /// what those hold is copied.
     pub over: Option<u64>,
+    /// How many layers those are.
+    pub layers: u32,
     /// Data is stored compressed.
     pub compress: bool,
     /// Bytes that cannot be read become zeros.
@@ -313,7 +315,7 @@ impl<'a> Pieces<'a> {
         Ok(())
     }
 
-    /// What the first layer of the source has.
+    /// What the first layers of the source have.
     async fn ask_layer(&mut self, backing: u64) -> Result<()> {
         let layer = seam::layer(&self.copy.from.view(), self.rest).await?;
         let mut range = self.rest.head(layer.len);
@@ -322,8 +324,10 @@ impl<'a> Pieces<'a> {
             range = range.head(backing - range.start());
         }
         let what = match layer.holds {
-            _ if layer.depth > 0 => What::Pass,
+            _ if layer.depth >= self.copy.how.layers => What::Pass,
             Holds::Data | Holds::Special => What::Copy,
+            // One between ends before, and hides what the target has there.
+            Holds::Nothing if layer.depth + 1 < self.copy.how.layers => What::Zero,
             Holds::Nothing => What::Pass,
             // What lies behind the backing image reads as zeros by itself.
             Holds::Hole | Holds::Zeroes if below => What::Zero,

@@ -11,16 +11,10 @@ const SIZE: u64 = 128 * K;
 
 /// All rows. Their names are theirs alone among all tables of the project.
 pub fn all() -> Vec<Row> {
-    let resized = Row {
-        name: "resize makes an image longer",
-        command: || resize(&[], "300k"),
-        disk: |rng| scribbled(rng, &[(TOP, image(9), "qcow2")]),
-        images: &[TOP],
-        after: |disk, _| host_has(&disk, TOP, "qcow2", |found| found.len() as u64 == 300 * K),
-        sizes: &[300 * K],
-        is_done: "",
-        errors: 0.0,
-    };
+    [copies(), resizes()].into_iter().flatten().collect()
+}
+
+fn copies() -> Vec<Row> {
     vec![
         commit("a commit into a raw image", |rng| over_raw(rng, SIZE, 12), &[TOP], "raw"),
         commit("a commit into a shorter raw image", |rng| over_raw(rng, 50 * K, 9), &[TOP], "raw"),
@@ -32,11 +26,35 @@ pub fn all() -> Vec<Row> {
             "qcow2",
         ),
         Row {
+            command: || Command {
+                verb: "commit",
+                flags: vec![("format", Some("qcow2")), ("base", Some("base"))],
+                operands: vec![TOP],
+            },
+            after: |disk, before| host_has(&disk, "base", "raw", |found| found == before),
+            ..commit("a commit past an image between", past_another, &[TOP, "other"], "raw")
+        },
+        Row {
             errors: 0.2,
             ..commit("a commit on a disk that fails", |rng| over_raw(rng, SIZE, 12), &[TOP], "raw")
         },
         rebase("a rebase onto another image", || rebased("other")),
         rebase("a rebase onto nothing", || rebased("")),
+    ]
+}
+
+fn resizes() -> Vec<Row> {
+    let resized = Row {
+        name: "resize makes an image longer",
+        command: || resize(&[], "300k"),
+        disk: |rng| scribbled(rng, &[(TOP, image(9), "qcow2")]),
+        images: &[TOP],
+        after: |disk, _| host_has(&disk, TOP, "qcow2", |found| found.len() as u64 == 300 * K),
+        sizes: &[300 * K],
+        is_done: "",
+        errors: 0.0,
+    };
+    vec![
         Row {
             name: "resize with preallocation",
             command: || resize(&[("preallocation", Some("metadata"))], "300k"),
@@ -136,6 +154,14 @@ fn over_raw(rng: &mut Rng, base: u64, bits: u32) -> SimDisk {
     disk.put("base", &bytes);
     host::put(&disk, TOP, &image(bits).over("base", "raw"));
     written(rng, disk, &[(TOP, "qcow2")])
+}
+
+/// Over a short image over a raw one.
+fn past_another(rng: &mut Rng) -> SimDisk {
+    let disk = over_raw(rng, SIZE, 12);
+    host::put(&disk, "other", &NewImage::new(50 * K, 9).over("base", "raw"));
+    host::put(&disk, TOP, &image(12).over("other", "qcow2"));
+    written(rng, disk, &[("other", "qcow2"), (TOP, "qcow2")])
 }
 
 fn over_qcow2(rng: &mut Rng, base: u64, bits: u32) -> SimDisk {
