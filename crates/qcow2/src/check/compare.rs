@@ -1,5 +1,6 @@
 //! Comparing references with refcounts, cluster by cluster.
 
+use super::references::PAGE;
 use super::{Check, State, mend::Stage};
 
 /// Clusters that are compared at a time.
@@ -10,8 +11,16 @@ impl Check {
         let to = self.clusters.min(from + TURN);
         // The header is there, whatever is known of it.
         self.found.image_end_offset = self.found.image_end_offset.max(self.facts.cluster());
-        for cluster in from..to {
-            self.compare_one(cluster);
+        let mut cluster = from;
+        while cluster < to {
+            let page = cluster + PAGE as u64;
+            if cluster.is_multiple_of(PAGE as u64) && page <= to && self.page_agrees(cluster) {
+                cluster = page;
+                continue;
+            }
+            let end = to.min(page - cluster % PAGE as u64);
+            (cluster..end).for_each(|cluster| self.compare_one(cluster));
+            cluster = end;
         }
         self.state = if to < self.clusters { State::Compare(to) } else { State::Mend(Stage::Begin) };
     }

@@ -122,6 +122,29 @@ impl DiskCounts {
         }
     }
 
+    /// The counters of a run of clusters as stored, where they have 16 bits, lie in one block and can be read.
+    pub(super) fn counters(&self, first: u64, count: u64) -> Option<&[[u8; 2]]> {
+        let (bits, mask) = (self.per_block_bits(), (1 << self.per_block_bits()) - 1);
+        let number = self.block_of.get((first >> bits) as usize).copied().filter(|number| *number != 0)?;
+        let at = (first & mask) as usize;
+        let counters = self.blocks[number as usize - 1].bytes().as_chunks().0;
+        counters.get(at..at + count as usize).filter(|_| self.bits == 16)
+    }
+
+    /// Whether each cluster of a run is known to count once.
+    pub(super) fn count_once(&self, first: u64, count: u64) -> bool {
+        let per_block = 1 << self.per_block_bits();
+        let (mut at, end) = (first, first + count);
+        while at < end {
+            let len = (end - at).min(per_block - at % per_block);
+            if !self.counters(at, len).is_some_and(|counters| counters.iter().all(|count| *count == [0, 1])) {
+                return false;
+            }
+            at += len;
+        }
+        true
+    }
+
     /// Sets a refcount, where there is a block for it.
     pub(super) fn set(&mut self, cluster: u64, count: u64) {
         let block = cluster >> self.per_block_bits();

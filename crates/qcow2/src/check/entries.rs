@@ -20,11 +20,21 @@ impl Check {
     /// One L2 table, or as much of it as the file has.
     pub(super) fn take_l2(&mut self, number: usize, bytes: &[u8]) {
         let table = self.l2_tables[number];
-        let mut behind = 0;
-        let mut words = super::words(bytes);
-        let mut index = 0;
-        while let Some(entry) = words.next() {
-            let bitmap = if self.facts.extended { words.next().unwrap_or(0) } else { 0 };
+        let (mut behind, mut index, mut looked) = (0, 0, 0);
+        let words: Vec<u64> = super::words(bytes).collect();
+        let step = self.facts.entry_bytes() / 8;
+        while let Some(entry) = words.get((index * step) as usize).copied() {
+            if entry != 0 && index >= looked {
+                let rest = bytes.as_chunks().0.get(index as usize..).unwrap_or_default();
+                let (taken, slow) = self.take_run(table, rest, &mut behind);
+                looked = index + taken + slow;
+                if taken > 0 {
+                    index += taken;
+                    continue;
+                }
+            }
+            let bitmap =
+                if step == 2 { words.get((index * step + 1) as usize).copied().unwrap_or(0) } else { 0 };
             self.amending.zeros += u64::from(self.is_zero(entry));
             if entry | bitmap != 0 {
                 self.l2_entry(number, table, index, (entry, bitmap), &mut behind);

@@ -23,6 +23,7 @@ mod flags;
 mod mend;
 mod rebuild;
 mod references;
+mod runs;
 mod scan;
 mod structures;
 

@@ -7,9 +7,9 @@
 use std::collections::HashMap;
 
 /// Clusters of a page.
-const PAGE: usize = 256;
+pub(super) const PAGE: usize = 256;
 /// What a byte holds when the count lies in the map.
-const MANY: u8 = u8::MAX;
+pub(super) const MANY: u8 = u8::MAX;
 
 #[derive(Clone, Default)]
 pub(super) struct References {
@@ -45,6 +45,40 @@ impl References {
         let new = old.saturating_add(times);
         self.set(cluster, new);
         new.saturating_sub(most) - old.saturating_sub(most)
+    }
+
+    /// Adds `times` references to each cluster of a run, if none has any yet and one can be counted; answers whether.
+    pub(super) fn add_run(&mut self, first: u64, count: u64, times: u64, most: u64) -> bool {
+        if times >= MANY.into() || times > most {
+            return false;
+        }
+        let pages = |first: u64, count: u64| {
+            let end = first + count;
+            (first / PAGE as u64..end.div_ceil(PAGE as u64)).map(move |page| {
+                let from = first.max(page * PAGE as u64);
+                (from, end.min((page + 1) * PAGE as u64) - from)
+            })
+        };
+        for (from, len) in pages(first, count) {
+            let at = (from % PAGE as u64) as usize;
+            if self.page(from).is_some_and(|page| page[at..at + len as usize].iter().any(|count| *count != 0))
+            {
+                return false;
+            }
+        }
+        for (from, len) in pages(first, count) {
+            let at = (from % PAGE as u64) as usize;
+            self.page_mut(from)[at..at + len as usize].fill(times as u8);
+        }
+        true
+    }
+
+    /// The page of a cluster, if it has references that bytes hold; a byte of 255 stands for more.
+    pub(super) fn page(&self, cluster: u64) -> Option<&[u8; PAGE]> {
+        match self.index.get((cluster / PAGE as u64) as usize).copied().unwrap_or(0) {
+            0 => None,
+            page => self.pages.get(page as usize - 1),
+        }
     }
 
     pub(super) fn set(&mut self, cluster: u64, count: u64) {
@@ -90,6 +124,11 @@ impl References {
 
     #[inline]
     fn place(&mut self, cluster: u64) -> &mut u8 {
+        &mut self.page_mut(cluster)[(cluster % PAGE as u64) as usize]
+    }
+
+    #[inline]
+    fn page_mut(&mut self, cluster: u64) -> &mut [u8; PAGE] {
         let number = (cluster / PAGE as u64) as usize;
         if number >= self.index.len() {
             // Doubling would take twice what is stated.
@@ -100,7 +139,7 @@ impl References {
             self.pages.push([0; PAGE]);
             self.index[number] = self.pages.len() as u32;
         }
-        &mut self.pages[self.index[number] as usize - 1][(cluster % PAGE as u64) as usize]
+        &mut self.pages[self.index[number] as usize - 1]
     }
 }
 
