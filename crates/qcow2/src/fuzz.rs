@@ -164,6 +164,12 @@ fn left(check: &Check) -> [u64; 3] {
     [found.corruptions, found.leaks, found.check_errors]
 }
 
+/// Whether all that could be read of the image `before` reads the same of `after`, within the bounds of a fuzzer.
+pub fn reads_as(before: &[u8], after: &[u8]) -> bool {
+    let Ok(walk) = Walk::new(before) else { return true };
+    Walk::new(after).is_ok_and(|now| walk.difference(&now).is_none())
+}
+
 fn repaired(before: &[u8], after: &[u8], left_over: [u64; 3]) {
     let needed = Header::needed(after).unwrap_or(after.len()).min(after.len());
     let again = Check::new(&after[..needed], after.len() as u64, true, Repair::Nothing);
@@ -178,7 +184,7 @@ fn repaired(before: &[u8], after: &[u8], left_over: [u64; 3]) {
     );
     if let Ok(walk) = Walk::new(before) {
         let Ok(now) = Walk::new(after) else { panic!("a repaired image cannot be opened") };
-        walk.compare(&now);
+        assert_eq!(walk.difference(&now), None);
     }
 }
 
@@ -244,20 +250,20 @@ impl<'a> Walk<'a> {
         }
     }
 
-    /// What could be read can be read in the other, and is the same.
-    fn compare(&self, other: &Self) {
+    /// What could be read and cannot be read in the other, or is not the same there.
+    fn difference(&self, other: &Self) -> Option<String> {
         let mut at = 0;
         for _ in 0..MAX_LOOKUPS {
             let range = ByteRange::between(at, self.geometry.virtual_size()).head(MAX_RANGE);
             if range.is_empty() {
-                return;
+                return None;
             }
             let Ok(Looked::Run(run)) = self.lookup(range) else {
                 at += self.geometry.cluster_size() - at % self.geometry.cluster_size();
                 continue;
             };
             let Ok(Looked::Run(now)) = other.lookup(range.head(run.len)) else {
-                panic!("{range} cannot be read any more")
+                return Some(format!("{range} cannot be read any more"));
             };
             let len = run.len.min(now.len);
             let same = match (self.bytes(&run, len), other.bytes(&now, len)) {
@@ -265,9 +271,12 @@ impl<'a> Walk<'a> {
                 (None, Some(bytes)) | (Some(bytes), None) => bytes.iter().all(|byte| *byte == 0),
                 (before, after) => before == after,
             };
-            assert!(same, "{range} reads otherwise: {run:?}, {now:?}");
+            if !same {
+                return Some(format!("{range} reads otherwise: {run:?}, {now:?}"));
+            }
             at += len;
         }
+        None
     }
 
     /// The data of a run; none where it holds none.

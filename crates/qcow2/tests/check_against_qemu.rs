@@ -4,6 +4,7 @@
 #![allow(unreachable_pub, reason = "modules of one test")]
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
+#[allow(dead_code, reason = "each test uses a part of it")]
 mod checking;
 #[path = "lab/images.rs"]
 #[allow(dead_code, reason = "each test uses a part of it")]

@@ -62,13 +62,11 @@ impl DiskCounts {
         }
     }
 
-    /// The clusters that entries of the table call blocks.
-    pub(super) fn block_clusters(&self) -> HashSet<u64> {
-        let cluster = |block: u64| match self.entry(block) {
-            TableEntry::Block(offset) => Some(offset >> self.cluster_bits),
-            _ => None,
-        };
-        (0..self.table.len() as u64).filter_map(cluster).collect()
+    /// The clusters that entries of the table name, whatever else is wrong with them.
+    pub(super) fn named_clusters(&self) -> HashSet<u64> {
+        let offsets = self.table.iter().map(|raw| raw & OFFSET).filter(|offset| *offset != 0);
+        let last = |offset: u64| offset.saturating_add((1 << self.cluster_bits) - 1);
+        offsets.flat_map(|at| [at >> self.cluster_bits, last(at) >> self.cluster_bits]).collect()
     }
 
     /// Where the blocks lie that count the clusters below `clusters` and have bytes in a file of `file_len`; notes

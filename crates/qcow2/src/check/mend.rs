@@ -65,7 +65,7 @@ impl Check {
     /// Which entries may lose their room: those in tables that are nothing else. The others are counted after all.
     pub(super) fn settle_zeroings(&mut self) {
         let mut zeroings = std::mem::take(&mut self.zeroings);
-        let blocks = self.disk.block_clusters();
+        let blocks = self.disk.named_clusters();
         // What is counted after all may lie in tables of others.
         for pass in 1.. {
             let (kept, refused): (Vec<_>, Vec<_>) = zeroings
@@ -100,6 +100,11 @@ impl Check {
     }
 
     pub(super) fn zero_entries(&mut self) -> Result<Step, BlockError> {
+        let (l1, entries) = self.facts.l1();
+        if l1 < self.facts.file_len && !self.was_counted(l1, entries * 8) {
+            // Its entries are whatever lies there: to count for them would be no better.
+            return Err(corrupt("its L1 table leaves the file: what it refers to is not known"));
+        }
         if self.rebuild && self.repair == Repair::Leaks {
             return Err(corrupt(
                 "its refcounts cannot be mended in place: repair all of it, not only leaks (-r all)",

@@ -116,7 +116,8 @@ pub struct Check {
     /// Ranges beyond the end that something refers to, with how often, and their clusters: nothing is put there.
     beyond: Vec<(ByteRange, u64)>,
     beyond_clusters: BTreeSet<u64>,
-    /// Where the first of them begins that begins in the file: from here on nothing is free, though it is not counted.
+    /// Where the first of them begins that begins in a cluster of the file: from here on nothing there is free, though it
+    /// is not counted.
     overlong_from: u64,
     disk: DiskCounts,
     /// Whether the refcount structures are past mending in place.
@@ -386,6 +387,11 @@ impl Facts {
 
     fn bits(&self) -> u32 {
         self.header.cluster_bits
+    }
+
+    /// Where what ends before is still counted: a cluster behind the end of the file, which is taken for whole sectors.
+    fn reach(&self) -> u64 {
+        self.file_len.next_multiple_of(512).saturating_add(self.cluster())
     }
 
     fn is_aligned(&self, offset: u64) -> bool {

@@ -3,7 +3,7 @@
 //! Invariant: they lie in clusters that nothing refers to, the old structures included, and count what is there once the
 //! header points to them: until then the image is as it was.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashSet};
 
 use block::{BlockError, ErrorKind};
 
@@ -61,6 +61,7 @@ impl Check {
         }
         let (bits, per_block_bits) = (self.facts.bits(), self.disk.per_block_bits());
         let snapshots = self.new_snapshots();
+        let named = self.disk.named_clusters();
         let is_used =
             |block: &u64| self.references.any(block << per_block_bits, (block + 1) << per_block_bits);
         let mut numbers: BTreeSet<u64> = (0..=self.clusters >> per_block_bits).filter(is_used).collect();
@@ -70,7 +71,7 @@ impl Check {
             if table_clusters << bits > TABLE_BYTES_MAX {
                 return Err(no_room("a refcount table of more than 8 MiB would be needed"));
             }
-            let mut finder = Finder { check: self, at: 0 };
+            let mut finder = Finder { check: self, named: &named, at: 0 };
             let table = finder.find(table_clusters)?;
             let made = snapshots.as_ref().map(|bytes| (bytes.len() as u64).div_ceil(self.facts.cluster()));
             let made = made.map(|count| finder.find(count).map(|at| (at, count))).transpose()?;
@@ -146,7 +147,7 @@ impl Check {
         }
         self.clusters = self.clusters.max(end);
         for (range, times) in std::mem::take(&mut self.beyond) {
-            if range.end() < grown.saturating_add(self.facts.cluster()) {
+            if range.end() < self.facts.reach() {
                 self.count(range, times);
                 self.lasting -= times;
             }
@@ -154,8 +155,8 @@ impl Check {
     }
 
     /// Whether a range was counted: those beyond the end of the file were not.
-    fn was_counted(&self, offset: u64, len: u64) -> bool {
-        offset.saturating_add(len) < self.facts.file_len.saturating_add(self.facts.cluster())
+    pub(super) fn was_counted(&self, offset: u64, len: u64) -> bool {
+        offset.saturating_add(len) < self.facts.reach()
     }
 
     fn block_bytes(&self, number: u64) -> Result<Vec<u8>, BlockError> {
@@ -189,6 +190,8 @@ impl Check {
 /// Looks for free clusters, from the first one on.
 struct Finder<'a> {
     check: &'a Check,
+    /// What the present refcount table names stays as it is, true or not, until the header points elsewhere.
+    named: &'a HashSet<u64>,
     at: u64,
 }
 
@@ -203,9 +206,9 @@ impl Finder<'_> {
             if at >= end {
                 return Err(no_room("its file has no free clusters left and cannot grow"));
             }
-            let inside = at < facts.file_len.div_ceil(facts.cluster());
             let taken = self.check.references.get(at) > 0
-                || inside && self.check.is_overlong(at)
+                || self.named.contains(&at)
+                || at < self.check.clusters && self.check.is_overlong(at)
                 || self.check.beyond_clusters.contains(&at);
             at += 1;
             if taken {

@@ -102,7 +102,7 @@ impl Check {
             return;
         }
         let end = offset.saturating_add(len);
-        if end < self.facts.file_len.saturating_add(self.facts.cluster()) {
+        if end < self.facts.reach() {
             return self.count(ByteRange::between(offset, end), times);
         }
         self.note_beyond(ByteRange::between(offset, end), times);
@@ -128,10 +128,10 @@ impl Check {
         if self.repair == Repair::Nothing {
             return;
         }
-        if range.start() < self.facts.file_len {
+        let bits = self.facts.bits();
+        if range.start() >> bits < self.clusters {
             self.overlong_from = self.overlong_from.min(range.start());
         }
-        let bits = self.facts.bits();
         let clusters = range.start() >> bits..=(range.end() - 1) >> bits;
         let behind = clusters.skip_while(|cluster| *cluster < self.clusters).take(BEYOND_MAX);
         self.beyond_clusters.extend(behind);

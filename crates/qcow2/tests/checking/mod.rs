@@ -15,6 +15,8 @@ pub(crate) struct Outcome {
     pub(crate) found: Found,
     /// The first ones.
     pub(crate) lines: Vec<String>,
+    /// All of them.
+    pub(crate) all: Vec<String>,
     /// Whether something was not mended because it would have been written over something else.
     pub(crate) refused: bool,
 }
@@ -24,8 +26,9 @@ pub(crate) fn check(file: &mut Vec<u8>, repair: Repair) -> Result<Outcome, Block
     let mut lines = Vec::new();
     let found = run(file, repair, &mut |line| lines.push(line))?;
     let refused = lines.iter().any(|line: &String| line.contains("cannot be repaired"));
+    let all = lines.clone();
     lines.truncate(20);
-    Ok(Outcome { found, lines, refused })
+    Ok(Outcome { found, lines, all, refused })
 }
 
 fn run(file: &mut Vec<u8>, repair: Repair, tell: &mut dyn FnMut(String)) -> Result<Found, BlockError> {
