@@ -226,7 +226,7 @@ fn the_size_of_the_disk_comes_back_with_its_state() {
         seam::resize(&view, 4 * SIZE).await.unwrap();
         seam::write(&view, 3 * SIZE, &[9; 5000]).await.unwrap();
         create(&view, "large").await.unwrap();
-        seam::resize(&view, 1000).await.unwrap();
+        seam::resize(&view, 1024).await.unwrap();
         for (name, size) in [("small", SIZE), ("large", 4 * SIZE), ("small", SIZE), ("large", 4 * SIZE)] {
             apply(&view, name).await.unwrap();
             assert_eq!(view.size(), size);
