@@ -12,7 +12,8 @@ use block::BlockError;
 
 use crate::extension::{BACKING_FORMAT, PREFIX};
 use crate::header::layout::{
-    self, AUTOCLEAR_AT, BACKING_LEN_AT, BACKING_OFFSET_AT, Layout, extension_len, put32, put64,
+    self, AUTOCLEAR_AT, BACKING_LEN_AT, BACKING_OFFSET_AT, INCOMPATIBLE_END, L1_ENTRIES_AT, L1_OFFSET_AT,
+    Layout, SIZE_AT, extension_len, put32, put64,
 };
 use crate::header::{Backing, Header, Switch, Version, amend};
 use crate::{BitmapsExtension, HostOffset, unsupported};
@@ -20,13 +21,8 @@ use crate::{BitmapsExtension, HostOffset, unsupported};
 /// What is written whole or not at all, in bytes.
 const SECTOR: usize = 512;
 
-/// Where the header has the size of the disk, and its L1 table.
-const SIZE_AT: usize = 24;
-/// The last byte of its incompatible bits.
-const DIRTY_AT: usize = 79;
+/// Bit of the incompatible features that says that refcounts may be wrong.
 const DIRTY: u8 = 1;
-const L1_ENTRIES_AT: usize = 36;
-const L1_OFFSET_AT: usize = 40;
 
 /// A change of the header.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -141,8 +137,8 @@ impl HeaderEdit {
                 layout::put_refcount_table(&mut next, offset.0, *clusters);
             }
             Self::Switch(switch) => switch.put(&mut next),
-            Self::Dirty(true) => next[DIRTY_AT] |= DIRTY,
-            Self::Dirty(false) => next[DIRTY_AT] &= !DIRTY,
+            Self::Dirty(true) => next[INCOMPATIBLE_END] |= DIRTY,
+            Self::Dirty(false) => next[INCOMPATIBLE_END] &= !DIRTY,
             Self::Size(size) => put64(&mut next, SIZE_AT, *size),
             Self::L1Table { offset, entries } => {
                 put32(&mut next, L1_ENTRIES_AT, *entries);

@@ -3,16 +3,11 @@
 //! Invariant: all that it changes lies in the first sector, which is stored whole or not at all: a crash leaves all of
 //! the old tables or all of the new ones.
 
-use super::layout::{put_refcount_table, put32, put64};
+use super::layout::{
+    L1_ENTRIES_AT, L1_OFFSET_AT, SIZE_AT, SNAPSHOTS_AT, SNAPSHOTS_OFFSET_AT, put_refcount_table, put32, put64,
+};
 use super::{RefcountTable, SnapshotTable};
 use crate::HostOffset;
-
-/// Where the header has what is switched.
-const SIZE_AT: usize = 24;
-const L1_ENTRIES_AT: usize = 36;
-const L1_OFFSET_AT: usize = 40;
-const SNAPSHOTS_AT: usize = 60;
-const SNAPSHOTS_OFFSET_AT: usize = 64;
 
 /// Everything that the header says of tables, and of the disk that they map.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
