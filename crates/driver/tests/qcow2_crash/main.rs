@@ -32,17 +32,10 @@ const BUDGETS: Budgets = Budgets {
     full_points: 10_000,
 };
 
-/// The rule that is broken on purpose.
-const BREAK: &str = "MILLPOND_CRASH_BREAK";
-
 #[test]
 fn scenarios() {
-    let broken = std::env::var(BREAK).ok();
-    if let Some(rule) = &broken {
-        break_named(rule);
-    }
     let rows = table::all().into_iter().map(|row| Box::new(row) as Box<dyn Scenario>);
-    campaign::play(&rows.collect::<Vec<_>>(), &BUDGETS, broken.is_some());
+    campaign::play_or_break(&rows.collect::<Vec<_>>(), &BUDGETS, break_named);
 }
 
 /// The scenario that goes wrong without a rule; `None` where it takes no power cut: `contract_broken_*` and `sabotage_*`
@@ -68,14 +61,10 @@ fn found_by(rule: Rule) -> Option<&'static str> {
     }
 }
 
-/// In processes of their own, since a broken rule stays broken.
 #[test]
 fn removed_barriers_are_found() {
     for rule in Rule::ALL {
-        let (name, Some(scenario)) = (rule.name(), found_by(*rule)) else { continue };
-        let said = campaign::play_apart(&[(BREAK, name), ("MILLPOND_SIM_SCENARIO", scenario)]);
-        let Err(said) = said else { panic!("without {name} nothing was wrong with '{scenario}'") };
-        let found = said.lines().find(|line| line.starts_with("FAILED: "));
-        println!("without {name}: {}", found.unwrap_or_else(|| panic!("without {name}: {said}")));
+        let Some(scenario) = found_by(*rule) else { continue };
+        campaign::must_fail_without(rule.name(), scenario);
     }
 }

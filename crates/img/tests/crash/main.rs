@@ -19,9 +19,6 @@ const BUDGETS: Budgets = Budgets {
     full_points: 5_000,
 };
 
-/// The rule that is broken on purpose.
-const BREAK: &str = "MILLPOND_CRASH_BREAK";
-
 /// Rules without which something is wrong here, and the scenario that shows it.
 const FOUND: &[(Rule, &str)] = &[
     (Rule::CommitBarrier, "a commit on a disk that fails"),
@@ -31,22 +28,13 @@ const FOUND: &[(Rule, &str)] = &[
 
 #[test]
 fn scenarios() {
-    let broken = std::env::var(BREAK).ok();
-    if let Some(rule) = &broken {
-        break_named(rule);
-    }
     let rows = table::all().into_iter().map(|row| Box::new(row) as Box<dyn Scenario>);
-    campaign::play(&rows.collect::<Vec<_>>(), &BUDGETS, broken.is_some());
+    campaign::play_or_break(&rows.collect::<Vec<_>>(), &BUDGETS, break_named);
 }
 
-/// In processes of their own, since a broken rule stays broken.
 #[test]
 fn removed_barriers_are_found() {
     for (rule, scenario) in FOUND {
-        let name = rule.name();
-        let said = campaign::play_apart(&[(BREAK, name), ("MILLPOND_SIM_SCENARIO", scenario)]);
-        let Err(said) = said else { panic!("without {name} nothing was wrong with '{scenario}'") };
-        let found = said.lines().find(|line| line.starts_with("FAILED: "));
-        println!("without {name}: {}", found.unwrap_or_else(|| panic!("without {name}: {said}")));
+        campaign::must_fail_without(rule.name(), scenario);
     }
 }

@@ -25,9 +25,6 @@ use sim::{Counts, CrashPoint, Rng, SimDisk};
 
 /// Rules without which something is wrong here.
 const RULES: &[Rule] = &[Rule::DataBarrier, Rule::LastBarrier];
-/// The rule that is broken on purpose.
-const BREAK: &str = "MILLPOND_CRASH_BREAK";
-
 const BUDGETS: Budgets = Budgets {
     quick: Budget { seeds: 34, points: 60 },
     full: Budget { seeds: 300, points: usize::MAX },
@@ -138,20 +135,12 @@ fn crash_at(seed: u64, master: &Master, point: CrashPoint, look: Look) {
 
 #[test]
 fn scenarios() {
-    let broken = std::env::var(BREAK).ok();
-    if let Some(rule) = &broken {
-        break_named(rule);
-    }
-    campaign::play(&[Box::new(WholeLife)], &BUDGETS, broken.is_some());
+    campaign::play_or_break(&[Box::new(WholeLife)], &BUDGETS, break_named);
 }
 
-/// In processes of their own, since a broken rule stays broken.
 #[test]
 fn removed_barriers_are_found() {
     for rule in RULES {
-        let name = rule.name();
-        let said = campaign::play_apart(&[(BREAK, name)]).expect_err(name);
-        let found = said.lines().find(|line| line.starts_with("FAILED: "));
-        println!("without {name}: {}", found.unwrap_or_else(|| panic!("without {name}: {said}")));
+        campaign::must_fail_without(rule.name(), WholeLife.name());
     }
 }

@@ -6,15 +6,16 @@
 //! Invariants: what a scenario does depends on its seed and the point alone, so that a failure can be played again; the
 //! first failure of a scenario ends it, the others go on; every failure comes with the command that plays it again.
 
+mod breaking;
 mod report;
 mod wishes;
 
 use std::collections::BTreeSet;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::process::Command;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+pub use breaking::{must_fail_without, play_or_break};
 pub use wishes::Wishes;
 
 use crate::disk::{Counts, CrashPoint};
@@ -127,18 +128,6 @@ fn play_all(wanted: &[&dyn Scenario], wishes: &Wishes, stop_early: bool) -> Repo
         });
     });
     report.into_inner().unwrap_or_else(PoisonError::into_inner)
-}
-
-/// Plays this program's table in a process of its own with these variables, until the first failure or to the end of the
-/// full test. Answers what it said; an error when something was wrong there.
-pub fn play_apart(variables: &[(&str, &str)]) -> Result<String, String> {
-    let program = std::env::current_exe().expect("a test knows its program");
-    let mut command = Command::new(program);
-    command.args(["scenarios", "--exact", "--nocapture"]).env("MILLPOND_TEST_FULL", "1");
-    let output = command.envs(variables.iter().copied()).output().expect("a program can run itself");
-    let said =
-        [output.stdout, output.stderr].map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).concat();
-    if output.status.success() { Ok(said) } else { Err(said) }
 }
 
 /// What a thread holds is whole between any two statements.
