@@ -56,7 +56,7 @@ impl<'s> NewFile<'s> {
         let (world, path) = (session.engine.world(), Path::new(path));
         let before = world.folders().about(path).await;
         // Tables of a new image are written once and read by nobody soon.
-        let options = OpenOptions { write: true, create: true, transient: true, ..OpenOptions::default() };
+        let options = OpenOptions { transient: true, ..OpenOptions::CREATE };
         let file = world.open(path, options).await.map_err(could_not)?;
         if before.is_err() {
             session.made.note(path);

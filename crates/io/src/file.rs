@@ -25,6 +25,12 @@ pub struct OpenOptions {
     pub engine: Engine,
 }
 
+impl OpenOptions {
+    /// Read and written, made where it is not there.
+    pub const CREATE: Self =
+        Self { write: true, create: true, direct: false, transient: false, engine: Engine::Auto };
+}
+
 /// How requests that cannot be answered at once are carried out (QEMU's `aio`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 pub enum Engine {

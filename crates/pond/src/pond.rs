@@ -380,8 +380,7 @@ fn name_of(source: &Source) -> String {
 /// Makes sure that no other daemon has the pond.
 async fn take(engine: &Engine, layout: &Layout) -> Result<Arc<dyn File>> {
     let path = layout.lock();
-    let options = OpenOptions { write: true, create: true, ..OpenOptions::default() };
-    let file = engine.world().open(&path, options).await;
+    let file = engine.world().open(&path, OpenOptions::CREATE).await;
     let file = file.map_err(|e| BlockError::system(format!("cannot open '{}'", path.display()), e))?;
     // Who can open it can hold a lock on it.
     let mode = engine.world().folders().set_mode(&path, 0o600).await;

@@ -8,13 +8,6 @@ use std::path::Path;
 use io::{Lease, OpenOptions, World};
 use sim::{CrashPoint, Options, Rng, SimDisk, SimWorld};
 
-const WRITABLE: OpenOptions = OpenOptions {
-    write: true,
-    create: true,
-    direct: false,
-    transient: false,
-    engine: io::file::Engine::Auto,
-};
 const SECTOR: usize = 512;
 const SECTORS: usize = 24;
 
@@ -42,7 +35,7 @@ impl Model {
 
 /// Writes whole sectors here and there, each write with a version of its own, and flushes now and then.
 async fn scribble(world: &SimWorld, model: &RefCell<Model>) {
-    let file = world.open(Path::new("disk"), WRITABLE).await.unwrap();
+    let file = world.open(Path::new("disk"), OpenOptions::CREATE).await.unwrap();
     for version in 1..60u8 {
         let first = io::random() as usize % SECTORS;
         let count = 1 + io::random() as usize % (SECTORS - first);
@@ -107,7 +100,7 @@ fn a_sector_is_never_a_mixture() {
         let world = SimWorld::new(seed, Options::default());
         world.disk().put("disk", &[0; 1024]);
         world.run_until_crash(CrashPoint::Write(2), async {
-            let file = world.open(Path::new("disk"), WRITABLE).await.unwrap();
+            let file = world.open(Path::new("disk"), OpenOptions::CREATE).await.unwrap();
             file.write(10, Lease::copy_of(&[1])).await.0.unwrap();
             file.write(20, Lease::copy_of(&[1])).await.0.unwrap();
         });
@@ -125,7 +118,7 @@ fn lengths_survive_or_not() {
         let world = SimWorld::new(seed, Options::default());
         world.disk().put("disk", &[1; 1000]);
         world.run_until_crash(CrashPoint::Write(2), async {
-            let file = world.open(Path::new("disk"), WRITABLE).await.unwrap();
+            let file = world.open(Path::new("disk"), OpenOptions::CREATE).await.unwrap();
             file.set_len(100).await.unwrap();
             file.set_len(5000).await.unwrap();
         });
@@ -143,7 +136,7 @@ fn one_write_is_kept_lost_or_torn() {
         let world = SimWorld::new(seed, Options::calm());
         world.disk().put("disk", &[0; 4 * SECTOR]);
         world.run(async {
-            let file = world.open(Path::new("disk"), WRITABLE).await.unwrap();
+            let file = world.open(Path::new("disk"), OpenOptions::CREATE).await.unwrap();
             file.write(0, Lease::copy_of(&[1; 4 * SECTOR])).await.0.unwrap();
         });
         let bytes = world.disk().crash(&mut Rng::new(seed)).bytes("disk").unwrap();
@@ -159,7 +152,7 @@ fn a_flush_covers_only_what_had_ended() {
     for seed in 0..100 {
         let world = SimWorld::new(seed, Options::default());
         world.run(async {
-            let file = world.open(Path::new("disk"), WRITABLE).await.unwrap();
+            let file = world.open(Path::new("disk"), OpenOptions::CREATE).await.unwrap();
             let both = futures_util::future::join(file.write(0, Lease::copy_of(&[1; 512])), file.flush());
             let ((written, _), flushed) = both.await;
             written.and(flushed).unwrap();
@@ -176,7 +169,7 @@ fn a_disk_writes_back_what_it_cannot_hold() {
     let world = SimWorld::new(1, Options::calm());
     world.disk().adjust(|options| options.unflushed_max = 2 * 4096);
     world.run(async {
-        let file = world.open(Path::new("disk"), WRITABLE).await.unwrap();
+        let file = world.open(Path::new("disk"), OpenOptions::CREATE).await.unwrap();
         for at in 0..5 {
             file.write(at * 4096, Lease::copy_of(&[1; 4096])).await.0.unwrap();
         }
@@ -187,7 +180,7 @@ fn a_disk_writes_back_what_it_cannot_hold() {
 
 /// Writes data, then what points to it; the barrier between them is what the test is about.
 async fn publish(world: &SimWorld, barrier: bool) {
-    let file = world.open(Path::new("disk"), WRITABLE).await.unwrap();
+    let file = world.open(Path::new("disk"), OpenOptions::CREATE).await.unwrap();
     file.write(4096, Lease::copy_of(&[7; 2048])).await.0.unwrap();
     if barrier {
         file.flush().await.unwrap();
@@ -225,7 +218,7 @@ fn removing_a_barrier_shows() {
 #[test]
 fn nothing_happens_after_the_cut() {
     let world = SimWorld::new(3, Options::default());
-    let file = world.run(async { world.open(Path::new("disk"), WRITABLE).await.unwrap() });
+    let file = world.run(async { world.open(Path::new("disk"), OpenOptions::CREATE).await.unwrap() });
     let ended = world.run_until_crash(CrashPoint::Flush(1), async {
         file.write(0, Lease::copy_of(&[1; 100])).await.0.unwrap();
         file.flush().await.unwrap();
@@ -247,7 +240,7 @@ fn a_killed_process_leaves_what_it_wrote() {
             _ => sim::Verdict::Go,
         });
         world.run(async {
-            let file = world.open(Path::new("disk"), WRITABLE).await.unwrap();
+            let file = world.open(Path::new("disk"), OpenOptions::CREATE).await.unwrap();
             file.write(0, Lease::copy_of(&[1; 100])).await.0.unwrap();
             io::spawn(async move { drop(file.write(4096, Lease::copy_of(&[2; 100])).await) });
             io::yield_now().await;
@@ -268,7 +261,7 @@ fn a_failed_flush_loses_for_good() {
     for seed in 0..50 {
         let world = SimWorld::new(seed, Options::calm());
         world.run(async {
-            let file = world.open(Path::new("disk"), WRITABLE).await.unwrap();
+            let file = world.open(Path::new("disk"), OpenOptions::CREATE).await.unwrap();
             file.write(0, Lease::copy_of(&[1; 512])).await.0.unwrap();
             world.disk().adjust(|options| options.flush_errors = 1.0);
             assert_eq!(file.flush().await.unwrap_err().raw_os_error(), Some(5));

@@ -12,14 +12,6 @@ use io::file::{LockConflict, ZeroMode};
 use io::{File, Lease, OpenOptions, World, timeout_at};
 use sim::{OpKind, Options, SimWorld, Verdict};
 
-const WRITABLE: OpenOptions = OpenOptions {
-    write: true,
-    create: true,
-    direct: false,
-    transient: false,
-    engine: io::file::Engine::Auto,
-};
-
 async fn open(world: &SimWorld, options: OpenOptions) -> Arc<dyn File> {
     world.open(Path::new("disk"), options).await.unwrap()
 }
@@ -90,7 +82,7 @@ fn files_agree_with_a_plain_vector() {
     for seed in 0..40 {
         let world = SimWorld::new(seed, Options::default());
         let model = world.run(async {
-            let (file, mut model, mut inline) = (open(&world, WRITABLE).await, Vec::new(), [0; 2]);
+            let (file, mut model, mut inline) = (open(&world, OpenOptions::CREATE).await, Vec::new(), [0; 2]);
             for version in 1..=200 {
                 if let Some(whole) = step(&*file, &mut model, version).await {
                     inline[usize::from(whole)] += 1;
@@ -111,7 +103,7 @@ fn a_test_holds_releases_and_fails_single_writes() {
     let disk = world.disk();
     disk.set_policy(|op| if op.is(OpKind::Write, "disk") { Verdict::Hold } else { Verdict::Go });
     world.run(async {
-        let file = open(&world, WRITABLE).await;
+        let file = open(&world, OpenOptions::CREATE).await;
         assert_eq!(file.try_write(0, &[1]).unwrap_err().kind(), ErrorKind::WouldBlock);
         for at in 0..3u8 {
             let file = file.clone();
@@ -139,7 +131,7 @@ fn a_test_holds_releases_and_fails_single_writes() {
 fn a_deadlock_names_what_is_held() {
     let world = SimWorld::new(1, Options::calm());
     world.disk().set_policy(|op| if op.kind == OpKind::Flush { Verdict::Hold } else { Verdict::Go });
-    world.run(async { open(&world, WRITABLE).await.flush().await.unwrap() });
+    world.run(async { open(&world, OpenOptions::CREATE).await.flush().await.unwrap() });
 }
 
 #[test]
@@ -148,7 +140,7 @@ fn a_policy_that_calls_its_disk_is_told_so() {
     let world = SimWorld::new(1, Options::calm());
     let disk = world.disk();
     world.disk().set_policy(move |_| if disk.held().is_empty() { Verdict::Go } else { Verdict::Hold });
-    world.run(open(&world, WRITABLE));
+    world.run(open(&world, OpenOptions::CREATE));
 }
 
 #[test]
@@ -156,14 +148,14 @@ fn errors_come_as_ordered_and_by_chance() {
     let world = SimWorld::new(1, Options::calm());
     let disk = world.disk();
     world.run(async {
-        let file = open(&world, WRITABLE).await;
+        let file = open(&world, OpenOptions::CREATE).await;
         disk.set_policy(|op| match op.kind {
             OpKind::Open => Verdict::Fail(Errno(13)),
             OpKind::Read => Verdict::Fail(Errno::IO),
             OpKind::Flush => Verdict::Delay(Duration::from_secs(7)),
             _ => Verdict::Go,
         });
-        let refused = world.open(Path::new("disk"), WRITABLE).await.err().unwrap();
+        let refused = world.open(Path::new("disk"), OpenOptions::CREATE).await.err().unwrap();
         assert_eq!(refused.kind(), ErrorKind::PermissionDenied);
         assert_eq!(file.try_read(0, &mut [0]).unwrap_err().raw_os_error(), Some(5));
         assert_eq!(file.read(0, Lease::new(1)).await.0.unwrap_err().raw_os_error(), Some(5));
@@ -185,7 +177,7 @@ fn a_full_disk_says_so() {
     let world = SimWorld::new(1, Options::calm());
     world.disk().adjust(|options| options.quota = 8192);
     world.run(async {
-        let file = open(&world, WRITABLE).await;
+        let file = open(&world, OpenOptions::CREATE).await;
         file.write(0, Lease::new(4096)).await.0.unwrap();
         file.write(1 << 30, Lease::new(4096)).await.0.unwrap();
         let full = file.write(8192, Lease::new(1)).await.0.unwrap_err();
@@ -203,7 +195,7 @@ fn a_full_disk_says_so() {
 fn direct_files_ask_for_alignment() {
     let world = SimWorld::new(1, Options::calm());
     world.run(async {
-        let file = open(&world, OpenOptions { direct: true, ..WRITABLE }).await;
+        let file = open(&world, OpenOptions { direct: true, ..OpenOptions::CREATE }).await;
         assert!(!file.info().inline_reads && file.info().direct);
         assert_eq!(file.try_read(0, &mut [0; 512]).unwrap_err().kind(), ErrorKind::WouldBlock);
         file.write(512, Lease::new(1024)).await.0.unwrap();
@@ -242,7 +234,8 @@ fn open_files_exclude_one_another() {
     let world = SimWorld::new(1, Options::calm());
     let (read, write) = (Permissions::CONSISTENT_READ, Permissions::WRITE);
     world.run(async {
-        let (writer, reader) = (open(&world, WRITABLE).await, open(&world, WRITABLE).await);
+        let (writer, reader) =
+            (open(&world, OpenOptions::CREATE).await, open(&world, OpenOptions::CREATE).await);
         writer.lock(read | write, read).unwrap();
         let refused = reader.lock(read, Permissions::ALL - write).unwrap_err();
         assert_eq!(refused.kind(), ErrorKind::ResourceBusy);
@@ -269,7 +262,7 @@ fn a_discard_leaves_anything_and_only_there() {
         let world = SimWorld::new(seed, Options::default());
         world.disk().put("disk", &[1; 20_000]);
         world.run(async {
-            open(&world, WRITABLE).await.discard(ByteRange::new(1000, 15_000)).await.unwrap();
+            open(&world, OpenOptions::CREATE).await.discard(ByteRange::new(1000, 15_000)).await.unwrap();
         });
         let bytes = world.disk().bytes("disk").unwrap();
         assert!(bytes[..1000] == [1; 1000] && bytes[16_000..] == [1; 4000]);

@@ -13,14 +13,6 @@ use io::sync::{mpsc, oneshot};
 use io::{Address, Lease, OpenOptions, World};
 use sim::{Options, SimWorld};
 
-const WRITABLE: OpenOptions = OpenOptions {
-    write: true,
-    create: true,
-    direct: false,
-    transient: false,
-    engine: io::file::Engine::Auto,
-};
-
 fn address() -> Address {
     Address::Tcp { host: "repo".to_owned(), port: 10809 }
 }
@@ -57,7 +49,7 @@ async fn busy(world: SimWorld) -> u64 {
 }
 
 async fn work(world: &SimWorld, index: u8) -> u64 {
-    let file = world.open(Path::new("disk"), WRITABLE).await.unwrap();
+    let file = world.open(Path::new("disk"), OpenOptions::CREATE).await.unwrap();
     let stream = world.connect(&address()).await.unwrap().attach().unwrap();
     let mut sum = 0;
     for round in 0..20u8 {
@@ -229,7 +221,7 @@ fn dropped_writes_still_land_and_keep_their_lease() {
         let world = SimWorld::new(seed, Options::default());
         let cargo = Arc::new(());
         world.run(async {
-            let file = world.open(Path::new("disk"), WRITABLE).await.unwrap();
+            let file = world.open(Path::new("disk"), OpenOptions::CREATE).await.unwrap();
             let mut lease = Lease::copy_of(&[7; 5000]);
             lease.carry(Box::new(cargo.clone()));
             // One poll starts it; then nobody waits any more.
@@ -247,7 +239,7 @@ fn operations_of_a_world_that_ends_let_go_of_everything() {
     let cargo = Arc::new(());
     let world = SimWorld::new(1, Options::default());
     world.run(async {
-        let file = world.open(Path::new("disk"), WRITABLE).await.unwrap();
+        let file = world.open(Path::new("disk"), OpenOptions::CREATE).await.unwrap();
         let mut lease = Lease::new(512);
         lease.carry(Box::new(cargo.clone()));
         io::spawn(async move { drop(file.write(0, lease).await) });

@@ -10,14 +10,6 @@ use futures_util::future::join;
 use io::{Address, Lease, OpenOptions, Stream, World, timeout_at};
 use sim::{Link, Options, SimWorld};
 
-const WRITABLE: OpenOptions = OpenOptions {
-    write: true,
-    create: true,
-    direct: false,
-    transient: false,
-    engine: io::file::Engine::Auto,
-};
-
 fn address() -> Address {
     Address::Tcp { host: "repo".to_owned(), port: 10809 }
 }
@@ -56,7 +48,7 @@ fn sent_files_are_read_when_they_are_taken() {
     let world = SimWorld::new(1, Options::calm());
     world.disk().put("image", &[1; 8192]);
     world.run(async {
-        let file = world.open(Path::new("image"), WRITABLE).await.unwrap();
+        let file = world.open(Path::new("image"), OpenOptions::CREATE).await.unwrap();
         let (client, server) = pair(&world).await;
         assert_eq!(server.try_send(&[IoSlice::new(&[9; 10])], true).unwrap(), Some(10));
         assert_eq!(server.try_send_file(&*file, 4096, 100_000).unwrap(), Some(4096));

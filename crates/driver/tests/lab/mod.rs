@@ -73,7 +73,7 @@ impl<W: World + Clone + 'static> Lab<W> {
 
     /// The same; `direct` asks for blocks of 512 bytes.
     pub async fn file_with(&self, path: &str, direct: bool) -> (Tree, Arc<Counts>) {
-        let options = OpenOptions { write: true, create: true, direct, ..OpenOptions::default() };
+        let options = OpenOptions { direct, ..OpenOptions::CREATE };
         let file = FileNode::new(self.world.open(Path::new(path), options).await.unwrap());
         let counts = file.counts.clone();
         (self.node("file", Body::Executes(Arc::new(file)), &[]), counts)
