@@ -153,6 +153,9 @@ fn states_come_back_and_nothing_leaks() {
     run("an image", &images::file_of(&fresh(12)), &[], &plain);
     run("large clusters", &images::file_of(&fresh(16)), &[], &plain);
     run("tiny clusters and caches", &images::file_of(&fresh(9)), &[], &images::tiny());
+    let mut watched = images::tiny();
+    watched["overlap-check"] = json!("all");
+    run("all structures looked after", &images::file_of(&fresh(9)), &[], &watched);
     run("version 2", &images::version_2(images::file_of(&fresh(12))), &[], &plain);
     run("a crowded refcount table", &images::crowded(&fresh(9)), &[], &images::tiny());
     run("subclusters", &images::with_subclusters(images::file_of(&fresh(14))), &[], &plain);

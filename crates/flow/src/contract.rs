@@ -4,7 +4,7 @@ use std::any::Any;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU32;
 
-use block::{ByteRange, ChildIndex, Extent, ExtentState, Mapping, Result};
+use block::{BlockError, ByteRange, ChildIndex, Extent, ExtentState, Mapping, Result};
 use io::{Lease, LocalFut};
 
 use crate::next::Next;
@@ -122,6 +122,11 @@ pub trait Changes: Send + Sync {
     /// Maps what was prepared and written; bumps the generations before it returns. Memory only: a flush
     /// makes it durable, after the data.
     fn commit(&self, prepared: Prepared, next: Next<'_>) -> Result<()>;
+
+    /// A write was to go where the map is an error; answers the error that it fails with.
+    fn unmapped(&self, error: BlockError, _next: Next<'_>) -> BlockError {
+        error
+    }
 
     /// Carries out a [`crate::Op::WriteZeroes`], [`crate::Op::Discard`] or [`crate::Op::Flush`], bumping the generations
     /// before it returns.

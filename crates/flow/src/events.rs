@@ -6,7 +6,7 @@ use std::collections::VecDeque;
 use std::fmt::Display;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use block::{JobAction, JobMilestone, JobState};
+use block::{ByteRange, JobAction, JobMilestone, JobState};
 use io::sync::Notify;
 
 /// Events that are kept for a reader that is behind.
@@ -59,6 +59,17 @@ pub enum Event {
         node: String,
         /// What that means: names the file and the remedy.
         error: String,
+    },
+    /// An image turned out to contradict itself.
+    ImageCorrupt {
+        /// The node-name of its format node.
+        node: String,
+        /// What is wrong.
+        message: String,
+        /// Which bytes of the file would have been written over, if any.
+        range: Option<ByteRange>,
+        /// Whether it was marked, and is not written any more; else it was only read there.
+        fatal: bool,
     },
     /// A job is in another state.
     JobState {
@@ -131,6 +142,12 @@ impl NodeEvents {
     pub fn failed(&self, error: impl Display) {
         let error = format!("node '{}': {error}", self.node);
         self.events.tell(Event::RequestFailed { error });
+    }
+
+    /// Its image contradicts itself; `fatal`: it is not written any more. `range` would have been written over.
+    pub fn corrupt(&self, message: impl Display, range: Option<ByteRange>, fatal: bool) {
+        let (node, message) = (self.node.to_string(), message.to_string());
+        self.events.tell(Event::ImageCorrupt { node, message, range, fatal });
     }
 
     /// What it lives on is lost.

@@ -64,6 +64,14 @@ pub(crate) fn tell(event: &Event) {
         Event::NodeOpened { node, how } => format!("node '{node}': {how}"),
         Event::SourceLost { node, error } => format!("node '{node}' has lost its source: {error}"),
         Event::BackingChanged { node, error } => format!("warning: node '{node}': {error}"),
+        Event::ImageCorrupt { node, message, fatal: true, .. } => {
+            format!(
+                "node '{node}': {message}; its image is marked as corrupt and not written any more: 'millpond img check -r all' repairs it"
+            )
+        }
+        Event::ImageCorrupt { node, message, .. } => {
+            format!("node '{node}': its image is corrupt: {message}")
+        }
         Event::SourceBack { node } => format!("node '{node}' has its source again"),
         _ => return,
     };

@@ -145,6 +145,23 @@ impl Geometry {
         Ok(())
     }
 
+    /// Takes their own host clusters from the entries of which `suspect` says so of the cluster's number: they read as
+    /// before, but nobody is told that he may write there. `suspect` is asked of each, in order.
+    pub fn disown(&self, slice: &L2Slice, mut suspect: impl FnMut(u64) -> bool) {
+        for from in (0..self.slice_span()).step_by(self.cluster_size() as usize) {
+            let (raw, bitmap) = self.entry(slice, from);
+            let is_own = raw & COPIED != 0 && raw & COMPRESSED == 0 && raw & OFFSET != 0;
+            if self.external || !is_own || !suspect((raw & OFFSET) >> self.cluster_bits) {
+                continue;
+            }
+            let index = (from >> self.cluster_bits) as usize;
+            match self.extended {
+                true => slice.set_pair(index, raw & !COPIED, bitmap),
+                false => slice.set_word(index, raw & !COPIED),
+            }
+        }
+    }
+
     /// Whether entries can say that they read as zeros: all but those of version 2.
     pub const fn has_zeros(&self) -> bool {
         self.extended || self.reserved & ZERO == 0

@@ -8,7 +8,7 @@ use crate::unsupported;
 /// Incompatible bit 0: refcounts may be wrong.
 const DIRTY: u64 = 1 << 0;
 /// Incompatible bit 1: any table may be wrong.
-const CORRUPT: u64 = 1 << 1;
+pub(crate) const CORRUPT: u64 = 1 << 1;
 /// Incompatible bit 2: guest data lies in another file.
 pub(crate) const DATA_FILE: u64 = 1 << 2;
 /// Incompatible bit 3: compressed clusters are not deflate.

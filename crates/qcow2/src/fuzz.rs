@@ -53,6 +53,7 @@ fn edits(first: &[u8]) {
         HeaderEdit::LazyRefcounts(true),
         HeaderEdit::DataFileName(Some("elsewhere".to_owned())),
         HeaderEdit::DataFileName(None),
+        HeaderEdit::MarkCorrupt,
         table,
     ];
     for edit in all.into_iter().chain(cache::edit("{}")) {

@@ -14,6 +14,23 @@ const PIECE_ENTRIES: usize = L1Table::PIECE_BYTES / 8;
 /// Parts that may be added: enough for 32 MiB whatever there was at first.
 const PARTS_MAX: usize = 17;
 
+/// An entry that names an L2 table, true or not.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct L1Entry {
+    /// Where the table begins.
+    pub table: HostOffset,
+    /// Whether no snapshot shares it.
+    pub exclusive: bool,
+}
+
+impl L1Entry {
+    /// Those of a table or a piece of one as stored; entries that name no table are left out.
+    pub fn all(bytes: &[u8]) -> impl Iterator<Item = Self> + '_ {
+        let entry = |raw| Self { table: HostOffset(raw & OFFSET), exclusive: raw & COPIED != 0 };
+        be64_all(bytes).map(entry).filter(|entry| entry.table.0 != 0)
+    }
+}
+
 /// The active L1 table, wholly in memory. Its entries are checked when they are used, so that one bad entry
 /// costs the guest bytes behind it and no others. Writers add tables while others look: each entry is old or new.
 /// It may grow: entries stay where they are in memory, and others are added behind them.

@@ -55,7 +55,7 @@ pub use feature::Features;
 pub use geometry::{DATA_FILE_CHILD, FILE_CHILD, Geometry};
 pub use header::edit::{HeaderEdit, HeaderWrite};
 pub use header::{Backing, DataFile, Header, RefcountTable, SnapshotTable, Switch, Version};
-pub use l1_table::L1Table;
+pub use l1_table::{L1Entry, L1Table};
 pub use l2_slice::{L2Slice, SliceAddress};
 pub use lookup::Located;
 pub use name::{Target, resolve};

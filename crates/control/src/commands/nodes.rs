@@ -3,12 +3,12 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use engine::{Engine, NodeInfo};
+use engine::{Engine, Event, NodeInfo};
 use qmp::schema::Nothing;
 
 use crate::failure::Failure;
 use crate::table::Table;
-use crate::types::node_info::{CacheDescription, ImageDescription, NodeDescription};
+use crate::types::node_info::{BlockImageCorrupted, CacheDescription, ImageDescription, NodeDescription};
 use crate::types::node_options::{DetectZeroes, NodeArguments};
 
 qmp::structure! {
@@ -40,6 +40,7 @@ qmp::structure! {
 }
 
 pub(super) fn add(table: &mut Table, engine: &Arc<Engine>) {
+    table.event("BLOCK_IMAGE_CORRUPTED", corrupted);
     let of = engine.clone();
     table.command("blockdev-add", move |NodeArguments(options): NodeArguments| {
         let engine = of.clone();
@@ -80,6 +81,20 @@ async fn resize(engine: &Engine, arguments: Resize) -> Result<Nothing, Failure> 
     let size = u64::try_from(size).map_err(|_| Failure::new("Parameter 'size' expects a >0 size"))?;
     engine.resize(&node, size).await?;
     Ok(Nothing)
+}
+
+fn corrupted(event: &Event) -> Option<BlockImageCorrupted> {
+    let Event::ImageCorrupt { node, message, range, fatal } = event else { return None };
+    // Offsets in files are signed.
+    let number = |value: u64| value.try_into().unwrap_or(i64::MAX);
+    Some(BlockImageCorrupted {
+        device: String::new(),
+        node_name: Some(node.clone()),
+        msg: message.clone(),
+        offset: range.map(|range| number(range.start())),
+        size: range.map(|range| number(range.len())),
+        fatal: *fatal,
+    })
 }
 
 fn describe(nodes: &[NodeInfo], flat: bool) -> Vec<NodeDescription> {

@@ -72,3 +72,21 @@ qmp::structure! {
         "no-flush" => no_flush: bool,
     }
 }
+
+qmp::structure! {
+    /// Data of `BLOCK_IMAGE_CORRUPTED`.
+    pub struct BlockImageCorrupted {
+        /// Nothing: nodes belong to no device.
+        "device" => device: String,
+        /// The format node.
+        "node-name" => node_name: Option<String>,
+        /// What is wrong.
+        "msg" => msg: String,
+        /// Where in the image file something would have been written over.
+        "offset" => offset: Option<i64>,
+        /// How many bytes.
+        "size" => size: Option<i64>,
+        /// Whether the image is not written any more.
+        "fatal" => fatal: bool,
+    }
+}

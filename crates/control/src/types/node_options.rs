@@ -245,6 +245,56 @@ qmp::structure! {
     }
 }
 
+qmp::enumeration! {
+    /// Which of an image's structures nothing else is written over.
+    pub enum OverlapTemplate {
+        /// None.
+        Nothing = "none",
+        /// Those that lie where they lie.
+        Constant = "constant",
+        /// Those that are in memory.
+        Cached = "cached",
+        /// All.
+        All = "all",
+    }
+}
+
+qmp::structure! {
+    /// A template, and what differs from it.
+    pub struct OverlapFlags {
+        /// The template.
+        "template" => template: Option<OverlapTemplate>,
+        /// The header.
+        "main-header" => main_header: Option<bool>,
+        /// The active L1 table.
+        "active-l1" => active_l1: Option<bool>,
+        /// The tables that it points to.
+        "active-l2" => active_l2: Option<bool>,
+        /// The refcount table.
+        "refcount-table" => refcount_table: Option<bool>,
+        /// The blocks that it points to.
+        "refcount-block" => refcount_block: Option<bool>,
+        /// The table of snapshots.
+        "snapshot-table" => snapshot_table: Option<bool>,
+        /// Their L1 tables.
+        "inactive-l1" => inactive_l1: Option<bool>,
+        /// The tables that those point to.
+        "inactive-l2" => inactive_l2: Option<bool>,
+        /// The directory of bitmaps.
+        "bitmap-directory" => bitmap_directory: Option<bool>,
+    }
+}
+
+qmp::alternate! {
+    /// A template, by itself or with what differs from it.
+    pub enum OverlapCheck: "Qcow2OverlapChecks" {
+        /// With what differs.
+        Flags(OverlapFlags) = object,
+        /// By itself.
+        Template(OverlapTemplate) = string,
+    }
+}
+
 qmp::structure! {
     /// QEMU's image format.
     pub struct Qcow2Options {
@@ -264,6 +314,8 @@ qmp::structure! {
         "pass-discard-other" => pass_discard_other: Option<bool>,
         /// Discarded clusters keep their place.
         "discard-no-unref" => discard_no_unref: Option<bool>,
+        /// What nothing else is written over.
+        "overlap-check" => overlap_check: Option<OverlapCheck>,
         /// Bytes for tables in memory.
         "cache-size" => cache_size: Option<i64>,
         /// Bytes for L2 tables in memory.

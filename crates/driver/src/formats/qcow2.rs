@@ -14,7 +14,9 @@ mod bitmaps;
 mod books;
 mod change;
 mod check;
+mod claims;
 mod compressed;
+mod corruption;
 mod empty;
 mod flush;
 mod freed;
@@ -25,12 +27,15 @@ mod image;
 mod inflated;
 mod open;
 mod options;
+mod overlap;
 mod refcounts;
 mod reserve;
 mod resize;
 mod room;
 mod slices;
 mod snapshots;
+mod structures;
+mod survey;
 mod tables;
 mod validate;
 mod wants;
@@ -40,7 +45,7 @@ use std::any::Any;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use block::{ByteRange, Mapping, Result};
+use block::{BlockError, ByteRange, Mapping, Result};
 use flow::{Changes, Format, Limits, Next, Op, Powers, Prepared, Quota, Recorder, Request, ZeroCost};
 use io::{Lease, LocalFut};
 
@@ -69,7 +74,7 @@ impl Format for Qcow2 {
     }
 
     fn map_now(&self, range: ByteRange) -> Result<Option<Mapping>> {
-        self.image.map(range).map_err(|error| self.image.named(error))
+        self.image.map(range).map_err(|error| self.image.met(error))
     }
 
     fn load<'a>(&'a self, range: ByteRange, next: Next<'a>) -> LocalFut<'a, Result<()>> {
@@ -136,9 +141,9 @@ impl Quota for Qcow2 {
 
 impl Changes for Qcow2 {
     fn prepare<'a>(&'a self, range: ByteRange, next: Next<'a>) -> LocalFut<'a, Result<Option<Prepared>>> {
-        Box::pin(
-            async move { self.image.make_room(range, next).await.map_err(|error| self.image.named(error)) },
-        )
+        Box::pin(async move {
+            self.image.make_room(range, next).await.map_err(|error| self.image.refused(error, next))
+        })
     }
 
     fn is_clean(&self, prepared: &Prepared) -> bool {
@@ -146,7 +151,7 @@ impl Changes for Qcow2 {
     }
 
     fn commit(&self, prepared: Prepared, next: Next<'_>) -> Result<()> {
-        self.image.map_room(prepared, next).map_err(|error| self.image.named(error))
+        self.image.map_room(prepared, next).map_err(|error| self.image.refused(error, next))
     }
 
     fn change<'a>(&'a self, rq: Request, next: Next<'a>) -> LocalFut<'a, Result<()>> {
@@ -156,7 +161,7 @@ impl Changes for Qcow2 {
                 Op::Discard => self.image.discard(rq, next).await,
                 _ => self.image.flush(next).await,
             };
-            result.map_err(|error| self.image.named(error))
+            result.map_err(|error| self.image.refused(error, next))
         })
     }
 
@@ -165,15 +170,21 @@ impl Changes for Qcow2 {
     }
 
     fn admit<'a>(&'a self, next: Next<'a>) -> LocalFut<'a, Result<()>> {
-        Box::pin(async move { self.image.begin_change(next).await.map_err(|error| self.image.named(error)) })
+        Box::pin(async move {
+            self.image.begin_change(next).await.map_err(|error| self.image.refused(error, next))
+        })
     }
 
     fn rest<'a>(&'a self, next: Next<'a>) -> LocalFut<'a, Result<()>> {
         Box::pin(async move {
             let stored =
                 self.image.in_background(next, |image, next| Box::pin(image.come_to_rest(next))).await;
-            stored.map_err(|error| self.image.named(error))
+            stored.map_err(|error| self.image.refused(error, next))
         })
+    }
+
+    fn unmapped(&self, error: BlockError, next: Next<'_>) -> BlockError {
+        self.image.lied_to_writer(error, next)
     }
 
     fn generation(&self, offset: u64) -> Option<&AtomicU32> {

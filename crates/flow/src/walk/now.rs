@@ -76,9 +76,10 @@ fn in_place(
             Body::Executes(_) => return Ok(Some((index, range))),
             Body::Maps(format) => format,
         };
-        let mapping = match format.map_now(range).map_err(|e| super::at_node(view, index, e))? {
-            Some(mapping) => mapping,
-            None => return Ok(None),
+        let mapping = match format.map_now(range) {
+            Ok(Some(mapping)) => mapping,
+            // An error is met again by who waits, and told to the format.
+            _ => return Ok(None),
         };
         let Place::Data { child, offset, exclusive: true } = mapping.place else { return Ok(None) };
         let Some(below) = ByteRange::checked(offset, mapping.len.min(range.len())) else { return Ok(None) };

@@ -111,7 +111,11 @@ impl<'a> Target<'a> {
 
     fn map(&self, range: ByteRange) -> Result<Option<(Place, u64)>> {
         let Body::Maps(format) = self.view.node(self.index).body() else { return Ok(None) };
-        let mapping = format.map_now(range).map_err(|e| super::at_node(self.view, self.index, e))?;
+        let unmapped = |error| {
+            let error = self.changes.unmapped(error, self.next());
+            super::at_node(self.view, self.index, error)
+        };
+        let mapping = format.map_now(range).map_err(unmapped)?;
         Ok(mapping.map(|m| (m.place, m.len.min(range.len()))))
     }
 

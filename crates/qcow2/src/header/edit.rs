@@ -12,8 +12,8 @@ use block::BlockError;
 
 use crate::extension::{BACKING_FORMAT, PREFIX};
 use crate::header::layout::{
-    self, AUTOCLEAR_AT, BACKING_LEN_AT, BACKING_OFFSET_AT, INCOMPATIBLE_END, L1_ENTRIES_AT, L1_OFFSET_AT,
-    Layout, SIZE_AT, extension_len, put32, put64,
+    self, AUTOCLEAR_AT, BACKING_LEN_AT, BACKING_OFFSET_AT, INCOMPATIBLE_AT, INCOMPATIBLE_END, L1_ENTRIES_AT,
+    L1_OFFSET_AT, Layout, SIZE_AT, extension_len, put32, put64,
 };
 use crate::header::{Backing, Header, Switch, Version, amend};
 use crate::{BitmapsExtension, HostOffset, unsupported};
@@ -51,6 +51,8 @@ pub enum HeaderEdit {
     LazyRefcounts(bool),
     /// The data file has that name, or none; of images that have one.
     DataFileName(Option<String>),
+    /// The image is marked as corrupt.
+    MarkCorrupt,
     /// The refcount table lies elsewhere.
     RefcountTable {
         /// Where it begins, a multiple of the cluster size.
@@ -93,7 +95,7 @@ impl HeaderEdit {
         if header.version == Version::V2 {
             match self {
                 // It has none.
-                Self::ClearAutoclear(_) | Self::Bitmaps(None) => return Ok(Vec::new()),
+                Self::ClearAutoclear(_) | Self::MarkCorrupt | Self::Bitmaps(None) => return Ok(Vec::new()),
                 Self::Dirty(_) => return Err(unsupported("images of version 2 cannot be marked dirty")),
                 Self::Extension { .. } | Self::Bitmaps(_) => {
                     let context = "images of version 2 have no feature bits that would guard an extension: 'qemu-img amend -o compat=1.1' makes it version 3";
@@ -129,6 +131,10 @@ impl HeaderEdit {
                 layout.change_autoclear(0, *bits);
                 next[AUTOCLEAR_AT..AUTOCLEAR_AT + 8]
                     .copy_from_slice(&layout.fixed[AUTOCLEAR_AT..AUTOCLEAR_AT + 8]);
+            }
+            Self::MarkCorrupt => {
+                let bits = crate::big_endian::be64(first, INCOMPATIBLE_AT).unwrap_or(0);
+                put64(&mut next, INCOMPATIBLE_AT, bits | crate::feature::CORRUPT);
             }
             Self::Extension { kind, data, autoclear } => {
                 return amend::extension(first, *kind, data, *autoclear);

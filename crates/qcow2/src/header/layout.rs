@@ -20,7 +20,8 @@ pub(super) const L1_ENTRIES_AT: usize = 36;
 pub(super) const L1_OFFSET_AT: usize = 40;
 pub(super) const SNAPSHOTS_AT: usize = 60;
 pub(super) const SNAPSHOTS_OFFSET_AT: usize = 64;
-/// The last byte of the incompatible bits.
+pub(super) const INCOMPATIBLE_AT: usize = 72;
+/// The last byte of those bits.
 pub(super) const INCOMPATIBLE_END: usize = 79;
 pub(super) const AUTOCLEAR_AT: usize = 88;
 const HEADER_LEN_AT: usize = 100;

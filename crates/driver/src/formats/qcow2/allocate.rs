@@ -87,6 +87,7 @@ impl Image {
         mut take: impl FnMut(&mut Refcounts, u64) -> Result<Took>,
     ) -> Result<Arc<Room>> {
         let writer = self.writer()?;
+        writer.check_sound()?;
         let cluster_bits = self.geometry.cluster_bits();
         let mut tries = 0;
         loop {
@@ -101,7 +102,7 @@ impl Image {
             };
             let took = {
                 let mut books = writer.books.lock();
-                let took = take(&mut books.refcounts, end)?;
+                let took = self.own(take(&mut books.refcounts, end))?;
                 if let Took::Run { run, clean } = took {
                     return Ok(self.room(run, clean, &mut books));
                 }
@@ -135,13 +136,13 @@ impl Image {
     }
 
     /// Frees what nobody can see any more, but for what has to leave the file first.
-    async fn settle(&self, next: Next<'_>) {
+    async fn settle(self: &Arc<Self>, next: Next<'_>) {
         self.free(None, next).await;
     }
 
     /// Frees what nobody can see any more, and gives the bytes that are wanted no more back to the file. They are counted
     /// until then, so that nobody writes there meanwhile.
-    pub(super) async fn settle_all(&self, next: Next<'_>) {
+    pub(super) async fn settle_all(self: &Arc<Self>, next: Next<'_>) {
         let mut holes = Vec::new();
         self.free(Some(&mut holes), next).await;
         let punch = |run| self.punch(run, next);
@@ -149,19 +150,28 @@ impl Image {
     }
 
     /// What cannot be freed because its refcounts cannot be read leaks.
-    async fn free(&self, mut holes: Option<&mut Vec<Run>>, next: Next<'_>) {
+    async fn free(self: &Arc<Self>, mut holes: Option<&mut Vec<Run>>, next: Next<'_>) {
         let Some(writer) = &self.writer else { return };
         loop {
             let seen = writer.is_seen_unguarded();
             let settled = writer.books.lock().settle(next.reclaim(), seen, holes.as_deref_mut());
-            let Settled::Load(block) = settled else { return };
-            if self.load_block(block, next).await.is_err() {
+            let Settled::Load(block) = settled else { return self.look_at_lies(next) };
+            if let Err(error) = self.load_block(block, next).await {
+                self.refused(error, next);
                 writer.books.lock().freed.done();
             }
         }
     }
 
-    async fn punch(&self, run: Run, next: Next<'_>) {
+    /// Stops writing where clusters were to be freed that counted as free.
+    fn look_at_lies(self: &Arc<Self>, next: Next<'_>) {
+        let lie = self.writer.as_ref().and_then(|writer| writer.books.lock().refcounts.take_lie());
+        if let Some(lie) = lie {
+            self.stop_writing(&lie, next);
+        }
+    }
+
+    async fn punch(self: &Arc<Self>, run: Run, next: Next<'_>) {
         let (Some(writer), bits) = (&self.writer, self.geometry.cluster_bits()) else { return };
         let range = ByteRange::new(run.first << bits, run.count << bits);
         // A file that keeps them takes more space than it has to, that is all.
@@ -180,7 +190,8 @@ impl Image {
         let writer = self.writer()?;
         let _alone = writer.block_loads.exclusive(ByteRange::new(block, 1)).await;
         let file_len = next.size(FILE_CHILD)?;
-        let Some(offset) = writer.books.lock().refcounts.to_load(block, file_len)? else { return Ok(()) };
+        let place = writer.books.lock().refcounts.to_load(block, file_len);
+        let Some(offset) = self.own(place)? else { return Ok(()) };
         let cluster = self.geometry.cluster_size() as usize;
         let bytes = self.read_file(offset, cluster, next).await;
         let bytes =

@@ -8,9 +8,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use block::ByteRange;
+use block::{ByteRange, Result};
 use flow::{Reclaim, Tag};
-use qcow2::{L2Slice, SliceAddress};
+use qcow2::{Entry, Geometry, L2Slice, SliceAddress};
 
 use super::freed::{Freed, Passes, Why};
 use super::refcounts::{NewTables, Refcounts, Run};
@@ -99,13 +99,16 @@ impl Locked {
     pub(super) fn cache(
         &self,
         address: SliceAddress,
-        cache: &Slices,
+        (cache, geometry): (&Slices, &Geometry),
         read: Option<Arc<L2Slice>>,
         current: impl FnOnce() -> bool,
     ) -> bool {
-        let books = self.lock();
+        let mut books = self.lock();
         let pinned = books.pinned.get(&address.first_guest).map(|pinned| pinned.slice.clone());
-        let slice = pinned.filter(|slice| slice.address() == address).or(read.filter(|_| current()));
+        let pinned = pinned.filter(|slice| slice.address() == address);
+        let read = read.filter(|_| pinned.is_none() && current());
+        read.iter().for_each(|slice| books.vet(slice, geometry));
+        let slice = pinned.or(read);
         let found = slice.is_some();
         slice.into_iter().for_each(|slice| cache.keep(slice));
         found
@@ -113,6 +116,38 @@ impl Locked {
 }
 
 impl Books {
+    /// Looks at what a slice that was read calls its own: what is a structure of the image is not believed, and all else
+    /// is not handed out.
+    fn vet(&mut self, slice: &L2Slice, geometry: &Geometry) {
+        let Refcounts { structures, claims, .. } = &mut self.refcounts;
+        let mut clear = 0..0;
+        geometry.disown(slice, |host| {
+            if !clear.contains(&host) {
+                clear = host..structures
+                    .overlap(Run { first: host, count: u64::MAX })
+                    .map_or(u64::MAX, |(at, _)| at);
+            }
+            let is_ours = clear.contains(&host);
+            if is_ours {
+                claims.add(host);
+            }
+            !is_ours
+        });
+    }
+
+    /// What an entry that is to be changed refers to in the image file holds its bytes, and no structure.
+    pub(super) fn check_hosts(&self, entry: &Entry) -> Result<()> {
+        let run = match entry {
+            Entry::Plain { host: Some(host), .. } => Run { first: *host, count: 1 },
+            Entry::Compressed { hosts } => Run { first: hosts.start, count: hosts.end - hosts.start },
+            Entry::Plain { host: None, .. } => return Ok(()),
+        };
+        match self.refcounts.structures.overlap(run) {
+            Some((cluster, what)) => Err(self.refcounts.overlap(cluster, what)),
+            None => Ok(()),
+        }
+    }
+
     /// Notes that a pinned slice differs from the file.
     pub(super) fn mark(&mut self, slice: &L2Slice) {
         if let Some(pinned) = self.pinned.get_mut(&slice.address().first_guest) {

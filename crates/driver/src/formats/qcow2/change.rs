@@ -20,6 +20,7 @@ impl Image {
     pub(super) async fn begin_change(self: &Arc<Self>, next: Next<'_>) -> Result<()> {
         let writer = self.writer()?;
         writer.check_known()?;
+        writer.check_sound()?;
         if !writer.is_changing() {
             self.in_background(next, |image, next| Box::pin(image.begin_changing(next))).await?;
         }
@@ -53,7 +54,7 @@ impl Image {
         books: &mut Books,
     ) -> Result<()> {
         for guest in (whole.start()..whole.end()).step_by(self.geometry.cluster_size() as usize) {
-            let entry = self.geometry.entry_of(&pin.slice, guest)?;
+            let entry = self.entry_to_change(pin, guest, books)?;
             let Some(next) = new(guest, &entry) else { continue };
             self.geometry.set_entry(&pin.slice, guest, next)?;
             books.mark(&pin.slice);
@@ -67,6 +68,16 @@ impl Image {
             }
         }
         Ok(())
+    }
+
+    /// What the entry for `guest` holds, which is about to be changed.
+    pub(super) fn entry_to_change(&self, pin: &Pin, guest: u64, books: &Books) -> Result<Entry> {
+        let entry = self.own(self.geometry.entry_of(&pin.slice, guest))?;
+        // Those of a data file are not in this one.
+        if !self.is_apart() {
+            self.own(books.check_hosts(&entry))?;
+        }
+        Ok(entry)
     }
 
     /// Drops the whole clusters inside the range. None becomes unallocated where a backing image would show: nor for a
@@ -272,7 +283,7 @@ impl Image {
     /// Whether anything but zeros may show in `piece` of one cluster.
     fn shows(&self, pin: &Pin, piece: ByteRange, backing: bool) -> Result<bool> {
         let asked = self.geometry.parts_of(piece);
-        Ok(match self.geometry.entry_of(&pin.slice, piece.start())? {
+        Ok(match self.own(self.geometry.entry_of(&pin.slice, piece.start()))? {
             Entry::Compressed { .. } => true,
             Entry::Plain { parts, .. } => {
                 parts.allocated & asked != 0 || backing && asked & !(parts.allocated | parts.zero) != 0
@@ -311,7 +322,8 @@ impl Image {
         next: Next<'_>,
     ) -> Result<u64> {
         let guard = next.reclaim().writes().enter_owned();
-        let mapping = self.geometry.map(&pin.slice, part, self.data_len.load(Ordering::Acquire))?;
+        let mapping = self.geometry.map(&pin.slice, part, self.data_len.load(Ordering::Acquire));
+        let mapping = self.own(mapping)?;
         let mut bytes = bytes(mapping.len as usize);
         // Beyond the end of the file there is nothing.
         let Place::Data { offset, .. } = mapping.place else { return Ok(mapping.len) };

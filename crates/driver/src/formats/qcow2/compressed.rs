@@ -95,7 +95,7 @@ impl Compress for Qcow2 {
     fn write_compressed<'a>(&'a self, start: u64, bytes: Lease, next: Next<'a>) -> LocalFut<'a, Result<()>> {
         Box::pin(async move {
             let written = self.image.compress_all(start, bytes, next).await;
-            written.map_err(|error| self.image.named(error))
+            written.map_err(|error| self.image.refused(error, next))
         })
     }
 }

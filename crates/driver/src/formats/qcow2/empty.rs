@@ -17,7 +17,7 @@ impl flow::Empty for Qcow2 {
         Box::pin(self.image.in_background(next, move |image, next| {
             Box::pin(async move {
                 let _alone = next.lock_all().await;
-                image.make_empty(next).await.map_err(|error| image.named(error))
+                image.make_empty(next).await.map_err(|error| image.refused(error, next))
             })
         }))
     }

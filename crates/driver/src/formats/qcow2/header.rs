@@ -24,6 +24,7 @@ impl Image {
         let _hand = self.bitmaps.hand().await?;
         self.alone(async |turn| {
             if !writer.is_changing() {
+                self.check_structures()?;
                 if writer.to_clear != 0 {
                     let edit = HeaderEdit::ClearAutoclear(writer.to_clear);
                     self.write_header(&edit, Rule::HeaderBarrier, turn, next).await?;
@@ -58,6 +59,13 @@ impl Image {
             Ok(())
         })
         .await
+    }
+
+    /// No cluster is two structures of the image.
+    fn check_structures(&self) -> Result<()> {
+        let books = self.writer()?.books.lock();
+        let clash = books.refcounts.structures.clash();
+        clash.map_or(Ok(()), |(cluster, what)| self.own(Err(books.refcounts.overlap(cluster, what))))
     }
 
     /// Names another backing image, or none, once all that was acknowledged is durable.
@@ -124,7 +132,7 @@ impl Backing for Qcow2 {
     fn set_backing<'a>(&'a self, backing: Option<BackingName>, next: Next<'a>) -> LocalFut<'a, Result<()>> {
         let work = |image: &Arc<Image>, next| {
             let image = image.clone();
-            async move { image.name_backing(backing, next).await.map_err(|error| image.named(error)) }
+            async move { image.name_backing(backing, next).await.map_err(|error| image.refused(error, next)) }
         };
         Box::pin(work(&self.image, next))
     }

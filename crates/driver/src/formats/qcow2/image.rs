@@ -4,10 +4,11 @@
 //! is read again when it is next needed; an image that is only read has no [`Writer`] and pays nothing for one.
 
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
 use block::{BlockError, ByteRange, ErrorKind, Mapping, Place, Result};
+use flow::events::NodeEvents;
 use flow::{Next, NodeId, Op, RangeLocks, Request};
 use io::Lease;
 use qcow2::{
@@ -44,6 +45,10 @@ pub(super) struct Image {
     pub(super) backing: Mutex<Option<PathBuf>>,
     /// The ends of the chain that its file is.
     pub(super) home: Vec<NodeId>,
+    /// Where it is told what its tables turn out to be.
+    pub(super) events: NodeEvents,
+    /// Whether it was told that a reader has met a lie.
+    pub(super) lied: AtomicBool,
 }
 
 impl Image {
@@ -111,7 +116,7 @@ impl Image {
     fn cache(&self, address: SliceAddress, read: Option<Arc<L2Slice>>, range: ByteRange) -> bool {
         let current = || matches!(self.locate(range), Ok(Located::Slice(now)) if now == address);
         match &self.writer {
-            Some(writer) => writer.books.cache(address, &self.slices, read, current),
+            Some(writer) => writer.books.cache(address, (&self.slices, &self.geometry), read, current),
             None => read.map(|slice| self.slices.keep(slice)).is_some(),
         }
     }

@@ -3,7 +3,7 @@
 //! Invariants: an image that is opened for writing is one that is written here, or it is refused by what it has; of
 //! an image that is being written there is one set of tables in memory, also when its node is reopened.
 
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::sync::{Arc, Mutex};
 
 use block::{BlockError, ByteRange, ErrorKind, Result};
@@ -21,6 +21,7 @@ use super::inflated::Inflated;
 use super::options::Options;
 use super::slices::Slices;
 use super::snapshots;
+use super::survey;
 use super::validate;
 use super::wants;
 use super::writer::{Start, Writer};
@@ -98,7 +99,7 @@ async fn fresh(
     let l1 = seam::read(file, geometry.l1_range(file_len)?).await?;
     let writer = match context.read_only {
         true => None,
-        false => Some(open_writer(context, options, file, header, &geometry, before).await?),
+        false => Some(open_writer(context, options, file, header, (&geometry, &l1), before).await?),
     };
     let data_len = match (&header.data_file, &writer) {
         (Some(_), _) => u64::MAX,
@@ -122,6 +123,8 @@ async fn fresh(
         writer,
         backing: Mutex::new(header.backing.as_ref().map(|backing| path_of(name, &backing.name))),
         home: ends(file),
+        events: context.events.clone(),
+        lied: AtomicBool::new(false),
     }))
 }
 
@@ -149,7 +152,7 @@ async fn open_writer(
     options: &Options,
     file: &View,
     header: &Header,
-    geometry: &Geometry,
+    (geometry, l1): (&Geometry, &[u8]),
     before: Option<Arc<Image>>,
 ) -> Result<Writer> {
     header.writable()?;
@@ -161,6 +164,9 @@ async fn open_writer(
         return Err(BlockError::new(ErrorKind::Corrupt, context));
     }
     let table = seam::read(file, range).await?;
+    let mut structures = survey::of_tables(header, file.size(), (l1, &table), options.watched()?);
+    let read = async |range| seam::read(file, range).await;
+    survey::add_snapshots(header, file.size(), &mut structures, read).await?;
     let terms = cache::read(header)?.map(cache::terms).transpose()?.unwrap_or_default();
     let identity = if options.keep_identity || terms.lasting { cache::AUTOCLEAR } else { 0 };
     // Without bitmaps the bit says nothing, and goes.
@@ -169,6 +175,7 @@ async fn open_writer(
         header,
         geometry,
         table: &table,
+        structures,
         file_len: file.size(),
         refcount_budget: options.refcount_budget(),
         l2_budget: options.l2_budget()?,

@@ -7,6 +7,8 @@ use qcow2::{Geometry, Header, Version};
 use serde::Deserialize;
 
 use super::freed::Passes;
+use super::overlap::OverlapCheck;
+use super::structures::Watched;
 use super::validate::Validation;
 
 /// Memory for L2 tables unless the options say otherwise, in bytes (QEMU's default).
@@ -17,7 +19,7 @@ const REFCOUNT_CACHE: u64 = 2 << 20;
 /// Smallest slice of an L2 table that is read at a time, in bytes.
 const MIN_ENTRY: u64 = 512;
 
-/// Options of a qcow2 node; `overlap-check` is taken and has no effect yet.
+/// Options of a qcow2 node.
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, default, rename_all = "kebab-case")]
 pub struct Options {
@@ -40,8 +42,8 @@ pub struct Options {
     pub(super) snapshot: Option<String>,
     /// Whether it is marked dirty while it is changed; default: what its header says.
     lazy_refcounts: Option<bool>,
-    #[serde(rename = "overlap-check")]
-    _overlap_check: Option<serde_json::Value>,
+    /// Which structures of the image nothing else is written over; default `cached`.
+    overlap_check: OverlapCheck,
     /// Seconds after which tables that nobody has looked at leave memory; 0 or none: never.
     cache_clean_interval: Option<u64>,
     /// Whether clusters that clients discard are given back to the file; default: if discards are passed on
@@ -119,6 +121,11 @@ impl Options {
     /// How long tables stay in memory that nobody looks at.
     pub(super) fn clean_interval(&self) -> Option<Duration> {
         self.cache_clean_interval.filter(|seconds| *seconds > 0).map(Duration::from_secs)
+    }
+
+    /// Which structures of the image nothing else is written over.
+    pub(super) fn watched(&self) -> Result<Watched> {
+        self.overlap_check.watched()
     }
 
     /// Most bytes of memory for refcount blocks.

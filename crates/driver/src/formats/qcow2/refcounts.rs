@@ -7,7 +7,8 @@
 //!   those of `free`; before it only the counters know.
 //! * A counter that has changed stays in memory until a flush has written it.
 //! * Compressed bytes go behind others only in a cluster that those others still count for.
-//! * No cluster of the header, the L1 table or the refcount table is ever handed out.
+//! * No cluster of the header, the L1 table or the refcount table is ever handed out, nor any other that is known to be
+//!   in use, whatever its counter says.
 
 mod switch;
 
@@ -17,6 +18,9 @@ use std::ops::Range;
 use block::{BlockError, ErrorKind, Result};
 use qcow2::{Geometry, Header, RefcountBlock};
 
+use super::claims::Claims;
+use super::corruption::Corruption;
+use super::structures::{Structure, Structures, Watched};
 pub(super) use switch::NewTables;
 
 /// Longest refcount table in bytes.
@@ -71,6 +75,11 @@ pub(super) struct Refcounts {
     l1: Run,
     /// Clusters in front of this one are left alone for now.
     aside: Option<u64>,
+    /// What the image consists of besides its disk, and what loaded tables call their own: not handed out.
+    pub(super) structures: Structures,
+    pub(super) claims: Claims,
+    /// The first cluster that was to be freed though it counted as free.
+    lie: Option<Corruption>,
 }
 
 struct Block {
@@ -117,6 +126,9 @@ impl Refcounts {
                 count: l1_bytes.div_ceil(geometry.cluster_size()),
             },
             aside: None,
+            structures: Structures::new(Watched::default()),
+            claims: Claims::default(),
+            lie: None,
         }
     }
 
@@ -133,6 +145,7 @@ impl Refcounts {
             return Ok(Took::Load(block));
         }
         let run = Run { first, count: count.min(longest).min((block + 1) * self.per_block() - first) };
+        self.check_free(run)?;
         self.free.remove(&first);
         if longest > run.count {
             self.free.insert(first + run.count, longest - run.count);
@@ -167,7 +180,7 @@ impl Refcounts {
                     if run.count == 0 {
                         return Ok(Took::Full);
                     }
-                    self.check_unreserved(run)?;
+                    self.check_free(run)?;
                     self.frontier = first + run.count;
                     return Ok(self.hand_out(run));
                 }
@@ -230,13 +243,14 @@ impl Refcounts {
     /// Makes the block that counts the clusters from the frontier on. It lies in the first of them.
     fn create_block(&mut self, block: u64) -> Result<()> {
         let own = Run { first: block * self.per_block(), count: 1 };
-        self.check_unreserved(own)?;
+        self.check_free(own)?;
         let counts = RefcountBlock::parse(&vec![0; 1 << self.cluster_bits], self.bits)?;
         self.table[block as usize] = own.first << self.cluster_bits;
         let at = block as usize * 8;
         self.table_dirty = hull(&self.table_dirty, &(at..at + 8));
         self.insert(block, counts);
         self.count_up(own);
+        self.structures.add(Structure::RefcountBlock, own);
         // All of it has to be written: nobody knows what is there.
         self.touch(block, 0..1 << self.cluster_bits);
         self.frontier = self.frontier.max(own.first + 1);
@@ -260,22 +274,8 @@ impl Refcounts {
         self.create_block(block)?;
         self.place = Run { first: own + 1, count: clusters };
         self.count_up(self.place);
+        self.structures.add(Structure::RefcountTable, self.place);
         self.frontier = own + 1 + clusters;
-        Ok(())
-    }
-
-    /// An error where counters say that clusters are free which cannot be.
-    pub(super) fn check_unreserved(&self, run: Run) -> Result<()> {
-        let overlaps =
-            |other: Run| run.first < other.first + other.count && other.first < run.first + run.count;
-        let reserved = [Run { first: 0, count: 1 }, self.l1, self.place, self.durable_place];
-        if reserved.into_iter().any(overlaps) {
-            let context = format!(
-                "its refcounts are wrong: a cluster of its own tables counts as free (cluster {}): repair it with 'qemu-img check -r all'",
-                run.first
-            );
-            return Err(BlockError::new(ErrorKind::Corrupt, context));
-        }
         Ok(())
     }
 
@@ -324,12 +324,14 @@ impl Refcounts {
                 self.packed = None;
             }
             match (count, held.last_mut()) {
-                // A lie of the image: it is left alone.
-                (0, _) => {}
+                // It is left alone.
+                (0, _) => self.note_free_twice(cluster),
                 (1, Some(last)) if hold && last.first + last.count == cluster => last.count += 1,
                 (1, _) if hold => held.push(Run { first: cluster, count: 1 }),
                 (1, _) => {
                     self.set(cluster, 0);
+                    self.structures.forget(cluster);
+                    self.claims.remove(cluster);
                     self.give(cluster);
                 }
                 _ => self.set(cluster, count - 1),
@@ -455,6 +457,7 @@ impl Refcounts {
 
     /// The header says now that the L1 table is there; answers the clusters in which it was before.
     pub(super) fn l1_moved(&mut self, place: Run) -> Run {
+        self.structures.add(Structure::ActiveL1, place);
         std::mem::replace(&mut self.l1, place)
     }
 
@@ -485,5 +488,6 @@ fn in_sectors(range: &Range<usize>, len: usize) -> Range<usize> {
     range.start / SECTOR * SECTOR..range.end.next_multiple_of(SECTOR).min(len)
 }
 
+mod lies;
 #[cfg(test)]
 mod tests;

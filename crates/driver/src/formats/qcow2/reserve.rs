@@ -58,7 +58,7 @@ impl Image {
     ) -> Result<u64> {
         let cluster = self.geometry.cluster_size();
         let is_vacant = |guest| {
-            let entry = self.geometry.entry_of(&pin.slice, guest)?;
+            let entry = self.own(self.geometry.entry_of(&pin.slice, guest))?;
             Ok::<_, BlockError>(matches!(entry, Entry::Plain { host: None, .. }))
         };
         let mut vacant = 0;

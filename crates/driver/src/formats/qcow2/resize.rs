@@ -32,7 +32,7 @@ impl flow::Resize for Qcow2 {
         Box::pin(self.image.in_background(next, move |image, next| {
             Box::pin(async move {
                 let _alone = next.lock_all().await;
-                image.resize(size, next).await.map_err(|error| image.named(error))
+                image.resize(size, next).await.map_err(|error| image.refused(error, next))
             })
         }))
     }
@@ -52,7 +52,7 @@ impl flow::Resize for Qcow2 {
                     image.reserve(range, how, next).await?;
                     image.flush(next).await
                 };
-                reserved.await.map_err(|error| image.named(error))
+                reserved.await.map_err(|error| image.refused(error, next))
             })
         }))
     }

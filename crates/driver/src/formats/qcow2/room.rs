@@ -126,8 +126,9 @@ impl Image {
         let around = self.cluster().around(range).head(ROOM_MAX.max(step));
         let around = ByteRange::between(around.start(), around.end().min(slice_end));
         let mut run: Option<Wanted> = None;
+        let books = self.writer()?.books.lock();
         for (number, first) in (around.start()..around.end()).step_by(step as usize).enumerate() {
-            let entry = match (self.geometry.entry_of(&pin.slice, first), &run) {
+            let entry = match (self.entry_to_change(pin, first, &books), &run) {
                 (Err(error), None) => return Err(error),
                 // A lie behind the first cluster concerns who writes there.
                 (Err(_), Some(_)) => break,

@@ -14,7 +14,7 @@ pub(super) mod open;
 mod recount;
 mod renew;
 mod still;
-mod stored;
+pub(super) mod stored;
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -28,6 +28,8 @@ use qcow2::{FILE_CHILD, Header, HeaderEdit, Snapshot, SnapshotList, SnapshotTabl
 use super::Qcow2;
 use super::image::Image;
 use super::refcounts::{NewTables, Run};
+use super::structures::Structures;
+use super::survey;
 use super::writer::Turn;
 use recount::{Change, Recount, Recounted};
 use renew::{L1, Renewal};
@@ -81,7 +83,7 @@ impl Qcow2 {
             let work = self.image.in_background(next, move |image, next| {
                 Box::pin(async move { image.edit_snapshots(edit, next).await })
             });
-            work.await.map_err(|error| self.image.named(error))
+            work.await.map_err(|error| self.image.refused(error, next))
         })
     }
 }
@@ -102,6 +104,8 @@ impl Image {
         let still = self.keep_still(next).await?;
         self.alone(async |turn| {
             self.flush_once(turn, next).await?;
+            // What is freed for it may have turned out to be free.
+            self.writer()?.check_sound()?;
             let before = self.header(next).await?;
             let edited = self.write_edited(&before, edit, turn, next).await;
             // Whatever becomes of it, what lies there now is not zeros.
@@ -109,12 +113,13 @@ impl Image {
             self.writer()?.books.lock().refcounts.soil(written);
             let edited = edited?;
             self.barrier(Rule::SwitchBarrier, next).await?;
+            let structures = self.structures_of(before, &edited, next).await?;
             let edit = HeaderEdit::Switch(edited.switch);
             if self.write_header(&edit, Rule::LastBarrier, turn, next).await.is_err() {
                 still.for_ever();
                 return Err(unknown());
             }
-            self.install(&edited, next);
+            self.install(&edited, structures, next);
             if self.writer()?.passes.snapshot {
                 // It is done; what stays in the file is free there.
                 let _ = self.give_back(&edited.refcounts, next).await;
@@ -160,8 +165,23 @@ impl Image {
         Ok(Edited { switch, l1: l1.words, refcounts })
     }
 
+    /// Where the structures are that the header is about to point to.
+    async fn structures_of(&self, before: Header, edited: &Edited, next: Next<'_>) -> Result<Structures> {
+        let Switch { virtual_size, l1_offset, l1_entries, refcount_table, snapshots } = edited.switch;
+        let header = Header { virtual_size, l1_offset, l1_entries, refcount_table, snapshots, ..before };
+        let bytes = |words: &[u64]| words.iter().flat_map(|word| word.to_be_bytes()).collect::<Vec<_>>();
+        let tables = (&bytes(&edited.l1)[..], &bytes(&edited.refcounts.table)[..]);
+        let watched = self.writer()?.books.lock().refcounts.structures.watched();
+        let file_len = next.size(FILE_CHILD)?;
+        let mut found = survey::of_tables(&header, file_len, tables, watched);
+        let read = async |range: ByteRange| self.read_file(range.start(), range.len() as usize, next).await;
+        // What cannot be read is not looked after.
+        let _ = survey::add_snapshots(&header, file_len, &mut found, read).await;
+        Ok(found)
+    }
+
     /// What is in memory is what the header points to.
-    fn install(&self, edited: &Edited, next: Next<'_>) {
+    fn install(&self, edited: &Edited, structures: Structures, next: Next<'_>) {
         let Some(writer) = &self.writer else { return };
         let Switch { virtual_size, l1_offset, .. } = edited.switch;
         let end = self.host(edited.refcounts.end).0;
@@ -180,7 +200,7 @@ impl Image {
         let place =
             Run { first: place.offset.0 >> self.geometry.cluster_bits(), count: place.clusters.into() };
         let l1 = l1.run(&self.geometry);
-        books.switch(NewTables { table: table.clone(), place, l1, end: *end }, next.reclaim());
+        books.switch(NewTables { table: table.clone(), place, l1, end: *end, structures }, next.reclaim());
     }
 
     /// The snapshots as the file has them.

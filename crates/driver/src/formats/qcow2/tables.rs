@@ -20,7 +20,7 @@ impl Image {
     pub(super) async fn pin(self: &Arc<Self>, guest: u64, make: bool, next: Next<'_>) -> Result<Option<Pin>> {
         let (writer, range) = (self.writer()?, ByteRange::new(guest, 1));
         loop {
-            match self.locate(range)? {
+            match self.own(self.locate(range))? {
                 Located::Slice(address) if self.l1.is_exclusive(&self.geometry, guest) => {
                     match writer.books.pin(address, &self.slices) {
                         Some(pin) => return Ok(Some(pin)),
@@ -37,7 +37,7 @@ impl Image {
     async fn own_table(self: &Arc<Self>, guest: u64, next: Next<'_>) -> Result<()> {
         let writer = self.writer()?;
         let _alone = writer.tables.exclusive(ByteRange::new(guest / self.geometry.table_span(), 1)).await;
-        let shared = match self.locate(ByteRange::new(guest, 1))? {
+        let shared = match self.own(self.locate(ByteRange::new(guest, 1)))? {
             Located::Slice(_) if self.l1.is_exclusive(&self.geometry, guest) => return Ok(()),
             Located::Slice(_) => self.l1.table(&self.geometry, guest),
             Located::Unallocated { .. } => None,
@@ -55,6 +55,7 @@ impl Image {
         let mut books = writer.books.lock();
         let piece = self.l1.publish(&self.geometry, guest, table);
         books.l1_dirty.extend(piece);
+        books.refcounts.structures.add_l2(true, room.run);
         room.map();
         if let Some(shared) = shared {
             self.forget_slices(shared, guest);
@@ -77,7 +78,7 @@ impl Image {
     /// How many bytes from the slice of `range`'s first one on have no table; `None` when it has one.
     pub(super) fn unmapped_span(&self, range: ByteRange) -> Result<Option<u64>> {
         let from = range.start() % self.geometry.slice_span();
-        Ok(match self.locate(range)? {
+        Ok(match self.own(self.locate(range))? {
             Located::Unallocated { len } => Some(len + from),
             Located::Slice(_) => None,
         })

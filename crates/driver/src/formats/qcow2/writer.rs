@@ -7,7 +7,7 @@
 
 use std::any::Any;
 use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
-use std::sync::{Arc, Weak};
+use std::sync::{Arc, OnceLock, Weak};
 
 use block::{BlockError, ErrorKind, Mapping, Place, Result};
 use flow::{Next, RangeLocks};
@@ -16,11 +16,13 @@ use io::sync::{Semaphore, oneshot};
 use qcow2::{Geometry, Header};
 
 use super::books::Locked;
+use super::corruption::Corruption;
 use super::flush::Flushes;
 use super::freed::Passes;
 use super::generations::Generations;
 use super::image::Image;
 use super::refcounts::Refcounts;
+use super::structures::Structures;
 
 /// Fewest slices that may wait to be written.
 const DIRTY_MIN: u64 = 8;
@@ -73,6 +75,8 @@ pub(super) struct Writer {
     /// A flush of the file failed. Nobody knows what of that which was written before is on disk, and a later flush that
     /// goes well would not say so: nothing is made durable any more, so that no table points to what is lost.
     lost: AtomicBool,
+    /// What was found wrong with the tables: nothing is changed any more.
+    corrupt: OnceLock<Corruption>,
     /// Held by bodies of the node that were opened read-only: their readers have no guards.
     unguarded: Arc<()>,
 }
@@ -83,6 +87,8 @@ pub(super) struct Start<'a> {
     pub(super) geometry: &'a Geometry,
     /// The bytes of the refcount table.
     pub(super) table: &'a [u8],
+    /// Where nothing else is written.
+    pub(super) structures: Structures,
     /// Bytes of the image file.
     pub(super) file_len: u64,
     pub(super) refcount_budget: u64,
@@ -102,7 +108,8 @@ impl Writer {
     pub(super) fn new(start: Start<'_>) -> Self {
         let Start { header, geometry, table, keep, earlier, backed, passes, quota, .. } = start;
         let dirty_max = (start.l2_budget / 2 / geometry.slice_bytes() as u64).max(DIRTY_MIN);
-        let refcounts = Refcounts::new(header, geometry, table, start.file_len, start.refcount_budget);
+        let mut refcounts = Refcounts::new(header, geometry, table, start.file_len, start.refcount_budget);
+        refcounts.structures = start.structures;
         Self {
             books: Locked::new(refcounts, passes, dirty_max as usize),
             generations: Generations::new(geometry.virtual_size()),
@@ -122,6 +129,7 @@ impl Writer {
             earlier,
             quota,
             lost: AtomicBool::new(false),
+            corrupt: OnceLock::new(),
             unguarded: Arc::default(),
         }
     }
@@ -149,6 +157,9 @@ impl Writer {
             true => self.state.fetch_or(CHANGING, Ordering::SeqCst),
             false => self.state.fetch_and(!CHANGING, Ordering::SeqCst),
         };
+        if self.corrupt.get().is_some() {
+            self.state.fetch_and(!CHANGING, Ordering::SeqCst);
+        }
     }
 
     /// From now on nobody finds a cluster that is writable in place, or everybody again.
@@ -185,6 +196,18 @@ impl Writer {
     /// A flush of the file failed.
     pub(super) fn lose(&self) {
         self.lost.store(true, Ordering::SeqCst);
+    }
+
+    /// Refuses changes from now on, in place too; answers whether they were not refused before.
+    pub(super) fn stop(&self, found: &Corruption) -> bool {
+        let is_first = self.corrupt.set(found.clone()).is_ok();
+        self.state.fetch_and(!CHANGING, Ordering::SeqCst);
+        is_first
+    }
+
+    /// Fails once [`Writer::stop`] was called.
+    pub(super) fn check_sound(&self) -> Result<()> {
+        self.corrupt.get().map_or(Ok(()), |found| Err(found.clone().error()))
     }
 
     /// Lets readers without guards in as long as the answer lives, if all changes are in the file.

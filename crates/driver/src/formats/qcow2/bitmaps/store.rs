@@ -17,6 +17,7 @@ use qcow2::{BitmapCluster, BitmapEntry, BitmapsExtension, HeaderEdit, HostOffset
 use super::super::allocate::Room;
 use super::super::image::Image;
 use super::super::refcounts::Run;
+use super::super::structures::Structure;
 use super::super::writer::Turn;
 use super::{Bitmaps, Tracked};
 
@@ -270,12 +271,15 @@ impl Image {
             switched
         })
         .await?;
-        if let Some(old) = self.bitmaps.note_directory(place, &entries) {
-            let (first, clusters) =
-                (old.directory.0 >> self.geometry.cluster_bits(), self.geometry.cluster_size());
-            fresh.gone.push(Run { first, count: old.directory_len.div_ceil(clusters) });
-        }
         let writer = self.writer()?;
+        let run = |place: BitmapsExtension| Run {
+            first: place.directory.0 >> self.geometry.cluster_bits(),
+            count: place.directory_len.div_ceil(self.geometry.cluster_size()),
+        };
+        if let Some(place) = place {
+            writer.books.lock().refcounts.structures.add(Structure::BitmapDirectory, run(place));
+        }
+        fresh.gone.extend(self.bitmaps.note_directory(place, &entries).map(run));
         fresh.gone.into_iter().for_each(|run| writer.books.lock().abandon(run));
         self.flush(next).await
     }

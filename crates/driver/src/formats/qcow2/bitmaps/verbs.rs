@@ -89,13 +89,13 @@ impl Image {
         }
         self.bitmaps.book().find(bytes)?;
         // What is written to the file is a change like others.
-        self.begin_change(next).await.map_err(|error| self.named(error))?;
+        self.begin_change(next).await.map_err(|error| self.refused(error, next))?;
         let _hand = self.bitmaps.hand().await?;
         if change == BitmapChange::Remove {
             return self.remove_bitmap(bytes, next).await;
         }
         self.may_change(bytes, &change)?;
-        self.mark_bitmap(bytes, next).await.map_err(|error| self.named(error))?;
+        self.mark_bitmap(bytes, next).await.map_err(|error| self.refused(error, next))?;
         self.bitmaps.update(bytes, |bitmap| match change {
             BitmapChange::Clear => (bitmap.based, bitmap.marks) = (false, None),
             BitmapChange::Record(recording) => bitmap.recording = recording,
@@ -178,7 +178,7 @@ impl Image {
             // What cannot be read leaks.
             let gone = self.clusters_of_bitmap(&entry, next).await.unwrap_or_default();
             let switched = self.switch_directory(Fresh::without(gone), Some(name), next).await;
-            switched.map_err(|error| self.named(error))?;
+            switched.map_err(|error| self.refused(error, next))?;
         }
         self.bitmaps.remove(name);
         Ok(())

@@ -2,6 +2,8 @@
 //!
 //! Invariant: what the old tables referred to is handed out only when whoever may still read it has left.
 
+use super::super::claims::Claims;
+use super::super::structures::Structures;
 use super::{Place, Refcounts, Run};
 
 /// Where everything is after a switch.
@@ -13,15 +15,19 @@ pub(in super::super) struct NewTables {
     pub(in super::super) l1: Run,
     /// No new cluster lies here or behind.
     pub(in super::super) end: u64,
+    /// Where nothing else is written.
+    pub(in super::super) structures: Structures,
 }
 
 impl Refcounts {
     /// The header points to other tables, which are all on disk, as was everything here. What is in front of the end stays
     /// as it is until [`Refcounts::look_again`].
     pub(in super::super) fn switch(&mut self, tables: NewTables) {
-        let NewTables { table, place, l1, end } = tables;
+        let NewTables { table, place, l1, end, structures } = tables;
         (self.table, self.table_dirty) = (table, 0..0);
         (self.place, self.durable_place, self.l1) = (place, place, l1);
+        // What the old tables called their own may be free now: whoever loads the new ones says so again.
+        (self.structures, self.claims) = (structures, Claims::default());
         self.blocks.clear();
         self.free.clear();
         self.packed = None;

@@ -309,7 +309,8 @@ impl<'a> Recount<'a> {
         if self.own.get(own).is_some_and(|cluster| *cluster < first + count) {
             return Err(not_counted(self.own[own]));
         }
-        self.image.writer()?.books.lock().refcounts.check_unreserved(Run { first, count })?;
+        let is_free = self.image.writer()?.books.lock().refcounts.check_free(Run { first, count });
+        self.image.own(is_free)?;
         self.search.at = first + count;
         self.end = self.end.max(first + count);
         Ok(first)

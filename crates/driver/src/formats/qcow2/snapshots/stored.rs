@@ -11,13 +11,13 @@ use super::super::refcounts::Run;
 const FIRST_READ: u64 = 4096;
 
 /// The list, and the clusters that it takes.
-pub(super) struct Stored {
-    pub(super) list: SnapshotList,
-    pub(super) run: Run,
+pub(in super::super) struct Stored {
+    pub(in super::super) list: SnapshotList,
+    pub(in super::super) run: Run,
 }
 
 /// What the table of an image with that header holds, in a file of `file_len` bytes of which `read` reads parts.
-pub(super) async fn stored(
+pub(in super::super) async fn stored(
     header: &Header,
     file_len: u64,
     read: impl AsyncFn(ByteRange) -> Result<Lease>,

@@ -1,0 +1,142 @@
+//! Corruption that is met while an image is in use.
+//!
+//! Invariants: what was found is not written over; the image's mark that it is corrupt is set, durably, and nothing is
+//! written to it any more but what was acknowledged before. Reads go on, and so does everything else.
+
+use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use block::{BlockError, ByteRange, ErrorKind, Result};
+use flow::Next;
+use flow::sabotage::Rule;
+use qcow2::HeaderEdit;
+
+use super::image::Image;
+
+/// What is said of an image that is not written any more.
+const REFUSAL: &str =
+    "it is corrupt and not written any more: close it and repair it with 'millpond img check -r all'";
+
+/// A find, as the source of the error of whoever met it.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(super) struct Corruption {
+    message: String,
+    /// What would have been written over, in bytes of the image file.
+    range: Option<ByteRange>,
+    /// The image whose it is: others pass the errors of their children on. Set by [`Image::own`].
+    image: Option<usize>,
+}
+
+impl Corruption {
+    /// What is wrong, where nothing in particular was to be written.
+    pub(super) fn new(message: String) -> Self {
+        Self { message, range: None, image: None }
+    }
+
+    /// A write to `range` that would hit what is there, in QEMU's words.
+    pub(super) fn overlap(range: ByteRange, what: &str) -> Self {
+        let message = format!("Preventing invalid write on metadata (overlaps with {what})");
+        Self { message, range: Some(range), image: None }
+    }
+
+    /// A cluster that counts as free and is not.
+    pub(super) fn in_use(range: ByteRange) -> Self {
+        let message = format!(
+            "Preventing invalid allocation of cluster at offset {:#x} (it is in use, its refcount is 0)",
+            range.start()
+        );
+        Self { message, range: Some(range), image: None }
+    }
+
+    /// A cluster that is to be freed and counts as free.
+    pub(super) fn free_twice(range: ByteRange) -> Self {
+        let message = format!("Cannot free cluster at offset {:#x} (its refcount is 0)", range.start());
+        Self { message, range: Some(range), image: None }
+    }
+
+    pub(super) fn error(self) -> BlockError {
+        BlockError::caused(ErrorKind::Corrupt, REFUSAL, self)
+    }
+}
+
+impl fmt::Display for Corruption {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.message)
+    }
+}
+
+impl std::error::Error for Corruption {}
+
+impl Image {
+    /// A lie of this image's tables, met on the way to a change.
+    pub(super) fn own<T>(&self, result: Result<T>) -> Result<T> {
+        result.map_err(|error| match error.kind() {
+            ErrorKind::Corrupt => self.claim(&error),
+            _ => error,
+        })
+    }
+
+    #[cold]
+    fn claim(&self, error: &BlockError) -> BlockError {
+        let found = corruption(error).cloned().unwrap_or_else(|| Corruption::new(error.to_string()));
+        Corruption { image: Some(self.number()), ..found }.error()
+    }
+
+    fn number(&self) -> usize {
+        std::ptr::from_ref(self).addr()
+    }
+
+    /// The error as it is answered. If it is of a lie that [`Image::own`] has found, nothing is written any more.
+    #[cold]
+    pub(super) fn refused(self: &Arc<Self>, error: BlockError, next: Next<'_>) -> BlockError {
+        if let Some(found) = corruption(&error).filter(|found| found.image == Some(self.number())) {
+            self.stop_writing(found, next);
+        }
+        self.named(error)
+    }
+
+    /// Refuses changes from now on, tells so, and marks the image.
+    pub(super) fn stop_writing(self: &Arc<Self>, found: &Corruption, next: Next<'_>) {
+        let Some(writer) = &self.writer else { return };
+        if !writer.stop(found) {
+            return;
+        }
+        // Those who remember where they may write look again, and find nothing that they may.
+        writer.generations.bump_all();
+        self.events.corrupt(&found.message, found.range, true);
+        self.spawn(next, |image, next| {
+            Box::pin(async move {
+                let edit = HeaderEdit::MarkCorrupt;
+                let marked =
+                    image.alone(async |turn| image.write_header(&edit, Rule::LastBarrier, turn, next).await);
+                if let Err(error) = marked.await {
+                    image.events.failed(image.named(error).within("cannot mark it as corrupt"));
+                }
+            })
+        });
+    }
+
+    /// A write was to go where a lie is: nothing is written any more.
+    #[cold]
+    pub(super) fn lied_to_writer(self: &Arc<Self>, error: BlockError, next: Next<'_>) -> BlockError {
+        if error.kind() != ErrorKind::Corrupt {
+            return error;
+        }
+        self.stop_writing(&Corruption::new(error.to_string()), next);
+        BlockError::new(ErrorKind::Corrupt, format!("{error}; {REFUSAL}"))
+    }
+
+    /// Tells, once, of a lie that a reader has met.
+    #[cold]
+    pub(super) fn met(&self, error: BlockError) -> BlockError {
+        if error.kind() == ErrorKind::Corrupt && !self.lied.swap(true, Ordering::SeqCst) {
+            self.events.corrupt(&error, None, false);
+        }
+        self.named(error)
+    }
+}
+
+fn corruption(error: &BlockError) -> Option<&Corruption> {
+    std::error::Error::source(error)?.downcast_ref()
+}
