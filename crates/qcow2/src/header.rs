@@ -52,10 +52,15 @@ pub struct DataFile {
 pub struct RefcountTable {
     /// A multiple of the cluster size.
     pub offset: HostOffset,
-    /// Its length in clusters, at least 1 and at most 8 MiB of them.
+    /// Its length in clusters, at least 1 and at most [`RefcountTable::BYTES_MAX`] of them.
     pub clusters: u32,
     /// Width of a refcount in bits: 1, 2, 4, 8, 16, 32 or 64.
     pub bits: u32,
+}
+
+impl RefcountTable {
+    /// Most bytes that it takes: QEMU's bound.
+    pub const BYTES_MAX: u64 = 8 << 20;
 }
 
 /// Where the table of internal snapshots is.

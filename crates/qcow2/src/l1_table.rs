@@ -46,6 +46,9 @@ impl L1Table {
     /// Bytes that are written at a time: a sector, which is stored whole or not at all.
     pub const PIECE_BYTES: usize = 512;
 
+    /// Most bytes of the L1 table of a disk or of a snapshot: QEMU's bound.
+    pub const BYTES_MAX: u64 = 32 << 20;
+
     /// The table from its bytes as stored, those of [`Geometry::l1_range`]. `Invalid` for any other number
     /// of bytes.
     pub fn parse(geometry: &Geometry, bytes: &[u8]) -> Result<Self, BlockError> {

@@ -13,10 +13,8 @@ use crate::feature::{COMPRESSION_TYPE, DATA_FILE, DATA_FILE_RAW, EXTENDED_L2, LA
 use crate::header::layout::{self, Layout};
 use crate::header::{Backing, DataFile, Version};
 use crate::l2_entry::COPIED;
-use crate::{Compression, HostOffset, UnknownExtension};
+use crate::{Compression, HostOffset, L1Table, RefcountTable, UnknownExtension};
 
-const MAX_L1_BYTES: u64 = 32 << 20;
-const MAX_REFCOUNT_TABLE_BYTES: u64 = 8 << 20;
 /// Largest disk in bytes: offsets in files are signed.
 const MAX_SIZE: u64 = i64::MAX as u64;
 /// Smallest clusters that can have subclusters, in bits.
@@ -265,7 +263,7 @@ impl Plan {
         let tables = guest_clusters.div_ceil(cluster / entry_bytes);
         // An empty disk has a table, too: it may grow.
         let l1_entries = tables.max(1);
-        if size > MAX_SIZE || l1_entries * 8 > MAX_L1_BYTES {
+        if size > MAX_SIZE || l1_entries * 8 > L1Table::BYTES_MAX {
             return Err(too_large(size, cluster));
         }
         let l1 = (l1_entries * 8).div_ceil(cluster);
@@ -283,7 +281,7 @@ impl Plan {
             data: if image.preallocated && !external { guest_clusters } else { 0 },
         };
         plan.table = plan.table_clusters(guest_clusters + l1_entries + l1 + 1);
-        if plan.table * cluster > MAX_REFCOUNT_TABLE_BYTES {
+        if plan.table * cluster > RefcountTable::BYTES_MAX {
             return Err(too_large(size, cluster));
         }
         while plan.blocks < plan.used().div_ceil(plan.per_block()) {

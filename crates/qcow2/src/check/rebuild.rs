@@ -8,10 +8,8 @@ use std::collections::{BTreeSet, HashSet};
 use block::{BlockError, ErrorKind};
 
 use super::{Check, CheckWrite};
-use crate::{RefcountBlock, Snapshot, corrupt};
+use crate::{RefcountBlock, RefcountTable, Snapshot, corrupt};
 
-/// Longest refcount table in bytes.
-const TABLE_BYTES_MAX: u64 = 8 << 20;
 /// Where the header has its refcount table (offset, clusters), and its snapshots (count, offset).
 const REFCOUNT_TABLE_AT: usize = 48;
 const SNAPSHOTS_AT: usize = 60;
@@ -68,7 +66,7 @@ impl Check {
         loop {
             let entries = numbers.last().map_or(1, |last| last + 1);
             let table_clusters = (entries * 8).div_ceil(self.facts.cluster());
-            if table_clusters << bits > TABLE_BYTES_MAX {
+            if table_clusters << bits > RefcountTable::BYTES_MAX {
                 return Err(no_room("a refcount table of more than 8 MiB would be needed"));
             }
             let mut finder = Finder { check: self, named: &named, at: 0 };

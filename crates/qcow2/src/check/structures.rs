@@ -4,12 +4,10 @@ use block::BlockError;
 
 use super::{Check, PIECE, Piece, Repair, State};
 use crate::check::disk_counts::TableEntry;
-use crate::{BitmapCluster, BitmapEntry, ParsedSnapshots, Snapshot, corrupt};
+use crate::{BitmapCluster, BitmapEntry, L1Table, ParsedSnapshots, Snapshot, corrupt};
 
 /// No file has bytes from here on.
 const OFFSET_MAX: u64 = 1 << 63;
-/// Most bytes of an L1 table.
-const L1_BYTES_MAX: u64 = 32 << 20;
 
 impl Check {
     pub(super) fn ask_snapshots(&mut self) -> Result<(), BlockError> {
@@ -67,7 +65,7 @@ impl Check {
             }
             let wrong = if !self.facts.is_aligned(l1_offset.0) {
                 format!("l1_offset={:#x}: L1 table is not cluster aligned", l1_offset.0)
-            } else if u64::from(l1_entries) * 8 > L1_BYTES_MAX {
+            } else if u64::from(l1_entries) * 8 > L1Table::BYTES_MAX {
                 format!("l1_size={l1_entries:#x}: L1 table is too large")
             } else {
                 if l1_entries > 0 {

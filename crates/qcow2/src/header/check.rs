@@ -4,7 +4,7 @@ use block::BlockError;
 
 use crate::header::Version;
 use crate::header::fixed::Fixed;
-use crate::{Compression, HostOffset, corrupt, unsupported};
+use crate::{Compression, HostOffset, L1Table, RefcountTable, corrupt, unsupported};
 
 const MIN_CLUSTER_BITS: u32 = 9;
 const MAX_CLUSTER_BITS: u32 = 21;
@@ -12,8 +12,6 @@ const MAX_CLUSTER_BITS: u32 = 21;
 const MIN_EXTENDED_CLUSTER_BITS: u32 = 14;
 const MIN_V3_LEN: u32 = 104;
 const MAX_REFCOUNT_ORDER: u32 = 6;
-const MAX_L1_BYTES: u64 = 32 << 20;
-const MAX_REFCOUNT_TABLE_BYTES: u64 = 8 << 20;
 const MAX_SNAPSHOTS: u32 = 65536;
 /// Offsets in the file stay below 2^56.
 const MAX_HOST_OFFSET: u64 = 1 << 56;
@@ -76,7 +74,7 @@ pub(super) fn tables(fixed: &Fixed) -> Result<(), BlockError> {
     }
     aligned(fixed, "refcount table", fixed.refcount_offset)?;
     let refcount_bytes = u64::from(fixed.refcount_clusters) << fixed.cluster_bits;
-    if refcount_bytes == 0 || refcount_bytes > MAX_REFCOUNT_TABLE_BYTES {
+    if refcount_bytes == 0 || refcount_bytes > RefcountTable::BYTES_MAX {
         return Err(corrupt(format!("refcount table of {refcount_bytes} bytes, not 1 cluster to 8 MiB")));
     }
     aligned(fixed, "snapshot table", fixed.snapshots_offset)?;
@@ -89,7 +87,7 @@ pub(super) fn tables(fixed: &Fixed) -> Result<(), BlockError> {
 
 fn l1_size(fixed: &Fixed) -> Result<(), BlockError> {
     let bytes = u64::from(fixed.l1_entries) * 8;
-    if bytes > MAX_L1_BYTES {
+    if bytes > L1Table::BYTES_MAX {
         return Err(corrupt(format!("L1 table of {bytes} bytes, more than 32 MiB")));
     }
     let l2_entry_bits = if fixed.features.extended_l2() { 4 } else { 3 };

@@ -16,15 +16,13 @@ use std::collections::{BTreeMap, HashMap};
 use std::ops::Range;
 
 use block::{BlockError, ErrorKind, Result};
-use qcow2::{Geometry, Header, RefcountBlock};
+use qcow2::{Geometry, Header, RefcountBlock, RefcountTable};
 
 use super::claims::Claims;
 use super::corruption::Corruption;
 use super::structures::{Structure, Structures, Watched};
 pub(super) use switch::NewTables;
 
-/// Longest refcount table in bytes.
-pub(super) const TABLE_BYTES_MAX: u64 = 8 << 20;
 /// What is stored whole or not at all.
 const SECTOR: usize = 512;
 /// Refcount blocks that are always kept.
@@ -262,7 +260,7 @@ impl Refcounts {
         let cluster = 1u64 << self.cluster_bits;
         let block = self.table.len() as u64;
         let own = block * self.per_block();
-        let clusters = (self.table.len() as u64 * 16).min(TABLE_BYTES_MAX).div_ceil(cluster);
+        let clusters = (self.table.len() as u64 * 16).min(RefcountTable::BYTES_MAX).div_ceil(cluster);
         let entries = clusters * cluster / 8;
         if entries <= block || clusters + 1 > self.per_block() || own + 1 + clusters > end {
             return Err(BlockError::new(

@@ -14,7 +14,7 @@ use block::{BlockError, ByteRange, ErrorKind, Result};
 use flow::sabotage::Rule;
 use flow::{Flags, Next, Op, Preallocation, Request};
 use io::{Lease, LocalFut};
-use qcow2::{DATA_FILE_CHILD, Entry, FILE_CHILD, Header, HeaderEdit, HostOffset, NewEntry, Version};
+use qcow2::{DATA_FILE_CHILD, Entry, FILE_CHILD, Header, HeaderEdit, HostOffset, L1Table, NewEntry, Version};
 
 use super::Qcow2;
 use super::freed::Why;
@@ -24,8 +24,6 @@ use super::writer::Turn;
 
 /// What the size of an image is a multiple of, in bytes.
 const SECTOR: u64 = 512;
-/// Longest L1 table in bytes.
-const L1_BYTES_MAX: u64 = 32 << 20;
 
 impl flow::Resize for Qcow2 {
     fn resize<'a>(&'a self, size: u64, next: Next<'a>) -> LocalFut<'a, Result<()>> {
@@ -65,7 +63,7 @@ impl Image {
             return Err(BlockError::new(ErrorKind::Invalid, context));
         }
         let entries = size.div_ceil(self.geometry.table_span());
-        if entries > L1_BYTES_MAX / 8 {
+        if entries > L1Table::BYTES_MAX / 8 {
             let context = "Failed to grow the L1 table: File too large";
             return Err(BlockError::new(ErrorKind::Invalid, context));
         }

@@ -16,7 +16,7 @@ use qcow2::{FILE_CHILD, RefcountBlock, RefcountTable};
 
 use super::super::allocate::full;
 use super::super::image::Image;
-use super::super::refcounts::{Run, TABLE_BYTES_MAX};
+use super::super::refcounts::Run;
 use super::super::writer::Turn;
 
 /// Refcounts that change.
@@ -167,7 +167,7 @@ impl<'a> Recount<'a> {
     async fn take_table(&mut self) -> Result<Run> {
         let mut clusters = u64::from(self.old_place.clusters);
         loop {
-            if clusters << self.cluster_bits > TABLE_BYTES_MAX {
+            if clusters << self.cluster_bits > RefcountTable::BYTES_MAX {
                 let context = "its refcount table is full and cannot grow: convert the image to one with larger clusters";
                 return Err(BlockError::new(ErrorKind::NoSpace, context));
             }

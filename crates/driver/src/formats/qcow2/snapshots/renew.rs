@@ -5,15 +5,12 @@
 use block::{BlockError, ErrorKind, Result};
 use flow::Next;
 use io::Lease;
-use qcow2::{FILE_CHILD, Geometry, HostOffset, L2Table, Reference};
+use qcow2::{FILE_CHILD, Geometry, HostOffset, L1Table, L2Table, Reference};
 
 use super::super::image::Image;
 use super::super::refcounts::Run;
 use super::super::writer::Turn;
 use super::recount::{Change, Recount};
-
-/// Longest L1 table in entries: 32 MiB.
-const L1_ENTRIES_MAX: u32 = 4 << 20;
 
 /// Tables that are made beside those in use.
 pub(super) struct Renewal<'a> {
@@ -44,7 +41,7 @@ impl Renewal<'_> {
     pub(super) async fn read_l1(&self, offset: HostOffset, entries: u32) -> Result<L1> {
         let aligned = offset.0.is_multiple_of(self.image.geometry.cluster_size());
         let end = offset.0.saturating_add(u64::from(entries) * 8);
-        if !aligned || entries > L1_ENTRIES_MAX || end > self.next.size(FILE_CHILD)? {
+        if !aligned || u64::from(entries) * 8 > L1Table::BYTES_MAX || end > self.next.size(FILE_CHILD)? {
             let context = format!("an L1 table of {entries} entries at {offset} is none of its file");
             return Err(BlockError::new(ErrorKind::Corrupt, context));
         }
