@@ -96,6 +96,16 @@ impl Image {
         self.backing.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Writes what later flushes rely on to the header. Where that fails nobody knows which of the two the disk says, and
+    /// nothing is made durable any more.
+    pub(super) async fn say(&self, edit: &HeaderEdit, rule: Rule, turn: &Turn, next: Next<'_>) -> Result<()> {
+        let written = self.write_header(edit, rule, turn, next).await;
+        if written.is_err() {
+            self.writer()?.lose();
+        }
+        written
+    }
+
     /// Carries the change out, each step durable before the next one. The caller holds the turn.
     pub(super) async fn write_header(
         &self,

@@ -20,7 +20,6 @@ use super::Qcow2;
 use super::freed::Why;
 use super::image::Image;
 use super::refcounts::Run;
-use super::writer::Turn;
 
 /// What the size of an image is a multiple of, in bytes.
 const SECTOR: u64 = 512;
@@ -184,20 +183,11 @@ impl Image {
 
     /// The header says the size, durably; then so do we.
     async fn say_size(self: &Arc<Self>, size: u64, next: Next<'_>) -> Result<()> {
-        self.alone(async |turn| self.say(&HeaderEdit::Size(size), turn, next).await).await?;
+        self.alone(async |turn| self.say(&HeaderEdit::Size(size), Rule::LastBarrier, turn, next).await)
+            .await?;
         let old = self.size.swap(size, Ordering::AcqRel);
         self.writer()?.generations.bump(ByteRange::between(old.min(size), old.max(size)));
         Ok(())
-    }
-
-    /// Writes what later flushes rely on to the header. Where that fails nobody knows which of the two the disk says, and
-    /// nothing is made durable any more.
-    async fn say(&self, edit: &HeaderEdit, turn: &Turn, next: Next<'_>) -> Result<()> {
-        let written = self.write_header(edit, Rule::LastBarrier, turn, next).await;
-        if written.is_err() {
-            self.writer()?.lose();
-        }
-        written
     }
 
     /// Makes the L1 table long enough for a disk of `size` bytes: where it is, if there is room behind it in its last
@@ -223,7 +213,7 @@ impl Image {
             self.write_table(at + have * 8, zeros, turn, next).await?;
             self.barrier(Rule::RefcountBarrier, next).await?;
             let edit = HeaderEdit::L1Table { offset: HostOffset(at), entries: wanted as u32 };
-            self.say(&edit, turn, next).await
+            self.say(&edit, Rule::LastBarrier, turn, next).await
         })
         .await
     }
@@ -242,7 +232,8 @@ impl Image {
             self.barrier(Rule::RefcountBarrier, next).await?;
             // Whatever comes of it, the header may point there.
             room.map();
-            self.say(&HeaderEdit::L1Table { offset, entries: wanted as u32 }, turn, next).await?;
+            let edit = HeaderEdit::L1Table { offset, entries: wanted as u32 };
+            self.say(&edit, Rule::LastBarrier, turn, next).await?;
             self.l1_offset.store(offset.0, Ordering::Release);
             let mut books = self.writer()?.books.lock();
             let before = books.refcounts.l1_moved(room.run);

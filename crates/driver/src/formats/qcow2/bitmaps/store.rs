@@ -262,13 +262,7 @@ impl Image {
         self.alone(async |turn| {
             // Whatever comes of it, the header may point there.
             fresh.rooms.iter().for_each(|room| room.map());
-            let switched =
-                self.write_header(&HeaderEdit::Bitmaps(place), Rule::BitmapSwitch, turn, next).await;
-            if switched.is_err() {
-                // Nobody knows which of the two the disk says.
-                self.writer()?.lose();
-            }
-            switched
+            self.say(&HeaderEdit::Bitmaps(place), Rule::BitmapSwitch, turn, next).await
         })
         .await?;
         let writer = self.writer()?;
