@@ -55,7 +55,8 @@ struct Edited {
 impl flow::Snapshots for Qcow2 {
     fn list<'a>(&'a self, next: Next<'a>) -> LocalFut<'a, Result<Vec<SnapshotInfo>>> {
         Box::pin(async move {
-            let stored = self.image.stored_snapshots(next).await.map_err(|error| self.image.named(error))?;
+            let stored = async { self.image.stored_snapshots(&self.image.header(next).await?, next).await };
+            let stored = stored.await.map_err(|error| self.image.named(error))?;
             Ok(stored.list.all().iter().map(info).collect())
         })
     }
@@ -135,7 +136,7 @@ impl Image {
             let books = self.writer()?.books.lock();
             (books.refcounts.search_from(), books.refcounts.blocks_max())
         };
-        let Stored { mut list, run } = self.stored_snapshots(next).await?;
+        let Stored { mut list, run } = self.stored_snapshots(header, next).await?;
         let counts = Recount::new(self, header.refcount_table, from, blocks_max, (turn, next)).await?;
         let mut renewal = Renewal { image: self, counts, turn, next };
         let active = renewal.read_l1(header.l1_offset, header.l1_entries).await?;
@@ -203,11 +204,10 @@ impl Image {
         books.switch(NewTables { table: table.clone(), place, l1, end: *end, structures }, next.reclaim());
     }
 
-    /// The snapshots as the file has them.
-    async fn stored_snapshots(&self, next: Next<'_>) -> Result<Stored> {
-        let header = self.header(next).await?;
+    /// The snapshots as the file with that header has them.
+    async fn stored_snapshots(&self, header: &Header, next: Next<'_>) -> Result<Stored> {
         let read = async |range: ByteRange| self.read_file(range.start(), range.len() as usize, next).await;
-        stored::stored(&header, next.size(FILE_CHILD)?, read).await
+        stored::stored(header, next.size(FILE_CHILD)?, read).await
     }
 }
 
