@@ -15,7 +15,12 @@ pub(crate) fn be64(bytes: &[u8], at: usize) -> Option<u64> {
     bytes.get(at..)?.first_chunk().map(|b| u64::from_be_bytes(*b))
 }
 
-/// All whole 64-bit numbers of `bytes`.
-pub(crate) fn be64_all(bytes: &[u8]) -> impl Iterator<Item = u64> + '_ {
+/// The words of a table that is stored as `bytes`; what is left behind the last whole one is none.
+pub fn words(bytes: &[u8]) -> impl Iterator<Item = u64> + '_ {
     bytes.as_chunks().0.iter().map(|b| u64::from_be_bytes(*b))
+}
+
+/// A table of words as it is stored.
+pub fn word_bytes(words: &[u64]) -> Vec<u8> {
+    words.iter().flat_map(|word| word.to_be_bytes()).collect()
 }

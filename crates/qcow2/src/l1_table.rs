@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 use block::{BlockError, ErrorKind};
 
-use crate::big_endian::be64_all;
+use crate::big_endian::words;
 use crate::l2_entry::{COPIED, OFFSET};
 use crate::{Geometry, HostOffset};
 
@@ -27,7 +27,7 @@ impl L1Entry {
     /// Those of a table or a piece of one as stored; entries that name no table are left out.
     pub fn all(bytes: &[u8]) -> impl Iterator<Item = Self> + '_ {
         let entry = |raw| Self { table: HostOffset(raw & OFFSET), exclusive: raw & COPIED != 0 };
-        be64_all(bytes).map(entry).filter(|entry| entry.table.0 != 0)
+        words(bytes).map(entry).filter(|entry| entry.table.0 != 0)
     }
 }
 
@@ -57,7 +57,7 @@ impl L1Table {
             let context = format!("an L1 table of {wanted} bytes was asked of {} bytes", bytes.len());
             return Err(BlockError::new(ErrorKind::Invalid, context));
         }
-        let first: Box<[AtomicU64]> = be64_all(bytes).map(AtomicU64::new).collect();
+        let first: Box<[AtomicU64]> = words(bytes).map(AtomicU64::new).collect();
         Ok(Self { len: AtomicUsize::new(first.len()), first, more: [const { OnceLock::new() }; PARTS_MAX] })
     }
 

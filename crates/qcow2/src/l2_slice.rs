@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicU64, Ordering, fence};
 
 use block::{BlockError, ErrorKind};
 
-use crate::big_endian::be64_all;
+use crate::big_endian::words;
 use crate::{Geometry, HostOffset};
 
 /// Which bytes of the image file a slice is, and which guest bytes it maps. Both are the key of a cache:
@@ -38,7 +38,7 @@ impl L2Slice {
                 format!("an L2 slice of {} bytes was asked of {} bytes", geometry.slice_bytes(), bytes.len());
             return Err(BlockError::new(ErrorKind::Invalid, context));
         }
-        let words = be64_all(bytes).map(AtomicU64::new).collect();
+        let words = words(bytes).map(AtomicU64::new).collect();
         Ok(Self { address, words, paired: geometry.extended, changes: AtomicU64::new(0) })
     }
 

@@ -45,6 +45,7 @@ mod snapshot_table;
 mod whole_table;
 
 pub use backing_mark::BackingMark;
+pub use big_endian::{word_bytes, words};
 pub use bitmap_directory::{BitmapCluster, BitmapEntry};
 pub use compress::Compressor;
 pub use compressed::CompressedCluster;

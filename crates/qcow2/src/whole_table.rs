@@ -6,7 +6,7 @@ use std::ops::Range;
 
 use block::BlockError;
 
-use crate::big_endian::be64_all;
+use crate::big_endian::{word_bytes, words};
 use crate::l2_entry::{self, COPIED, Cluster, OFFSET};
 use crate::{Geometry, HostOffset, corrupt};
 
@@ -31,7 +31,7 @@ pub enum Reference {
 impl L2Table {
     /// The table from its bytes as stored, a cluster.
     pub fn parse(geometry: &Geometry, bytes: &[u8]) -> Self {
-        Self { words: be64_all(bytes).collect(), words_per_entry: if geometry.extended { 2 } else { 1 } }
+        Self { words: words(bytes).collect(), words_per_entry: if geometry.extended { 2 } else { 1 } }
     }
 
     /// Number of entries.
@@ -65,7 +65,7 @@ impl L2Table {
 
     /// Its bytes as they are to be stored.
     pub fn bytes(&self) -> Vec<u8> {
-        self.words.iter().flat_map(|word| word.to_be_bytes()).collect()
+        word_bytes(&self.words)
     }
 }
 

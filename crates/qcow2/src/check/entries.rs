@@ -25,7 +25,7 @@ impl Check {
         let step = self.facts.entry_bytes() / 8;
         while let Some(entry) = words.get((index * step) as usize).copied() {
             if entry != 0 && index >= looked {
-                let rest = bytes.as_chunks().0.get(index as usize..).unwrap_or_default();
+                let rest = words.get(index as usize..).unwrap_or_default();
                 let (taken, slow) = self.take_run(table, rest, &mut behind);
                 looked = index + taken + slow;
                 if taken > 0 {

@@ -8,7 +8,7 @@ use std::collections::{BTreeSet, HashSet};
 use block::{BlockError, ErrorKind};
 
 use super::{Check, CheckWrite};
-use crate::{RefcountBlock, RefcountTable, Snapshot, corrupt};
+use crate::{RefcountBlock, RefcountTable, Snapshot, corrupt, word_bytes};
 
 /// Where the header has its refcount table (offset, clusters), and its snapshots (count, offset).
 const REFCOUNT_TABLE_AT: usize = 48;
@@ -42,7 +42,7 @@ impl Check {
             blocks.push((cluster << bits, self.block_bytes(*number)?));
         }
         let mut writes = blocks.clone();
-        writes.push((plan.table << bits, table.iter().flat_map(|entry| entry.to_be_bytes()).collect()));
+        writes.push((plan.table << bits, word_bytes(&table)));
         if let Some((cluster, bytes)) = &plan.snapshots {
             writes.push((cluster << bits, bytes.clone()));
         }

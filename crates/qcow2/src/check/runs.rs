@@ -13,16 +13,15 @@ const RUN_MIN: u64 = 8;
 impl Check {
     /// Takes the run of entries that `words` begins with, if all of them are its own clusters that lie one behind the
     /// other in the file and count once. Answers how many were taken; and how many are not worth another look.
-    pub(super) fn take_run(&mut self, table: L2Table, words: &[[u8; 8]], behind: &mut u64) -> (u64, u64) {
-        let Some(first) = words.first().map(|word| u64::from_be_bytes(*word)) else { return (0, 0) };
+    pub(super) fn take_run(&mut self, table: L2Table, words: &[u64], behind: &mut u64) -> (u64, u64) {
+        let Some(first) = words.first().copied() else { return (0, 0) };
         let (host, cluster) = (first & OFFSET, self.facts.cluster());
         let is_usual = first & !OFFSET == COPIED && host != 0 && self.facts.is_aligned(host);
         if !is_usual || self.facts.extended || self.facts.external || table.judged > table.active {
             return (0, 1);
         }
         let whole = (self.facts.file_len.saturating_sub(host) / cluster).min(words.len() as u64);
-        let follows =
-            |(number, word): &(u64, &[u8; 8])| u64::from_be_bytes(**word) == first + number * cluster;
+        let follows = |(number, word): &(u64, &u64)| **word == first + number * cluster;
         let count = (0..whole).zip(words).take_while(follows).count() as u64;
         let (from, times) = (host >> self.facts.bits(), u64::from(table.active + table.others));
         let agrees = |disk: &DiskCounts| table.judged == 0 || disk.count_once(from, count);

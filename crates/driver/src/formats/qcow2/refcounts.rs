@@ -107,7 +107,7 @@ impl Refcounts {
         Self {
             cluster_bits,
             bits: header.refcount_table.bits,
-            table: table.as_chunks().0.iter().map(|entry| u64::from_be_bytes(*entry)).collect(),
+            table: qcow2::words(table).collect(),
             table_dirty: 0..0,
             place,
             durable_place: place,
@@ -427,7 +427,7 @@ impl Refcounts {
         let entries = &self.table[range.start / 8..range.end / 8];
         Some(TableWrite {
             offset: (self.place.first << self.cluster_bits) + range.start as u64,
-            bytes: entries.iter().flat_map(|entry| entry.to_be_bytes()).collect(),
+            bytes: qcow2::word_bytes(entries),
             moved_to: moved.then_some(self.place),
         })
     }

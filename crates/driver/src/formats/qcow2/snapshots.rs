@@ -23,7 +23,7 @@ use block::{BlockError, ByteRange, ErrorKind, Result};
 use flow::sabotage::Rule;
 use flow::{NewSnapshot, Next, SnapshotInfo};
 use io::LocalFut;
-use qcow2::{FILE_CHILD, Header, HeaderEdit, Snapshot, SnapshotList, SnapshotTable, Switch};
+use qcow2::{FILE_CHILD, Header, HeaderEdit, Snapshot, SnapshotList, SnapshotTable, Switch, word_bytes};
 
 use super::Qcow2;
 use super::image::Image;
@@ -170,8 +170,7 @@ impl Image {
     async fn structures_of(&self, before: Header, edited: &Edited, next: Next<'_>) -> Result<Structures> {
         let Switch { virtual_size, l1_offset, l1_entries, refcount_table, snapshots } = edited.switch;
         let header = Header { virtual_size, l1_offset, l1_entries, refcount_table, snapshots, ..before };
-        let bytes = |words: &[u64]| words.iter().flat_map(|word| word.to_be_bytes()).collect::<Vec<_>>();
-        let tables = (&bytes(&edited.l1)[..], &bytes(&edited.refcounts.table)[..]);
+        let tables = (&word_bytes(&edited.l1)[..], &word_bytes(&edited.refcounts.table)[..]);
         let watched = self.writer()?.books.lock().refcounts.structures.watched();
         let file_len = next.size(FILE_CHILD)?;
         let mut found = survey::of_tables(&header, file_len, tables, watched);
@@ -261,8 +260,7 @@ impl Renewal<'_> {
     }
 
     async fn store_l1(&mut self, words: &[u64]) -> Result<qcow2::HostOffset> {
-        let bytes: Vec<u8> = words.iter().flat_map(|word| word.to_be_bytes()).collect();
-        self.store(&bytes).await
+        self.store(&word_bytes(words)).await
     }
 }
 

@@ -31,8 +31,7 @@ pub(super) fn of_tables(
     for entry in L1Entry::all(l1) {
         found.add_l2(entry.exclusive, clusters(entry.table.0, geometry.cluster_size()));
     }
-    for block in refcounts.as_chunks().0.iter().map(|entry| u64::from_be_bytes(*entry)).filter(|at| *at != 0)
-    {
+    for block in qcow2::words(refcounts).filter(|at| *at != 0) {
         found.add(Structure::RefcountBlock, clusters(block, geometry.cluster_size()));
     }
     if let Some(bitmaps) = header.bitmaps {

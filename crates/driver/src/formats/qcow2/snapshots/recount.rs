@@ -81,7 +81,7 @@ impl<'a> Recount<'a> {
         let cluster_bits = image.geometry.cluster_bits();
         let len = (place.clusters as usize) << cluster_bits;
         let table = image.read_file(place.offset.0, len, next).await?;
-        let old: Vec<u64> = table.as_chunks().0.iter().map(|entry| u64::from_be_bytes(*entry)).collect();
+        let old: Vec<u64> = qcow2::words(&table).collect();
         let mut own: Vec<_> = old.iter().filter(|e| **e != 0).map(|e| e >> cluster_bits).collect();
         own.sort_unstable();
         let end = match next.grows(FILE_CHILD)? {
@@ -156,7 +156,7 @@ impl<'a> Recount<'a> {
             self.store(number).await?;
         }
         self.new.resize(((place.count << self.cluster_bits) / 8) as usize, 0);
-        let bytes: Vec<u8> = self.new.iter().flat_map(|entry| entry.to_be_bytes()).collect();
+        let bytes = qcow2::word_bytes(&self.new);
         let offset = self.image.host(place.first);
         self.image.write_table(offset.0, Lease::copy_of(&bytes), self.turn, self.next).await?;
         let place = RefcountTable { offset, clusters: place.count as u32, bits: self.bits };

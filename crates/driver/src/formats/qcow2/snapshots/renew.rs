@@ -46,7 +46,7 @@ impl Renewal<'_> {
             return Err(BlockError::new(ErrorKind::Corrupt, context));
         }
         let bytes = self.image.read_file(offset.0, entries as usize * 8, self.next).await?;
-        let words = bytes.as_chunks().0.iter().map(|word| u64::from_be_bytes(*word)).collect();
+        let words = qcow2::words(&bytes).collect();
         Ok(L1 { offset, words })
     }
 
