@@ -7,9 +7,9 @@ mod lab;
 
 use std::process::Command;
 
-use block::{ByteRange, ErrorKind};
+use block::{ByteRange, ErrorKind, NewSnapshot};
 use flow::events::{Event, Events, Subscription};
-use flow::{NewSnapshot, Op, Request, Role, View, seam};
+use flow::{Op, Request, Role, View, seam};
 use io::Lease;
 use lab::{Lab, qcow2 as images};
 use qcow2::{Header, NewImage};

@@ -9,8 +9,8 @@ mod lab;
 #[path = "qcow2_crash/reader.rs"]
 mod reader;
 
-use block::{ByteRange, ErrorKind};
-use flow::{Flags, NewSnapshot, Op, Request, SnapshotInfo, View, seam};
+use block::{ByteRange, ErrorKind, NewSnapshot};
+use flow::{Flags, Op, Request, SnapshotInfo, View, seam};
 use io::Lease;
 use lab::{Lab, oracle, qcow2 as images, same};
 use qcow2::NewImage;

@@ -3,8 +3,8 @@
 //! Invariant: others may go on using the node while one is made or deleted: the driver lets those who are writing end, and
 //! the others wait. Going back needs a node whose content and size nobody relies on.
 
-use block::Result;
-use flow::{NewSnapshot, SnapshotInfo, seam};
+use block::{NewSnapshot, Result};
+use flow::{SnapshotInfo, seam};
 use graph::{Demand, User};
 
 use crate::engine::Engine;

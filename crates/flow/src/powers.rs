@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use block::{BlockError, ByteRange, DirtyBitmap, ErrorKind, Permissions, Result};
+use block::{BlockError, ByteRange, DirtyBitmap, ErrorKind, NewSnapshot, Permissions, Result};
 use io::{Lease, LocalFut, Moment};
 
 use crate::next::Next;
@@ -249,21 +249,6 @@ pub struct SnapshotInfo {
     pub icount: Option<u64>,
     /// Size of the disk when it was taken, in bytes.
     pub disk_size: u64,
-}
-
-/// What is said of a snapshot that is to be made.
-#[derive(Clone, PartialEq, Eq, Debug, Default)]
-pub struct NewSnapshot {
-    /// Its name.
-    pub name: String,
-    /// When it is taken: seconds since 1970.
-    pub date_s: u32,
-    /// And nanoseconds.
-    pub date_ns: u32,
-    /// How long the guest had run, in nanoseconds.
-    pub vm_clock_ns: u64,
-    /// Instructions that the guest had executed, where that was counted.
-    pub icount: Option<u64>,
 }
 
 /// Internal snapshots: states of the node that it keeps beside the present one.

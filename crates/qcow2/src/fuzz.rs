@@ -2,13 +2,13 @@
 //!
 //! They also check what the rest of the crate promises: whoever calls them has only to watch for panics.
 
-use block::{BlockError, ByteRange, Mapping, Place};
+use block::{BlockError, ByteRange, Mapping, NewSnapshot, Place};
 
 use crate::check::{Check, Repair, Step};
 use crate::{
     Backing, BackingMark, BitmapEntry, BitmapsExtension, CompressedCluster, Compression, Decompressor,
-    Geometry, Header, HeaderEdit, HeaderWrite, HostOffset, L1Table, L2Slice, Located, NewSnapshot,
-    ParsedSnapshots, SliceAddress, Snapshot, SnapshotList, Version, cache,
+    Geometry, Header, HeaderEdit, HeaderWrite, HostOffset, L1Table, L2Slice, Located, ParsedSnapshots,
+    SliceAddress, Snapshot, SnapshotList, Version, cache,
 };
 
 /// Most lookups in one image.

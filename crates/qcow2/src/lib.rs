@@ -64,7 +64,7 @@ pub use new_image::{FreshImage, NewImage, Preallocated};
 pub use offset::HostOffset;
 pub use options::Options;
 pub use refcount_block::RefcountBlock;
-pub use snapshot_list::{NewSnapshot, SnapshotList};
+pub use snapshot_list::SnapshotList;
 pub use snapshot_table::{ParsedSnapshots, Snapshot};
 pub use whole_table::{L2Table, Reference};
 

@@ -3,7 +3,7 @@
 //! Invariants: what is not ours to change stays as it was read, extra data included; a list that is stored is one that
 //! can be read: its limits are checked when it is changed.
 
-use block::BlockError;
+use block::{BlockError, NewSnapshot};
 
 use crate::{HostOffset, Snapshot};
 
@@ -17,21 +17,6 @@ const NAME_MAX: usize = 255;
 /// All internal snapshots, in their order in the table, which is that of their making.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct SnapshotList(Vec<Snapshot>);
-
-/// What is said of a new snapshot.
-#[derive(Clone, PartialEq, Eq, Debug, Default)]
-pub struct NewSnapshot {
-    /// Its name; of more than 255 bytes the first ones count.
-    pub name: String,
-    /// When it is taken: seconds since 1970, and nanoseconds.
-    pub date_s: u32,
-    /// See there.
-    pub date_ns: u32,
-    /// How long the guest had run, in nanoseconds.
-    pub vm_clock_ns: u64,
-    /// Instructions that the guest had executed, where that was counted.
-    pub icount: Option<u64>,
-}
 
 impl SnapshotList {
     /// The list that was read from an image whose disk has `virtual_size` bytes. Old entries that do not say how large it
@@ -54,7 +39,7 @@ impl SnapshotList {
         by(|s| &s.id).or_else(|| by(|s| &s.name))
     }
 
-    /// Adds one of the disk of `disk_size` bytes whose L1 table is at `l1_offset` and has `l1_entries`. Its id is one
+    /// Adds one (of a name of more than 255 bytes the first ones count) of the disk of `disk_size` bytes whose L1 table is at `l1_offset` and has `l1_entries`. Its id is one
     /// more than the largest there is.
     ///
     /// Errors: the system's `File too large` where the table could not be stored.

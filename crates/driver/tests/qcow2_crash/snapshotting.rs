@@ -1,7 +1,7 @@
 //! Internal snapshots are made, gone back to and deleted while clients write.
 
-use block::ByteRange;
-use flow::{NewSnapshot, Next, Snapshots, View, seam};
+use block::{ByteRange, NewSnapshot};
+use flow::{Next, Snapshots, View, seam};
 use futures_util::future::{join, join_all};
 use sim::Rng;
 

@@ -19,9 +19,9 @@ pub(super) mod stored;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use block::{BlockError, ByteRange, ErrorKind, Result};
+use block::{BlockError, ByteRange, ErrorKind, NewSnapshot, Result};
 use flow::sabotage::Rule;
-use flow::{NewSnapshot, Next, SnapshotInfo};
+use flow::{Next, SnapshotInfo};
 use io::LocalFut;
 use qcow2::{FILE_CHILD, Header, HeaderEdit, Snapshot, SnapshotList, SnapshotTable, Switch, word_bytes};
 
@@ -219,14 +219,7 @@ impl Renewal<'_> {
         new: &NewSnapshot,
         header: &Header,
     ) -> Result<L1> {
-        let new = qcow2::NewSnapshot {
-            name: new.name.clone(),
-            date_s: new.date_s,
-            date_ns: new.date_ns,
-            vm_clock_ns: new.vm_clock_ns,
-            icount: new.icount,
-        };
-        list.add(&new, header.virtual_size, active.offset, active.words.len() as u32)?;
+        list.add(new, header.virtual_size, active.offset, active.words.len() as u32)?;
         self.count(active, Change::More).await?;
         let words = self.renew(active).await?;
         Ok(L1 { offset: self.store_l1(&words).await?, words })
