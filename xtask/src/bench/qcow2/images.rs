@@ -17,7 +17,7 @@ pub(super) enum Kind {
     Full,
     /// A qcow2 of the same size without data, made anew for each run.
     Empty,
-    /// A qcow2 of 40 GiB, all of it allocated and none of it written.
+    /// A qcow2 of 40 GiB, all of it allocated; what is read of it is written first.
     Wide,
     /// A qcow2 with as many clusters as are to be checked, in the same way.
     Many,

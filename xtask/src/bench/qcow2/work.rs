@@ -40,7 +40,8 @@ const SETTLE: Duration = Duration::from_millis(50);
 pub(super) fn measure(root: &Path, images: &Images, task: &Task, row: &Row) -> Result<Figures, String> {
     images.make(task.image)?;
     match task.work {
-        Work::Served(options) => served(root, images, task.image, row.server, options),
+        Work::Served(options) => served(root, images, task.image, row.server, None, options),
+        Work::ServedAfter(first, options) => served(root, images, task.image, row.server, Some(first), options),
         Work::Tool(arguments) => tool(root, images, task.image, row.tool, arguments),
     }
 }
@@ -58,6 +59,7 @@ fn served(
     images: &Images,
     kind: Kind,
     (name, first): (&str, &str),
+    before: Option<&str>,
     options: &str,
 ) -> Result<Figures, String> {
     let (folder, image) = (images.folder(), images.path(kind));
@@ -65,9 +67,8 @@ fn served(
     let mut arguments: Vec<String> = words(first).chain(words("-f qcow2 -t -e 4 -k")).collect();
     arguments.extend([&socket, &image].map(|path| path.to_string_lossy().into_owned()));
     let server = Process::start(&program(root, name)?, &arguments, folder)?.until_it_listens(&socket)?;
-    if kind == Kind::Wide {
-        // Too large to be read into the page cache whole: just what will be read.
-        fio(&socket, folder, images.size(kind), options)?;
+    if let Some(before) = before {
+        fio(&socket, folder, images.size(kind), before)?;
     }
     let before = cpu::Sample::of(server.pid());
     let seconds = fio(&socket, folder, images.size(kind), options)?;
