@@ -54,7 +54,7 @@ pub(super) const IMAGES: &[Kind] = &[
 ];
 
 /// Data in the lowest layer of a chain: the working set.
-const CHAIN_MIB: u64 = 64;
+pub(super) const CHAIN_MIB: u64 = 64;
 /// The one test that chains take.
 const CHAIN_TEST: &str = "rr4k-d16";
 
@@ -129,23 +129,9 @@ impl Images {
         }
         let path = match kind.format {
             Format::Raw => raw.clone(),
-            Format::Qcow2 => self.chain(kind, &raw)?,
+            Format::Qcow2 => chain(&self.folder, kind.name, kind.layers, &raw)?,
         };
         Ok(Image { kind, path, raw })
-    }
-
-    /// A qcow2 with the bytes of `raw`, below as many empty layers as `kind` has more than one.
-    fn chain(&self, kind: &Kind, raw: &Path) -> Result<PathBuf, String> {
-        let layer = |n: usize| self.folder.join(format!("{}-{n}.qcow2", kind.name));
-        let mut top = layer(1);
-        qemu_img(&["convert", "-f", "raw", "-O", "qcow2"], &[raw, &top])?;
-        for n in 2..=kind.layers {
-            let (below, overlay) = (top, layer(n));
-            qemu_img(&["create", "-q", "-f", "qcow2", "-F", "qcow2", "-b"], &[&below, &overlay])?;
-            top = overlay;
-        }
-        flush(&layer(1)).map_err(|error| naming(&top, &error))?;
-        Ok(top)
     }
 }
 
@@ -165,8 +151,22 @@ pub(super) fn flush(path: &Path) -> io::Result<()> {
     File::options().write(true).open(path)?.sync_all()
 }
 
+/// A qcow2 `name` with the bytes of `raw`, below as many empty layers as it has more than one.
+pub(super) fn chain(folder: &Path, name: &str, layers: usize, raw: &Path) -> Result<PathBuf, String> {
+    let layer = |n: usize| folder.join(format!("{name}-{n}.qcow2"));
+    let mut top = layer(1);
+    qemu_img(&["convert", "-f", "raw", "-O", "qcow2"], &[raw, &top])?;
+    for n in 2..=layers {
+        let (below, overlay) = (top, layer(n));
+        qemu_img(&["create", "-q", "-f", "qcow2", "-F", "qcow2", "-b"], &[&below, &overlay])?;
+        top = overlay;
+    }
+    flush(&layer(1)).map_err(|error| naming(&top, &error))?;
+    Ok(top)
+}
+
 /// Fills a new file with bytes that no format can shorten.
-fn write_noise(path: &Path, mib: u64) -> io::Result<()> {
+pub(super) fn write_noise(path: &Path, mib: u64) -> io::Result<()> {
     let mut file = File::create_new(path)?;
     let mut noise = Noise::new();
     let mut block = vec![0; 1 << 20];

@@ -3,7 +3,7 @@
 //! Invariant: an image is made once and in the page cache and on disk before anything is measured on it; those that are
 //! written to hold the same after each run, or are made anew for it.
 
-use super::super::images::{Noise, flush, naming, qemu_img};
+use super::super::images::{CHAIN_MIB, Noise, chain, flush, naming, qemu_img, write_noise};
 use std::fs::File;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
@@ -19,6 +19,8 @@ pub(super) enum Kind {
     Empty,
     /// A qcow2 of 40 GiB, all of it allocated; what is read of it is written first.
     Wide,
+    /// As many layers, all data in the lowest.
+    Chain(usize),
     /// A qcow2 with as many clusters as are to be checked, in the same way.
     Many,
 }
@@ -48,6 +50,7 @@ impl Images {
         match kind {
             Kind::Raw | Kind::Full | Kind::Empty => self.data_mib << 20,
             Kind::Wide => WIDE,
+            Kind::Chain(_) => CHAIN_MIB << 20,
             Kind::Many => self.clusters * CLUSTER,
         }
     }
@@ -55,11 +58,12 @@ impl Images {
     /// Its file.
     pub(super) fn path(&self, kind: Kind) -> PathBuf {
         self.folder.join(match kind {
-            Kind::Raw => "data.raw",
-            Kind::Full => "data.qcow2",
-            Kind::Empty => "empty.qcow2",
-            Kind::Wide => "wide.qcow2",
-            Kind::Many => "many.qcow2",
+            Kind::Raw => "data.raw".to_owned(),
+            Kind::Full => "data.qcow2".to_owned(),
+            Kind::Empty => "empty.qcow2".to_owned(),
+            Kind::Wide => "wide.qcow2".to_owned(),
+            Kind::Chain(layers) => format!("chain{layers}-{layers}.qcow2"),
+            Kind::Many => "many.qcow2".to_owned(),
         })
     }
 
@@ -76,9 +80,18 @@ impl Images {
                 qemu_img(&["convert", "-f", "raw", "-O", "qcow2"], &[&self.path(Kind::Raw), &path])?;
             }
             Kind::Empty => self.create(&path, kind, "preallocation=off")?,
+            Kind::Chain(layers) => self.chain(layers)?,
             Kind::Wide | Kind::Many => self.create(&path, kind, "preallocation=metadata")?,
         }
         flush(&path).map_err(|error| naming(&path, &error))
+    }
+
+    fn chain(&self, layers: usize) -> Result<(), String> {
+        let raw = self.folder.join("chain.raw");
+        if !raw.exists() {
+            write_noise(&raw, CHAIN_MIB).map_err(|error| naming(&raw, &error))?;
+        }
+        chain(&self.folder, &format!("chain{layers}"), layers, &raw).map(drop)
     }
 
     fn create(&self, path: &Path, kind: Kind, options: &str) -> Result<(), String> {

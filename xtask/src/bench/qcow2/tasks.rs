@@ -23,6 +23,12 @@ pub(super) struct Task {
     pub(super) goal: f64,
 }
 
+/// Reading what lies in the lowest layer, after it has been read once.
+const CHAIN: Work = Work::ServedAfter(
+    "--rw=read --bs=64k --iodepth=16",
+    "--rw=randread --bs=4k --iodepth=16 --norandommap --io_size=512m",
+);
+
 /// All tasks; the only list of them.
 pub(super) const TASKS: &[Task] = &[
     Task {
@@ -56,6 +62,27 @@ pub(super) const TASKS: &[Task] = &[
             "--rw=randwrite --bs=4k --iodepth=16 --norandommap --number_ios=100000 --end_fsync=1",
             "--rw=randread --bs=4k --iodepth=16 --norandommap --number_ios=100000",
         ),
+        goal: 0.4,
+    },
+    Task {
+        name: "r4k-chain1",
+        title: "4 KiB random reads of one layer, depth 16",
+        image: Kind::Chain(1),
+        work: CHAIN,
+        goal: 0.4,
+    },
+    Task {
+        name: "r4k-chain8",
+        title: "the same through a chain of 8",
+        image: Kind::Chain(8),
+        work: CHAIN,
+        goal: 0.4,
+    },
+    Task {
+        name: "r4k-chain64",
+        title: "the same through a chain of 64, within a tenth of one layer",
+        image: Kind::Chain(64),
+        work: CHAIN,
         goal: 0.4,
     },
     Task {

@@ -41,7 +41,9 @@ pub(super) fn measure(root: &Path, images: &Images, task: &Task, row: &Row) -> R
     images.make(task.image)?;
     match task.work {
         Work::Served(options) => served(root, images, task.image, row.server, None, options),
-        Work::ServedAfter(first, options) => served(root, images, task.image, row.server, Some(first), options),
+        Work::ServedAfter(first, options) => {
+            served(root, images, task.image, row.server, Some(first), options)
+        }
         Work::Tool(arguments) => tool(root, images, task.image, row.tool, arguments),
     }
 }
