@@ -6,7 +6,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use engine::{Event, Subscription};
 use io::Stream;
 use io::select::{Either, race};
-use qmp::json::{self, Limits};
+use json::Limits;
 use qmp::schema::Form;
 use qmp::{Error, ErrorClass, Refused, Request, wire};
 use serde_json::Value;
@@ -87,7 +87,7 @@ impl Session<'_> {
             match outcome {
                 None => {}
                 Some(Ok(value)) => self.answer(value).await,
-                Some(Err(error)) => self.reply(None, Err(error)),
+                Some(Err(error)) => self.reply(None, Err(error.into())),
             }
             self.out.flush(self.stream).await?;
         }

@@ -40,7 +40,7 @@ pub(crate) fn named(name: &str, format: Option<&str>, image_opts: bool) -> Resul
         return from_options(keyval::parse(name, Some("driver"))?);
     }
     if let Some(text) = name.strip_prefix("json:") {
-        let mut named = match serde_json::from_str(text) {
+        let mut named = match json::parse(text) {
             Ok(Value::Object(map)) => from_options(keyval::nest(map)?)?,
             Ok(_) => return Err(Failure::new("Invalid JSON object given")),
             Err(error) => return Err(Failure::new(format!("Could not parse the JSON options: {error}"))),

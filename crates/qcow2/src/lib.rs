@@ -30,7 +30,6 @@ pub mod fuzz;
 mod geometry;
 mod header;
 mod inflate;
-mod json_quotes;
 mod l1_table;
 mod l2_entry;
 mod l2_slice;

@@ -5,8 +5,6 @@
 use block::{BlockError, ErrorKind};
 use serde_json::{Map, Value};
 
-use crate::json_quotes;
-
 /// Deepest nesting, as of JSON itself: bounds what recursion over options takes of the stack.
 const MAX_DEPTH: usize = 128;
 
@@ -21,8 +19,7 @@ impl Options {
     /// `Invalid` where it is no JSON object, says the same key twice (once nested, once dotted), or nests
     /// deeper than 128.
     pub fn parse(text: &str) -> Result<Self, BlockError> {
-        let json = json_quotes::double(text);
-        match serde_json::from_str(&json) {
+        match json::parse(text) {
             Ok(Value::Object(object)) => {
                 let mut options = Self::default();
                 options.flatten("", object)?;

@@ -55,3 +55,9 @@ impl fmt::Display for Error {
 }
 
 impl std::error::Error for Error {}
+
+impl From<json::Error> for Error {
+    fn from(error: json::Error) -> Self {
+        Self::generic(error.to_string())
+    }
+}

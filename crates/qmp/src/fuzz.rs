@@ -3,9 +3,9 @@
 //! It panics when a promise is broken: that bytes are taken, that what is held is bounded, that what is written is
 //! ASCII and is read back as the same value.
 
-use crate::json::{Limits, Stream, to_ascii};
 use crate::request::Request;
 use crate::wire;
+use json::{Limits, Stream, to_ascii};
 
 /// Bounds that a fuzzer reaches.
 const SMALL: Limits = Limits { bytes: 256, tokens: 32, nesting: 6 };

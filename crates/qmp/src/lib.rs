@@ -1,8 +1,7 @@
-//! The QMP wire: QEMU's tolerant JSON in, one line of ASCII per message out, and argument types that describe
+//! The QMP wire: values of a [`json::Stream`] in, one line of ASCII per message out, and argument types that describe
 //! themselves.
 //!
-//! A [`json::Stream`] takes bytes as they come and gives whole values or errors; [`Request::read`] makes a command of
-//! a value; [`wire`] writes greetings, replies and events. What a command takes and answers is a [`schema::Type`]: one
+//! [`Request::read`] makes a command of a value; [`wire`] writes greetings, replies and events. What a command takes and answers is a [`schema::Type`]: one
 //! description serves to parse the arguments, to write the answer, and for `query-qmp-schema`.
 //!
 //! Invariants: no I/O; what a client can make us hold is bounded ([`json::Limits`]); no input makes this panic; an
@@ -10,7 +9,6 @@
 
 mod error;
 pub mod fuzz;
-pub mod json;
 mod request;
 pub mod schema;
 pub mod wire;

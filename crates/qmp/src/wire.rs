@@ -3,7 +3,7 @@
 use serde_json::{Map, Value, json};
 
 use crate::error::Error;
-use crate::json::to_ascii;
+use json::to_ascii;
 
 /// A version as clients of QEMU expect it.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -4,7 +4,7 @@ use serde_json::Value;
 
 use super::lexer::{Kind, Lexer};
 use super::parser::{self, Token};
-use crate::error::Error;
+use crate::Error;
 
 /// Bounds on one value.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -60,7 +60,7 @@ impl Stream {
             if self.held.text.len() >= self.limits.bytes {
                 self.held = Held::default();
                 self.lexer.give_up();
-                return (at, Some(Err(Error::generic("JSON token size limit exceeded"))));
+                return (at, Some(Err(Error::new("JSON token size limit exceeded"))));
             }
             let outcome = fed.token.and_then(|kind| self.held.token(kind, self.limits));
             if let Some(outcome) = outcome {
@@ -70,6 +70,23 @@ impl Stream {
             }
         }
         (at, None)
+    }
+
+    /// No more bytes come: the value or the error that they end with, if they end with one.
+    pub fn end(mut self) -> Option<Result<Value, Error>> {
+        // White space ends what is under way, but for a string, which would go on.
+        match self.lexer.feed(b' ').token {
+            Some(kind) => {
+                if let Some(outcome) = self.held.token(kind, self.limits) {
+                    return Some(outcome);
+                }
+            }
+            None if self.held.begin < self.held.text.len() => {
+                return Some(Err(stray(&self.held.text[self.held.begin..])));
+            }
+            None => {}
+        }
+        (!self.held.tokens.is_empty()).then(|| parser::parse(&self.held.text, &self.held.tokens))
     }
 
     /// Bytes of memory that are held for the value under way.
@@ -90,10 +107,10 @@ impl Held {
             _ => {}
         }
         if self.tokens.len() >= limits.tokens {
-            return Some(Err(Error::generic("JSON token count limit exceeded")));
+            return Some(Err(Error::new("JSON token count limit exceeded")));
         }
         if self.curly + self.square > limits.nesting {
-            return Some(Err(Error::generic("JSON nesting depth limit exceeded")));
+            return Some(Err(Error::new("JSON nesting depth limit exceeded")));
         }
         self.tokens.push(Token { kind, begin: self.begin, end: self.text.len() });
         self.begin = self.text.len();
@@ -105,5 +122,5 @@ impl Held {
 /// Garbage, shown up to a zero byte.
 fn stray(bytes: &[u8]) -> Error {
     let shown = bytes.split(|byte| *byte == 0).next().unwrap_or_default();
-    Error::generic(format!("JSON parse error, stray '{}'", String::from_utf8_lossy(shown)))
+    Error::new(format!("JSON parse error, stray '{}'", String::from_utf8_lossy(shown)))
 }

@@ -6,7 +6,7 @@ use serde_json::{Map, Number, Value};
 
 use super::lexer::Kind;
 use super::string;
-use crate::error::Error;
+use crate::Error;
 
 /// A token: what it is, and where its text lies.
 #[derive(Clone, Copy, Debug)]
@@ -112,5 +112,5 @@ fn number(text: &str) -> Value {
 }
 
 fn failed(why: &str) -> Error {
-    Error::generic(format!("JSON parse error, {why}"))
+    Error::new(format!("JSON parse error, {why}"))
 }
