@@ -18,9 +18,6 @@ const ENCRYPTION: u32 = 0x0537_be77;
 /// Name of the external data file, a string.
 pub(crate) const DATA_FILE_NAME: u32 = 0x4441_5441;
 
-/// The kinds of which there may be one each.
-const KNOWN: [u32; 5] = [BACKING_FORMAT, FEATURE_NAMES, BITMAPS, ENCRYPTION, DATA_FILE_NAME];
-
 /// Bytes of tag and length before the data of an extension.
 pub(crate) const PREFIX: usize = 8;
 /// Bytes of the bitmaps extension.
@@ -78,18 +75,12 @@ pub(crate) struct Extensions {
 
 impl Extensions {
     /// Parses the extensions in bytes `from..to` of `first`. `bitmaps` says whether the bitmaps
-    /// extension can be believed; otherwise it is skipped.
+    /// extension can be believed; otherwise it is skipped. Of those that say the same thing the last one counts, as for
+    /// QEMU.
     pub(crate) fn parse(first: &[u8], from: usize, to: usize, bitmaps: bool) -> Result<Self, BlockError> {
         let mut found = Self::default();
-        let mut seen = Vec::with_capacity(KNOWN.len());
         for extension in RawExtensions::new(first, from, to) {
             let (kind, data) = extension?;
-            if seen.contains(&kind) {
-                return Err(corrupt(format!("header extension {kind:#010x} occurs twice")));
-            }
-            if KNOWN.contains(&kind) {
-                seen.push(kind);
-            }
             match kind {
                 BACKING_FORMAT => found.backing_format = text("backing file format", data)?,
                 DATA_FILE_NAME => found.data_file_name = text("data file name", data)?,

@@ -113,15 +113,18 @@ impl Features {
         if unknown == 0 {
             return Ok(());
         }
-        let table = name_table(first, extensions);
-        let names: Vec<_> = (0..64u8)
-            .filter(|bit| unknown & (1 << bit) != 0)
-            .map(|bit| match name_of(table, bit) {
-                Some(name) => format!("'{}' (bit {bit})", name.escape_debug()),
-                None => format!("bit {bit}, which it does not name"),
-            })
-            .collect();
-        Err(unsupported(format!("the image needs qcow2 features unknown here: {}", names.join(", "))))
+        // In the words of QEMU: names in the order of the table, then the bits that it does not name.
+        let (mut told, mut unnamed) = (Vec::new(), unknown);
+        for (bit, name) in names_of_incompatible(name_table(first, extensions)) {
+            if unnamed & bit != 0 {
+                told.push(name.escape_debug().to_string());
+                unnamed &= !bit;
+            }
+        }
+        if unnamed != 0 {
+            told.push(format!("Unknown incompatible feature: {unnamed:x}"));
+        }
+        Err(unsupported(format!("Unsupported qcow2 feature(s): {}", told.join(", "))))
     }
 }
 
@@ -133,9 +136,11 @@ fn name_table(first: &[u8], extensions: usize) -> &[u8] {
         .map_or(&[], |(_, data)| data)
 }
 
-/// The name that `table` gives to an incompatible bit.
-fn name_of(table: &[u8], bit: u8) -> Option<String> {
-    let entry = table.chunks_exact(NAME_ENTRY).find(|entry| entry[0] == 0 && entry[1] == bit)?;
-    let name = entry[2..].split(|b| *b == 0).next()?;
-    (!name.is_empty()).then(|| String::from_utf8_lossy(name).into_owned())
+/// The incompatible bits, as masks, that `table` names. Its last entry may be cut short.
+fn names_of_incompatible(table: &[u8]) -> impl Iterator<Item = (u64, String)> {
+    table.chunks(NAME_ENTRY).filter_map(|entry| {
+        let [0, bit @ 0..64, name @ ..] = entry else { return None };
+        let name = name.split(|b| *b == 0).next()?;
+        (!name.is_empty()).then(|| (1 << bit, String::from_utf8_lossy(name).into_owned()))
+    })
 }

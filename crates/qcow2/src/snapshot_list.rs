@@ -3,7 +3,7 @@
 //! Invariants: what is not ours to change stays as it was read, extra data included; a list that is stored is one that
 //! can be read: its limits are checked when it is changed.
 
-use block::{BlockError, NewSnapshot};
+use block::{BlockError, ErrorKind, NewSnapshot};
 
 use crate::{HostOffset, Snapshot};
 
@@ -96,10 +96,13 @@ fn leading_number(id: &[u8]) -> u64 {
     digits.fold(0, |number: u64, byte| number.saturating_mul(10).saturating_add(u64::from(byte - b'0')))
 }
 
+/// "File too large": what QEMU answers, too.
+const EFBIG: i32 = 27;
+
 #[cold]
 fn too_many() -> BlockError {
     let context = "no more internal snapshots fit its table: delete some";
-    BlockError::system(context, std::io::ErrorKind::FileTooLarge.into())
+    BlockError::caused(ErrorKind::NoSpace, context, std::io::Error::from_raw_os_error(EFBIG))
 }
 
 #[cfg(test)]

@@ -19,7 +19,10 @@ const NODES: Remedies = Remedies {
         ("No such device", "name a file or a block device that is there"),
         ("cannot be greater than size", "choose a smaller offset"),
         ("encrypted with", "make an image without encryption of it with qemu-img convert"),
-        ("qcow2 features unknown", "make an image without them with qemu-img convert, where they are known"),
+        (
+            "Unsupported qcow2 feature",
+            "make an image without them with qemu-img convert, where they are known",
+        ),
         ("not a qcow2 image", "check the name, or use the driver of its format"),
         ("requires cache.direct=on", "Add cache.direct=on."),
         ("is unexpected", "leave it out, or see the driver's page in docs/manual"),

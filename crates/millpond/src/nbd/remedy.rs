@@ -14,7 +14,10 @@ const IMAGES: Remedies = Remedies {
         ("No such device", "name a file or a block device that is there"),
         ("cannot be greater than size", "choose a smaller offset (-o)"),
         ("encrypted with", "make an image without encryption of it with qemu-img convert"),
-        ("qcow2 features unknown", "make an image without them with qemu-img convert, where they are known"),
+        (
+            "Unsupported qcow2 feature",
+            "make an image without them with qemu-img convert, where they are known",
+        ),
         ("not a qcow2 image", "check the name, or say another format with -f"),
         ("requires cache.direct=on", "Add --cache=none."),
     ],

@@ -94,10 +94,9 @@ fn l1_size(fixed: &Fixed) -> Result<(), BlockError> {
     let guest_bits = 2 * fixed.cluster_bits - l2_entry_bits;
     let needed = fixed.size.div_ceil(1 << guest_bits);
     if u64::from(fixed.l1_entries) < needed {
-        return Err(corrupt(format!(
-            "L1 table of {} entries, but a disk of {} bytes needs {needed}",
-            fixed.l1_entries, fixed.size
-        )));
+        // In the words of QEMU.
+        let is_possible = needed <= L1Table::BYTES_MAX / 8;
+        return Err(corrupt(if is_possible { "L1 table is too small" } else { "Image is too big" }));
     }
     Ok(())
 }

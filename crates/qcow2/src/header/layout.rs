@@ -101,7 +101,7 @@ impl Layout {
 
     /// Replaces the extension of that kind, or adds it: that of the backing format in front, others behind.
     pub(crate) fn set_extension(&mut self, kind: u32, data: &[u8]) {
-        match self.extensions.iter_mut().find(|(k, _)| *k == kind) {
+        match self.extensions.iter_mut().rfind(|(k, _)| *k == kind) {
             Some((_, old)) => *old = data.to_vec(),
             None if kind == BACKING_FORMAT => self.extensions.insert(0, (kind, data.to_vec())),
             None => self.extensions.push((kind, data.to_vec())),
