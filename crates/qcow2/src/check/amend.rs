@@ -1,7 +1,7 @@
 //! What a check makes different besides, for images that are to be of another kind: the width of refcounts, whole entries
 //! of snapshots, and entries that version 2 does not have.
 //!
-//! Invariant: it begins only where nothing is wrong. Refcounts of another width are new structures, to which one sector
+//! Invariant: it begins only where nothing is wrong, but for refcounts that are to be of another width. Those of another width are new structures, to which one sector
 //! of the header switches; a crash before leaves the old ones.
 
 use block::{BlockError, ErrorKind};
@@ -30,7 +30,7 @@ pub(super) struct Amending {
 impl Check {
     /// The same check of a version 3 image, which then gets refcounts of `bits` bits, a power of two up to 64.
     ///
-    /// Errors of [`Check::step`] besides, before anything is written: `Corrupt` where something is wrong, `Unsupported` where
+    /// Errors of [`Check::step`] besides, before anything is written: `Corrupt` where something but refcounts is wrong, `Unsupported` where
     /// a cluster is counted higher than `bits` allow.
     #[must_use]
     pub fn with_refcount_bits(mut self, bits: u32) -> Self {
@@ -84,7 +84,8 @@ impl Check {
     /// Goes over from checking to new structures.
     pub(super) fn begin_new_width(&mut self) -> Result<Step, BlockError> {
         let bits = self.amending.bits.unwrap_or(self.disk.bits);
-        if self.found.corruptions + self.found.check_errors > 0 {
+        // New refcounts are made of what refers to clusters, whatever the old ones said.
+        if self.found.corruptions > self.miscounted || self.found.check_errors > 0 {
             return Err(corrupt("it has errors, which have to be mended first: 'img check -r all'"));
         }
         let most = u64::MAX >> (64 - bits);

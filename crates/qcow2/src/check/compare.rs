@@ -43,7 +43,10 @@ impl Check {
         let verb = if count < references { "ERROR" } else { "Leaked" };
         let line = format!("{verb} cluster {cluster} refcount={count} reference={references}");
         match count < references {
-            true => self.corrupt(1, line),
+            true => {
+                self.miscounted += 1;
+                self.corrupt(1, line);
+            }
             false => {
                 self.found.leaks += 1;
                 self.tell(1, line);

@@ -107,6 +107,8 @@ pub struct Check {
     found: Found,
     /// Of `found.corruptions`: those that no repair mends.
     lasting: u64,
+    /// Of `found.corruptions`: those of refcounts that are too low or cannot count as high as they should.
+    miscounted: u64,
     lines: Vec<String>,
     late: Vec<String>,
     late_left_out: u64,
@@ -253,6 +255,7 @@ impl Check {
             writes: Vec::new(),
             found: Found::default(),
             lasting: 0,
+            miscounted: 0,
             lines: Vec::new(),
             late: Vec::new(),
             late_left_out: 0,

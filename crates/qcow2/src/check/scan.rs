@@ -8,6 +8,9 @@ use crate::l2_entry::{COPIED, OFFSET};
 /// Clusters beyond the end of the file that are remembered, so that nothing is put there.
 const BEYOND_MAX: usize = 1 << 16;
 
+/// What there is to do about counts that do not fit; QEMU's words.
+const WIDEN: &str = "Use qemu-img amend to increase the refcount entry width or qemu-img convert to create a clean copy if the image cannot be opened for writing";
+
 impl Check {
     pub(super) fn ask_l1_tables(&mut self) -> Result<(), BlockError> {
         self.disk.loaded();
@@ -119,7 +122,9 @@ impl Check {
         for number in range.start() >> bits..=last {
             let over = self.references.add(number, times, self.facts.most);
             if over > 0 {
-                self.corrupt(over, format!("ERROR: overflow cluster offset={:#x}", number << bits));
+                self.miscounted += over;
+                let line = format!("ERROR: overflow cluster offset={:#x}\n{WIDEN}", number << bits);
+                self.corrupt(over, line);
             }
         }
     }
