@@ -31,10 +31,7 @@ impl Amend for CheckOnly {
 async fn amend(file: ImageFile<'_>, change: &Amendment) -> Result<()> {
     let header = Header::parse(&file.first_cluster().await?)?;
     header.writable()?;
-    let foreign = header.features.autoclear & !(cache::AUTOCLEAR | BackingMark::AUTOCLEAR | BITMAPS | RAW);
-    if foreign != 0 {
-        edit(file, &HeaderEdit::ClearAutoclear(foreign)).await?;
-    }
+    disarm(file, &header).await?;
     match change {
         Amendment::Version(2) => to_version_2(file, &header).await,
         Amendment::Version(3) => to_version_3(file, &header).await,
@@ -49,6 +46,14 @@ async fn amend(file: ImageFile<'_>, change: &Amendment) -> Result<()> {
             let mark = BackingMark { len: *len, modified_s, modified_ns };
             note_backing(file, &header, mark).await
         }
+    }
+}
+
+/// Before the first change of an image: clears the autoclear bits of those whom we do not know.
+pub(super) async fn disarm(file: ImageFile<'_>, header: &Header) -> Result<()> {
+    match header.features.autoclear & !(cache::AUTOCLEAR | BackingMark::AUTOCLEAR | BITMAPS | RAW) {
+        0 => Ok(()),
+        foreign => edit(file, &HeaderEdit::ClearAutoclear(foreign)).await,
     }
 }
 

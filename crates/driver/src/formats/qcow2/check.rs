@@ -14,6 +14,7 @@ use qcow2::check::{Check, CheckWrite, Found, Step};
 use qcow2::{FILE_CHILD, Header};
 
 use super::Qcow2;
+use super::amend::disarm;
 use super::image::Image;
 
 /// Reads of tables, and writes, that are under way at a time. A read is at most 2 MiB long.
@@ -92,7 +93,12 @@ impl ImageFile<'_> {
 
 /// Checks the image in `file`, and mends what `repair` says.
 pub(super) async fn check(file: ImageFile<'_>, repair: Repair, tell: Tell<'_>) -> Result<CheckReport> {
-    let first = file.first_cluster().await?;
+    let mut first = file.first_cluster().await?;
+    if repair != Repair::Nothing {
+        // Whatever is written, and as QEMU does even where nothing is.
+        disarm(file, &Header::parse(&first)?).await?;
+        first = file.first_cluster().await?;
+    }
     let mut check = Check::new(&first, file.len()?, file.grows()?, kind(repair))?;
     run(file, &mut check, tell).await?;
     Ok(report(check.found()))
