@@ -3,6 +3,8 @@
 //! Invariant: the overlay reads the same at any moment, before, while and after: what is written below it, it holds
 //! itself, until all of that is durable below; only then it is emptied.
 
+use std::path::Path;
+
 use flow::copy::{self, Failed, Transfer, Zeroes};
 use flow::sabotage::{Rule, broken};
 use flow::{Request, seam};
@@ -166,7 +168,7 @@ async fn images_below(
     while let Some(named) = header.as_ref().and_then(|header| header.backing.clone()) {
         let Some((name, format)) = header.as_ref().and_then(|header| backing(header, &above)) else { break };
         let format = format.ok_or_else(|| chain::no_format(&above, &name))?;
-        let is_last = base.is_none_or(|base| base == name || base == named.name);
+        let is_last = base.is_none_or(|base| base == named.name || is_same(base, &name, &above));
         found.push(Below { name: name.clone(), format });
         if is_last {
             return Ok(found);
@@ -184,6 +186,15 @@ async fn images_below(
             Err(Failure::new(format!("Did not find '{base}' in the backing chain of '{name}'")))
         }
         _ => Ok(Vec::new()),
+    }
+}
+
+/// Whether `base`, said of the images below `overlay` and taken from where that lies, is the image `name`.
+fn is_same(base: &str, name: &str, overlay: &str) -> bool {
+    let real = |path: &str| Path::new(path).canonicalize().unwrap_or_else(|_| path.into());
+    match qcow2::resolve(base, overlay) {
+        Ok(Target::Path(path)) => real(&path) == real(name),
+        _ => base == name,
     }
 }
 

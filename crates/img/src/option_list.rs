@@ -1,5 +1,7 @@
 //! Which options images of each format are made with: the tables behind `-o`, `-o help` and `Formatting ...`.
 
+use engine::keyval;
+
 use crate::failure::{Failure, Result};
 use crate::foreign;
 use crate::settings::{Setting, Takes};
@@ -138,5 +140,5 @@ fn listed(title: &str, mut table: Vec<Setting>) -> String {
 
 /// Whether `-o` asks for the list.
 pub(crate) fn asks_for_help(text: &str) -> bool {
-    text.split(',').any(|item| item == "help" || item == "?")
+    keyval::items(text).iter().any(|item| item == "help" || item == "?")
 }

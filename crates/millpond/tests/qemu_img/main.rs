@@ -183,9 +183,10 @@ fn without_steps(text: &str) -> String {
 
 /// At spaces, except between single quotes.
 fn words(line: &str) -> Vec<String> {
-    let (mut words, mut quoted) = (vec![None::<String>], false);
-    for c in line.chars() {
+    let (mut words, mut quoted, mut chars) = (vec![None::<String>], false, line.chars());
+    while let Some(c) = chars.next() {
         match c {
+            '\\' => words.last_mut().unwrap().get_or_insert_default().extend(chars.next()),
             '\'' => {
                 quoted = !quoted;
                 words.last_mut().unwrap().get_or_insert_default();
