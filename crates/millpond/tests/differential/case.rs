@@ -26,6 +26,9 @@ pub(crate) struct Base {
 #[derive(Clone, Debug)]
 pub(crate) struct Case {
     pub(crate) cluster_bits: u64,
+    /// Whether it is of version 2.
+    pub(crate) old: bool,
+    pub(crate) refcount_bits: u64,
     pub(crate) data_file: DataFile,
     pub(crate) base: Option<Base>,
     /// Whether it has nothing that the library imago refuses: subclusters and zstd.
@@ -74,7 +77,13 @@ impl Case {
             1 if !old && base.is_none() => DataFile::Raw,
             _ => DataFile::Within,
         };
-        Self { cluster_bits, data_file, base, plain, options: options.join(",") }
+        let (refcount_bits, options) = (1 << refcount_order, options.join(","));
+        Self { cluster_bits, old, refcount_bits, data_file, base, plain, options }
+    }
+
+    /// How many times a cluster can be referred to.
+    pub(crate) fn references_max(&self) -> u64 {
+        u64::MAX >> (64 - self.refcount_bits)
     }
 
     /// For `-o`, with a data file of this name if it has one.

@@ -3,11 +3,14 @@
 use std::path::PathBuf;
 use std::process::Output;
 
+use serde_json::Value;
 use sim::Rng;
 
+use crate::bitmaps::{self, Bitmaps};
 use crate::case::{Case, DataFile, SIZE};
 use crate::lab::{Lab, MILLPOND, said};
 use crate::ours;
+use crate::snapshots::{self, Snapshot};
 
 /// Whose hands.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -39,8 +42,14 @@ pub(crate) struct Stage<'a> {
     pub(crate) bytes: Vec<u8>,
     /// How well each of them is known.
     pub(crate) known: Vec<Known>,
-    /// Images made so far.
+    /// Oldest first.
+    pub(crate) snapshots: Vec<Snapshot>,
+    pub(crate) bitmaps: Bitmaps,
+    /// Images made so far, and snapshots taken.
     pub(crate) made: usize,
+    pub(crate) taken: usize,
+    /// Whether it may have compressed clusters.
+    pub(crate) packed: bool,
     /// Both of us; or we alone, and a third one reads: this program.
     reader: Option<PathBuf>,
 }
@@ -50,8 +59,22 @@ impl<'a> Stage<'a> {
     pub(crate) fn new(lab: &'a Lab, case: &Case, seed: u64, reader: Option<PathBuf>) -> Self {
         let rng = Rng::new(seed ^ 0xd1ff);
         let (image, case) = ("image0.qcow2".to_owned(), case.clone());
-        let (based, bytes, known) = (case.base.is_some(), vec![], vec![]);
-        let mut stage = Self { lab, rng, image, case, based, bytes, known, made: 0, reader };
+        let based = case.base.is_some();
+        let mut stage = Self {
+            lab,
+            rng,
+            image,
+            case,
+            based,
+            bytes: vec![],
+            known: vec![],
+            snapshots: vec![],
+            bitmaps: Bitmaps::new(),
+            made: 0,
+            taken: 0,
+            packed: false,
+            reader,
+        };
         let mut create = vec!["create".to_owned(), "-q".to_owned(), "-f".to_owned(), "qcow2".to_owned()];
         if let Some(base) = stage.case.base.clone() {
             let content = stage.make_base("base0", base.format, base.size);
@@ -96,6 +119,39 @@ impl<'a> Stage<'a> {
         assert!(output.status.success(), "{who:?}, {args:?}: {}", said(&output));
     }
 
+    /// The same, unless it is refused: then by both, in the same words. Answers whether it was done.
+    pub(crate) fn either(&self, who: Who, args: &[&str]) -> bool {
+        println!("{who:?}, if it can be: img {}", args.join(" "));
+        let first = self.run(who, args);
+        if first.status.success() {
+            return true;
+        }
+        let other = if who == Who::We { Who::Qemu } else { Who::We };
+        let words = |output: &Output| said(output).replace("millpond img: ", "").replace("qemu-img: ", "");
+        let second = self.run(other, args);
+        assert_eq!((words(&second), second.status.code()), (words(&first), first.status.code()), "{args:?}");
+        println!("{}", words(&first));
+        false
+    }
+
+    /// Both refuse it, and leave the image as it is.
+    pub(crate) fn refused(&self, args: &[&str]) {
+        for who in [Who::We, Who::Qemu] {
+            println!("{who:?} refuse: img {}", args.join(" "));
+            let output = self.run(who, args);
+            assert_eq!(output.status.code(), Some(1), "{who:?}, {args:?}: {}", said(&output));
+        }
+    }
+
+    /// We do it, or say that this is why we cannot. Answers whether it was done.
+    pub(crate) fn we_try(&self, args: &[&str], why: &str) -> bool {
+        println!("We, if it can be: img {}", args.join(" "));
+        let output = self.run(Who::We, args);
+        let done = output.status.success();
+        assert!(done || said(&output).contains(why), "{args:?}: {}", said(&output));
+        done
+    }
+
     fn run(&self, who: Who, args: &[&str]) -> Output {
         match who {
             Who::Qemu => self.lab.run("qemu-img", args),
@@ -103,16 +159,20 @@ impl<'a> Stage<'a> {
         }
     }
 
-    /// Both read what it must read as, and both checks agree that it is whole.
+    /// Both read what it must read as, say the same of it, and both checks agree that it is whole.
     pub(crate) fn compare(&mut self) {
         let convert = ["convert", "-f", "qcow2", "-O", "raw", &self.image, "read"];
         let output = self.run(Who::Qemu, &convert);
         assert!(output.status.success(), "QEMU does not read it: {}", said(&output));
         let theirs = std::fs::read(self.lab.path("read")).unwrap();
         self.expect(&theirs);
-        let ours = ours::read(&self.lab.path(&self.image));
-        assert_eq!(ours.len(), theirs.len(), "sizes");
-        let differs = ours.iter().zip(&theirs).position(|(a, b)| a != b);
+        let ours = {
+            let states: Vec<_> = self.snapshots.iter().map(|snapshot| snapshot.name.as_str()).collect();
+            let bitmaps: Vec<_> = self.bitmaps.keys().copied().collect();
+            ours::read(&self.lab.path(&self.image), &states, &bitmaps)
+        };
+        assert_eq!(ours.bytes.len(), theirs.len(), "sizes");
+        let differs = ours.bytes.iter().zip(&theirs).position(|(a, b)| a != b);
         assert_eq!(differs, None, "the first byte that we read differently");
         self.ask_reader(&theirs);
         if self.case.data_file == DataFile::Raw {
@@ -122,10 +182,30 @@ impl<'a> Stage<'a> {
         }
         self.bytes = theirs;
         self.known = vec![Known::Surely; self.bytes.len()];
-        let check = ["check", "-f", "qcow2", "--output=json", &self.image];
-        let [theirs, ours] = [Who::Qemu, Who::We].map(|who| self.run(who, &check));
-        assert_eq!(said(&ours), said(&theirs), "what the checks say");
-        assert_eq!((ours.status.code(), theirs.status.code()), (Some(0), Some(0)), "{}", said(&theirs));
+        snapshots::compare(self, ours.snapshots);
+        bitmaps::compare(self, ours.bitmaps);
+        self.compare_said();
+    }
+
+    /// Both say the same of it: what it is and has, and that it is whole.
+    fn compare_said(&self) {
+        let both = |args: &[&str]| {
+            let [theirs, ours] = [Who::Qemu, Who::We].map(|who| self.run(who, args));
+            assert_eq!(said(&ours), said(&theirs), "{args:?}");
+            assert_eq!((ours.status.code(), theirs.status.code()), (Some(0), Some(0)), "{}", said(&theirs));
+            theirs.stdout
+        };
+        both(&["check", "-f", "qcow2", "--output=json", &self.image]);
+        let info: Value =
+            serde_json::from_slice(&both(&["info", "-f", "qcow2", "--output=json", &self.image])).unwrap();
+        bitmaps::compare_stated(self, &info);
+        let listed = info["snapshots"].as_array().cloned().unwrap_or_default();
+        let names: Vec<_> = listed.iter().filter_map(|snapshot| snapshot["name"].as_str()).collect();
+        let wanted: Vec<_> = self.snapshots.iter().map(|snapshot| snapshot.name.as_str()).collect();
+        assert_eq!(names, wanted, "snapshots");
+        if !self.snapshots.is_empty() {
+            both(&["snapshot", "-f", "qcow2", "-l", &self.image]);
+        }
     }
 
     /// The reader reads the same.

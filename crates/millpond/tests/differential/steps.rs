@@ -2,10 +2,15 @@
 
 use block::ByteRange;
 
+use crate::bitmaps;
 use crate::case::{Case, DataFile};
 use crate::lab::said;
 use crate::ours;
+use crate::snapshots;
 use crate::stage::{Known, Stage, Who};
+
+/// QEMU takes minutes for other refcounts in clusters of more bits: it looks at each counter that a block could have.
+const QUICKLY_WALKED: u64 = 12;
 
 /// A change of bytes, or a flush.
 #[derive(Clone, Copy, Debug)]
@@ -45,29 +50,34 @@ impl Change {
 /// One step by one of both.
 pub(crate) fn take_one(stage: &mut Stage<'_>) {
     let who = stage.who();
-    match stage.rng.below(12) {
-        0 if stage.based => stage.img(who, &["commit", "-q", "-f", "qcow2", &stage.image.clone()]),
-        1 | 2 if stage.based => rebase(stage, who),
-        3 => resize(stage, who),
-        4 => convert(stage, who),
+    match stage.rng.below(20) {
+        0 if stage.based => commit(stage, who),
+        1 if stage.based => rebase(stage, who),
+        2 => resize(stage, who),
+        3 => convert(stage, who),
+        4 => amend(stage, who),
         5 if who == Who::Qemu && stage.case.data_file == DataFile::Within => compress(stage),
+        6..10 => snapshots::step(stage, who),
+        10..13 => bitmaps::step(stage, who),
         _ => change(stage, who),
     }
+}
+
+/// What snapshots read of their base has changed with it.
+fn change_base(stage: &mut Stage<'_>) {
+    stage.snapshots.iter_mut().for_each(|snapshot| snapshot.bytes = None);
+}
+
+fn commit(stage: &mut Stage<'_>, who: Who) {
+    stage.img(who, &["commit", "-q", "-f", "qcow2", &stage.image.clone()]);
+    change_base(stage);
 }
 
 fn change(stage: &mut Stage<'_>, who: Who) {
     let changes: Vec<_> = (0..1 + stage.rng.below(8)).map(|_| any_change(stage, who)).collect();
     println!("{who:?}: {changes:?}");
     for change in &changes {
-        let range = change.range();
-        let range = range.start() as usize..range.end() as usize;
-        match change {
-            Change::Write { byte, .. } => stage.bytes[range.clone()].fill(*byte),
-            Change::Zero { .. } => stage.bytes[range.clone()].fill(0),
-            Change::Discard { .. } | Change::Flush => {}
-        }
-        let discarded = matches!(change, Change::Discard { .. });
-        stage.known[range].fill(if discarded { Known::Discarded } else { Known::Surely });
+        note(stage, change);
     }
     match who {
         Who::We => ours::change(&stage.lab.path(&stage.image), &changes),
@@ -82,6 +92,22 @@ fn change(stage: &mut Stage<'_>, who: Who) {
     }
 }
 
+/// What a change makes of the model.
+fn note(stage: &mut Stage<'_>, change: &Change) {
+    bitmaps::record(&mut stage.bitmaps, change.range());
+    let range = change.range().start() as usize..change.range().end() as usize;
+    match change {
+        Change::Write { byte, compressed, .. } => {
+            stage.bytes[range.clone()].fill(*byte);
+            stage.packed |= compressed;
+        }
+        Change::Zero { .. } => stage.bytes[range.clone()].fill(0),
+        Change::Discard { .. } | Change::Flush => {}
+    }
+    let discarded = matches!(change, Change::Discard { .. });
+    stage.known[range].fill(if discarded { Known::Discarded } else { Known::Surely });
+}
+
 /// A cluster by QEMU, which refuses where one has its place already.
 fn compress(stage: &mut Stage<'_>) {
     let cluster = 1 << stage.case.cluster_bits;
@@ -91,6 +117,8 @@ fn compress(stage: &mut Stage<'_>) {
     let [discard, write] =
         [format!("discard -q {at} {}", range.len()), format!("write -q -c -P 7 {at} {}", range.len())];
     println!("Qemu: {discard}, {write}");
+    stage.packed = true;
+    bitmaps::record(&mut stage.bitmaps, ByteRange::new(at, range.len() as u64));
     let args = ["-f", "qcow2", "-d", "unmap", "-c", &discard, "-c", &write, &stage.image];
     let output = stage.lab.run("qemu-io", &args);
     match String::from_utf8_lossy(&output.stderr).trim() {
@@ -124,6 +152,9 @@ fn any_change(stage: &mut Stage<'_>, who: Who) -> Change {
 /// Onto another base, or none; it goes on reading as it does.
 fn rebase(stage: &mut Stage<'_>, who: Who) {
     let image = stage.image.clone();
+    change_base(stage);
+    // What is copied is recorded.
+    stage.bitmaps.values_mut().filter(|bitmap| bitmap.recording).for_each(|bitmap| bitmap.more = true);
     if stage.rng.chance(0.3) {
         stage.based = false;
         return stage.img(who, &["rebase", "-f", "qcow2", "-b", "", &image]);
@@ -138,7 +169,10 @@ fn rebase(stage: &mut Stage<'_>, who: Who) {
 fn resize(stage: &mut Stage<'_>, who: Who) {
     let size = (1 + stage.rng.below(8000)) * 512;
     let (image, text) = (stage.image.clone(), size.to_string());
-    stage.img(who, &["resize", "-q", "-f", "qcow2", "--shrink", &image, &text]);
+    if !stage.either(who, &["resize", "-q", "-f", "qcow2", "--shrink", &image, &text]) {
+        return;
+    }
+    stage.bitmaps.values_mut().for_each(|bitmap| bitmap.bits.resize(size));
     let (before, cluster) = (stage.bytes.len(), 1 << stage.case.cluster_bits);
     stage.bytes.resize(size as usize, 0);
     stage.known.resize(size as usize, Known::Surely);
@@ -148,7 +182,36 @@ fn resize(stage: &mut Stage<'_>, who: Who) {
     }
 }
 
-/// To another image without a base, which takes its place.
+/// To an image of another version, width of refcounts, or laziness.
+fn amend(stage: &mut Stage<'_>, who: Who) {
+    let bits = 1 << stage.rng.below(7);
+    // Where we refuse QEMU spoils bitmaps, or looks whether snapshots have compressed clusters.
+    let refused = !stage.bitmaps.is_empty() || !stage.case.plain && !stage.snapshots.is_empty();
+    let options = match stage.rng.below(5) {
+        0 | 1 if !stage.case.old && !refused => "compat=0.10".to_owned(),
+        2 => format!("compat=1.1,refcount_bits={bits}"),
+        3 => format!("refcount_bits={bits}"),
+        4 => format!("lazy_refcounts={}", ["on", "off"][stage.rng.index(2)]),
+        _ => "compat=1.1".to_owned(),
+    };
+    let (image, widens) = (stage.image.clone(), options.contains("refcount_bits"));
+    let args = ["amend", "-q", "-f", "qcow2", "-o", &options, &image];
+    let done = match widens && stage.case.cluster_bits > QUICKLY_WALKED {
+        true => {
+            !(stage.case.old && options.starts_with("refcount")) && stage.we_try(&args, "Cannot decrease")
+        }
+        false => stage.either(who, &args),
+    };
+    if !done {
+        return;
+    }
+    stage.case.old = (stage.case.old && !options.contains("compat=1.1")) || options.contains("compat=0.10");
+    if widens {
+        stage.case.refcount_bits = bits;
+    }
+}
+
+/// To another image without a base, which takes its place: the present state, with its bitmaps or without, or a snapshot.
 fn convert(stage: &mut Stage<'_>, who: Who) {
     let case = Case::another(&mut stage.rng);
     stage.made += 1;
@@ -157,8 +220,22 @@ fn convert(stage: &mut Stage<'_>, who: Who) {
     let options = case.options(&stage.lab.name(&format!("data{}", stage.made)));
     let packed =
         case.data_file == DataFile::Within && !options.contains("preallocation") && stage.rng.chance(0.5);
-    let convert = ["convert", "-f", "qcow2", "-O", "qcow2", "-o", &options];
-    let compress: &[&str] = if packed { &["-c"] } else { &[] };
-    stage.img(who, &[&convert[..], compress, &[&stage.image, &image]].concat());
-    (stage.image, stage.case, stage.based) = (image, case, false);
+    let mut args = vec!["convert", "-f", "qcow2", "-O", "qcow2", "-o", &options];
+    args.extend(packed.then_some("-c"));
+    let with_bitmaps = !stage.case.old && !case.old && stage.rng.chance(0.7);
+    args.extend(with_bitmaps.then_some("--bitmaps"));
+    let snapshot = stage.snapshots.iter().rev().find(|snapshot| snapshot.size == stage.bytes.len());
+    let from = snapshot.filter(|_| !with_bitmaps).map(|snapshot| snapshot.name.clone());
+    if let Some(name) = &from {
+        let bytes = stage.snapshots.iter().find(|snapshot| snapshot.name == *name).unwrap().bytes.clone();
+        stage.bytes = bytes.unwrap();
+        args.extend(["-l", name]);
+    }
+    args.extend([&*stage.image, &*image]);
+    stage.img(who, &args);
+    if !with_bitmaps {
+        stage.bitmaps.clear();
+    }
+    stage.snapshots.clear();
+    (stage.image, stage.case, stage.based, stage.packed) = (image, case, false, packed);
 }
