@@ -116,11 +116,11 @@ async fn to_version_2(file: ImageFile<'_>, header: &Header) -> Result<()> {
     if header.version == Version::V2 {
         return Ok(());
     }
-    if header.data_file.is_some() {
-        return Err(unsupported("Cannot downgrade an image with a data file"));
-    }
     if header.refcount_table.bits != V2_REFCOUNT_BITS {
         return Err(unsupported("compat=0.10 requires refcount_bits=16"));
+    }
+    if header.data_file.is_some() {
+        return Err(unsupported("Cannot downgrade an image with a data file"));
     }
     let seen = sound(file).await?;
     check_version_2(header, &seen)?;
