@@ -62,6 +62,8 @@ rules! {
     CommitBarrier = "commit-barrier",
     /// Tables that are made anew or changed as a whole are durable before the header says so.
     TablesBarrier = "tables-barrier",
+    /// What a repair has mended is durable before it writes what relies on it.
+    RepairBarrier = "repair-barrier",
 }
 
 #[cfg(feature = "sabotage")]

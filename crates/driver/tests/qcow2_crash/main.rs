@@ -1,7 +1,7 @@
 //! The power goes while a qcow2 image is written: at any write and any flush, with what was on its way lost, torn or
 //! reordered. Whatever is left opens, has tables that agree, and holds all that was flushed.
 //!
-//! The scenarios are the rows of `table.rs`. A failure prints the `cargo xtask sim` command that plays it again;
+//! The scenarios are the rows of `table.rs`, and the repairs of `repair.rs`. A failure prints the `cargo xtask sim` command that plays it again;
 //! `MILLPOND_TEST_FULL=1` plays more of them.
 
 #![allow(unreachable_pub, reason = "modules of one test")]
@@ -16,6 +16,7 @@ mod fill;
 mod lab;
 mod model;
 mod reader;
+mod repair;
 mod resizing;
 mod row;
 mod scribble;
@@ -35,7 +36,8 @@ const BUDGETS: Budgets = Budgets {
 #[test]
 fn scenarios() {
     let rows = table::all().into_iter().map(|row| Box::new(row) as Box<dyn Scenario>);
-    campaign::play_or_break(&rows.collect::<Vec<_>>(), &BUDGETS, break_named);
+    let repairs = repair::all().into_iter().map(|repair| Box::new(repair) as Box<dyn Scenario>);
+    campaign::play_or_break(&rows.chain(repairs).collect::<Vec<_>>(), &BUDGETS, break_named);
 }
 
 /// The scenario that goes wrong without a rule; `None` where it takes no power cut: `contract_broken_*` and `sabotage_*`
@@ -58,6 +60,7 @@ fn found_by(rule: Rule) -> Option<&'static str> {
         Rule::DataFileBarrier => Some("a data file"),
         Rule::SwitchBarrier => Some("snapshots"),
         Rule::TablesBarrier => Some("refcounts of other widths"),
+        Rule::RepairBarrier => Some("a repair that makes refcounts anew"),
     }
 }
 

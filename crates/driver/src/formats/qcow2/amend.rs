@@ -4,6 +4,7 @@
 //! new kind that reads as before, with leaks at worst.
 
 use block::{BlockError, ErrorKind, Result};
+use flow::sabotage::Rule;
 use flow::{Amend, Amendment, Next, Repair};
 use io::{Lease, LocalFut};
 use qcow2::check::{self, Check};
@@ -60,10 +61,10 @@ pub(super) async fn disarm(file: ImageFile<'_>, header: &Header) -> Result<()> {
 /// Carries a change of the header out, each write durable before the next one.
 async fn edit(file: ImageFile<'_>, edit: &HeaderEdit) -> Result<()> {
     // What was written before is durable, too, when the header says so.
-    file.flush().await?;
+    file.flush(Rule::TablesBarrier).await?;
     for write in edit.writes(&file.first_cluster().await?)? {
         file.write(vec![(write.offset, write.bytes)]).await?;
-        file.flush().await?;
+        file.flush(Rule::TablesBarrier).await?;
     }
     Ok(())
 }
@@ -77,7 +78,7 @@ async fn new_check(file: ImageFile<'_>, repair: check::Repair) -> Result<Check> 
 /// Fails where something is wrong with the tables; answers what was seen of them.
 async fn sound(file: ImageFile<'_>) -> Result<Check> {
     let mut check = new_check(file, check::Repair::Nothing).await?;
-    run(file, &mut check, &mut |_| ()).await?;
+    run(file, &mut check, Rule::TablesBarrier, &mut |_| ()).await?;
     let found = check.found();
     if found.corruptions + found.check_errors > 0 {
         let context = "it has errors, which have to be mended first: 'img check -r all'";
@@ -97,7 +98,7 @@ async fn refcount_bits(file: ImageFile<'_>, header: &Header, bits: u32) -> Resul
         return Err(unsupported("Refcount widths other than 16 bits need version 3"));
     }
     let mut check = new_check(file, check::Repair::Nothing).await?.with_refcount_bits(bits);
-    run(file, &mut check, &mut |_| ()).await
+    run(file, &mut check, Rule::TablesBarrier, &mut |_| ()).await
 }
 
 async fn to_version_3(file: ImageFile<'_>, header: &Header) -> Result<()> {
@@ -107,7 +108,7 @@ async fn to_version_3(file: ImageFile<'_>, header: &Header) -> Result<()> {
     let seen = sound(file).await?;
     if seen.snapshots().iter().any(|snapshot| !snapshot.is_complete()) {
         let mut check = new_check(file, check::Repair::All).await?.completing_snapshots();
-        run(file, &mut check, &mut |_| ()).await?;
+        run(file, &mut check, Rule::TablesBarrier, &mut |_| ()).await?;
     }
     edit(file, &HeaderEdit::Version(Version::V3)).await
 }
@@ -127,7 +128,7 @@ async fn to_version_2(file: ImageFile<'_>, header: &Header) -> Result<()> {
     let drops = seen.zeros() > 0;
     if drops {
         let mut check = new_check(file, check::Repair::Nothing).await?.dropping_zeros();
-        run(file, &mut check, &mut |_| ()).await?;
+        run(file, &mut check, Rule::TablesBarrier, &mut |_| ()).await?;
     }
     edit(file, &HeaderEdit::ClearAutoclear(header.features.autoclear)).await?;
     edit(file, &HeaderEdit::Version(Version::V2)).await?;

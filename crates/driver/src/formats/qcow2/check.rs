@@ -68,9 +68,9 @@ impl ImageFile<'_> {
         self.read(ByteRange::between(0, len.min(needed))).await
     }
 
-    /// Makes durable what was written before, ahead of a header that says so.
-    pub(super) async fn flush(self) -> Result<()> {
-        if sabotage::broken(Rule::TablesBarrier) {
+    /// Makes durable what was written before, ahead of what relies on it; `rule` is what breaks without.
+    pub(super) async fn flush(self, rule: Rule) -> Result<()> {
+        if sabotage::broken(rule) {
             return Ok(());
         }
         self.execute(Request::flush(), Lease::empty()).await.map(drop)
@@ -100,19 +100,19 @@ pub(super) async fn check(file: ImageFile<'_>, repair: Repair, tell: Tell<'_>) -
         first = file.first_cluster().await?;
     }
     let mut check = Check::new(&first, file.len()?, file.grows()?, kind(repair))?;
-    run(file, &mut check, tell).await?;
+    run(file, &mut check, Rule::RepairBarrier, tell).await?;
     Ok(report(check.found()))
 }
 
-/// Carries a check out.
-pub(super) async fn run(file: ImageFile<'_>, check: &mut Check, tell: Tell<'_>) -> Result<()> {
+/// Carries a check out; `rule` is what breaks without its barriers.
+pub(super) async fn run(file: ImageFile<'_>, check: &mut Check, rule: Rule, tell: Tell<'_>) -> Result<()> {
     loop {
         let step = check.step();
         check.drain_lines().iter().for_each(|line| tell(line));
         match step? {
             Step::Read(ranges) => read_all(file, ranges, check, tell).await?,
             Step::Write(writes) => file.write(writes).await?,
-            Step::Barrier => file.flush().await?,
+            Step::Barrier => file.flush(rule).await?,
             Step::Again => io::yield_now().await,
             Step::Done => return Ok(()),
         }
