@@ -12,7 +12,7 @@ use crate::node::Limits;
 use crate::powers::Powers;
 use crate::prepared::Prepared;
 use crate::recorder::Recorder;
-use crate::request::{Now, Request, Window};
+use crate::request::{Now, Op, Request, Window};
 
 /// A node that carries requests out: a filter (it has no size of its own) or a protocol.
 ///
@@ -78,6 +78,12 @@ pub trait Format: Send + Sync {
     /// first. Must not block, wait or allocate.
     fn map_now(&self, range: ByteRange) -> Result<Option<Mapping>>;
 
+    /// [`Format::map_now`] was an error for who reads (or only looks) or writes at `range`; answers the error that he is
+    /// told.
+    fn unmapped(&self, error: BlockError, _op: Op, _range: ByteRange, _next: Next<'_>) -> BlockError {
+        error
+    }
+
     /// Loads what [`Format::map_now`] needs for the first byte of `range`.
     fn load<'a>(&'a self, range: ByteRange, next: Next<'a>) -> LocalFut<'a, Result<()>>;
 
@@ -122,11 +128,6 @@ pub trait Changes: Send + Sync {
     /// Maps what was prepared and written; bumps the generations before it returns. Memory only: a flush
     /// makes it durable, after the data.
     fn commit(&self, prepared: Prepared, next: Next<'_>) -> Result<()>;
-
-    /// A write was to go where the map is an error; answers the error that it fails with.
-    fn unmapped(&self, error: BlockError, _next: Next<'_>) -> BlockError {
-        error
-    }
 
     /// Carries out a [`crate::Op::WriteZeroes`], [`crate::Op::Discard`] or [`crate::Op::Flush`], bumping the generations
     /// before it returns.

@@ -7,7 +7,7 @@ use std::sync::atomic::Ordering;
 use block::{BlockError, ByteRange, ErrorKind, Mapping, Place};
 
 use crate::l2_entry::{self, COPIED, Cluster, Fault, OFFSET, Subclusters};
-use crate::{CompressedCluster, Geometry, HostOffset, L1Table, L2Slice, SliceAddress, corrupt};
+use crate::{CompressedCluster, Geometry, HostOffset, L1Table, L2Slice, Lie, SliceAddress};
 
 /// Most L1 entries that one lookup walks over while they are empty.
 const MAX_EMPTY_RUN: usize = 1 << 16;
@@ -48,7 +48,9 @@ impl Geometry {
         } else {
             return Ok(Located::Slice(self.slice_of(table, range.start())));
         };
-        Err(corrupt(format!("L1 entry {index} ({entry:#018x}): {lie} (file of {file_len} bytes)")))
+        let is_aligned = table.is_aligned(self.cluster_bits);
+        let lie = Lie::of_l1(format!("{lie} (file of {file_len} bytes)"), table, index, is_aligned);
+        Err(lie.error(format!("L1 entry {index} ({entry:#018x})")))
     }
 
     /// Where the first bytes of `range` lie, and how many from there on lie in one run, as far as `slice`
@@ -180,7 +182,12 @@ impl Geometry {
 
     #[cold]
     pub(crate) fn lie(&self, slice: &L2Slice, from: u64, fault: Fault) -> BlockError {
-        corrupt(format!("{}: {fault}", self.name_entry(slice, from)))
+        let (index, guest) = (from >> self.cluster_bits, slice.address.first_guest + from);
+        let table = HostOffset(slice.address.host.0 & !(self.cluster_size() - 1));
+        let in_table = ((slice.address.host.0 - table.0) >> self.entry_bits()) + index;
+        let guest = guest & !(self.cluster_size() - 1);
+        let lie = Lie::of_l2(self, self.entry(slice, from).0, fault, (table, in_table), guest);
+        lie.error(self.name_entry(slice, from))
     }
 
     fn name_entry(&self, slice: &L2Slice, from: u64) -> String {

@@ -74,7 +74,14 @@ impl Format for Qcow2 {
     }
 
     fn map_now(&self, range: ByteRange) -> Result<Option<Mapping>> {
-        self.image.map(range).map_err(|error| self.image.met(error))
+        self.image.map(range)
+    }
+
+    fn unmapped(&self, error: BlockError, op: Op, range: ByteRange, next: Next<'_>) -> BlockError {
+        match op {
+            Op::Write => self.image.lied_to_writer(error, range.start(), next),
+            _ => self.image.lied_to_reader(error, self.changing.then_some(next)),
+        }
     }
 
     fn load<'a>(&'a self, range: ByteRange, next: Next<'a>) -> LocalFut<'a, Result<()>> {
@@ -181,10 +188,6 @@ impl Changes for Qcow2 {
                 self.image.in_background(next, |image, next| Box::pin(image.come_to_rest(next))).await;
             stored.map_err(|error| self.image.refused(error, next))
         })
-    }
-
-    fn unmapped(&self, error: BlockError, next: Next<'_>) -> BlockError {
-        self.image.lied_to_writer(error, next)
     }
 
     fn generation(&self, offset: u64) -> Option<&AtomicU32> {

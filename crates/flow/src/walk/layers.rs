@@ -3,6 +3,7 @@
 use block::{ByteRange, ChildIndex, ExtentState, Place, Result};
 
 use crate::node::Body;
+use crate::request::Op;
 use crate::view::{View, ViewIndex};
 
 /// What a layer has of a run of bytes.
@@ -46,8 +47,7 @@ pub(crate) async fn layer(view: &View, mut index: ViewIndex, mut range: ByteRang
             }
             Body::Executes(_) => return in_file(view, index, depth, range).await,
         };
-        let mapped = format.map_now(range).map_err(|e| super::at_node(view, index, e))?;
-        let Some(mapping) = mapped else {
+        let Some(mapping) = super::map(view, index, &**format, Op::Read, range)? else {
             super::read::load(view, index, range).await?;
             continue;
         };

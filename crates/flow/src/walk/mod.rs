@@ -16,7 +16,7 @@ mod status;
 mod trail;
 mod write;
 
-use block::{BlockError, ChildIndex, ErrorKind, Result};
+use block::{BlockError, ByteRange, ChildIndex, ErrorKind, Mapping, Result};
 use io::{Lease, LocalFut};
 
 use crate::contract::Format;
@@ -79,6 +79,19 @@ fn cannot_resize(view: &View, index: ViewIndex) -> BlockError {
     let node = view.node(index);
     let context = format!("node '{}': driver '{}' cannot change its size", node.name(), node.driver());
     BlockError::new(ErrorKind::Unsupported, context)
+}
+
+/// Where the first bytes of `range` are, says the format `index`; where that is an error, it hears of it.
+#[inline]
+fn map(
+    view: &View,
+    index: ViewIndex,
+    format: &dyn Format,
+    op: Op,
+    range: ByteRange,
+) -> Result<Option<Mapping>> {
+    let unmapped = |error| at_node(view, index, format.unmapped(error, op, range, Next::new(view, index)));
+    format.map_now(range).map_err(unmapped)
 }
 
 /// Says at which node an error of a driver arose; drivers name the file or the peer.

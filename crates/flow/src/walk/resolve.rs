@@ -4,6 +4,7 @@ use block::{BlockError, ByteRange, ErrorKind, Place, Result};
 
 use super::trail::Trail;
 use crate::node::Body;
+use crate::request::Op;
 use crate::view::{View, ViewIndex};
 
 /// Where a run of bytes is.
@@ -47,7 +48,7 @@ pub(crate) fn resolve_noting(
             Body::Maps(format) => format,
         };
         trail.note(index, &**format, range);
-        let Some(mapping) = format.map_now(range).map_err(|e| super::at_node(view, index, e))? else {
+        let Some(mapping) = super::map(view, index, &**format, Op::Read, range)? else {
             return Ok(Step::Load { index, range });
         };
         let len = mapping.len.min(range.len());

@@ -7,6 +7,7 @@ use super::resolve::{Step, Target, resolve};
 use crate::next::Next;
 use crate::node::{Body, NodeId};
 use crate::powers::Quota;
+use crate::request::Op;
 use crate::view::{View, ViewIndex};
 
 /// Most extents of one answer.
@@ -144,8 +145,7 @@ impl Descent {
         let mut at = self.at.or(first);
         while let Some(index) = at {
             let Body::Maps(format) = view.node(index).body() else { break };
-            let mapping = format.map_now(self.range).map_err(|e| super::at_node(view, index, e))?;
-            let Some(mapping) = mapping else {
+            let Some(mapping) = super::map(view, index, &**format, Op::Read, self.range)? else {
                 self.at = at;
                 return Ok(Answer::Load(index));
             };

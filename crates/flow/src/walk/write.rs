@@ -111,11 +111,7 @@ impl<'a> Target<'a> {
 
     fn map(&self, range: ByteRange) -> Result<Option<(Place, u64)>> {
         let Body::Maps(format) = self.view.node(self.index).body() else { return Ok(None) };
-        let unmapped = |error| {
-            let error = self.changes.unmapped(error, self.next());
-            super::at_node(self.view, self.index, error)
-        };
-        let mapping = format.map_now(range).map_err(unmapped)?;
+        let mapping = super::map(self.view, self.index, &**format, Op::Write, range)?;
         Ok(mapping.map(|m| (m.place, m.len.min(range.len()))))
     }
 

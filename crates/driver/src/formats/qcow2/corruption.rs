@@ -1,7 +1,8 @@
 //! Corruption that is met while an image is in use.
 //!
 //! Invariants: what was found is not written over; the image's mark that it is corrupt is set, durably, and nothing is
-//! written to it any more but what was acknowledged before. Reads go on, and so does everything else.
+//! written to it any more but what was acknowledged before. Reads go on, and so does everything else. Who only reads where
+//! a table lies has the same effect in an image that is open for writing, if QEMU could not read there either.
 
 use std::fmt;
 use std::sync::Arc;
@@ -10,7 +11,7 @@ use std::sync::atomic::Ordering;
 use block::{BlockError, ByteRange, ErrorKind, Result};
 use flow::Next;
 use flow::sabotage::Rule;
-use qcow2::HeaderEdit;
+use qcow2::{HeaderEdit, Hex, Lie};
 
 use super::image::Image;
 
@@ -55,6 +56,11 @@ impl Corruption {
         Self { message, range: Some(range), image: None }
     }
 
+    /// An entry of the refcount table that can be none, in QEMU's words.
+    pub(super) fn unaligned_block(entry: u64, number: u64) -> Self {
+        Self::new(format!("Refblock offset {} unaligned (reftable index: {})", Hex(entry), Hex(number)))
+    }
+
     pub(super) fn error(self) -> BlockError {
         BlockError::caused(ErrorKind::Corrupt, REFUSAL, self)
     }
@@ -79,7 +85,7 @@ impl Image {
 
     #[cold]
     fn claim(&self, error: &BlockError) -> BlockError {
-        let found = corruption(error).cloned().unwrap_or_else(|| Corruption::new(error.to_string()));
+        let found = source(error).cloned().unwrap_or_else(|| Corruption::new(told(error)));
         Corruption { image: Some(self.number()), ..found }.error()
     }
 
@@ -90,7 +96,7 @@ impl Image {
     /// The error as it is answered. If it is of a lie that [`Image::own`] has found, nothing is written any more.
     #[cold]
     pub(super) fn refused(self: &Arc<Self>, error: BlockError, next: Next<'_>) -> BlockError {
-        if let Some(found) = corruption(&error).filter(|found| found.image == Some(self.number())) {
+        if let Some(found) = source::<Corruption>(&error).filter(|found| found.image == Some(self.number())) {
             self.stop_writing(found, next);
         }
         self.named(error)
@@ -104,6 +110,7 @@ impl Image {
         }
         // Those who remember where they may write look again, and find nothing that they may.
         writer.generations.bump_all();
+        self.lied.store(true, Ordering::SeqCst);
         self.events.corrupt(&found.message, found.range, true);
         self.spawn(next, |image, next| {
             Box::pin(async move {
@@ -117,26 +124,49 @@ impl Image {
         });
     }
 
-    /// A write was to go where a lie is: nothing is written any more.
+    /// A write to `guest` was to go where a lie is: nothing is written any more.
     #[cold]
-    pub(super) fn lied_to_writer(self: &Arc<Self>, error: BlockError, next: Next<'_>) -> BlockError {
+    pub(super) fn lied_to_writer(
+        self: &Arc<Self>,
+        error: BlockError,
+        guest: u64,
+        next: Next<'_>,
+    ) -> BlockError {
         if error.kind() != ErrorKind::Corrupt {
-            return error;
+            return self.named(error);
         }
-        self.stop_writing(&Corruption::new(error.to_string()), next);
-        BlockError::new(ErrorKind::Corrupt, format!("{error}; {REFUSAL}"))
+        let said = source::<Lie>(&error).and_then(|lie| lie.told_to_writer(guest));
+        self.stop_writing(&Corruption::new(said.unwrap_or_else(|| told(&error))), next);
+        self.named(BlockError::new(ErrorKind::Corrupt, format!("{error}; {REFUSAL}")))
     }
 
-    /// Tells, once, of a lie that a reader has met.
+    /// A reader has met a lie. Whoever has it open for changes (`changes`) stops them where QEMU would; else it is told,
+    /// once.
     #[cold]
-    pub(super) fn met(&self, error: BlockError) -> BlockError {
-        if error.kind() == ErrorKind::Corrupt && !self.lied.swap(true, Ordering::SeqCst) {
-            self.events.corrupt(&error, None, false);
+    pub(super) fn lied_to_reader(
+        self: &Arc<Self>,
+        error: BlockError,
+        changes: Option<Next<'_>>,
+    ) -> BlockError {
+        if error.kind() != ErrorKind::Corrupt {
+            return self.named(error);
+        }
+        let is_fatal = source(&error).is_some_and(|lie: &Lie| lie.told_to_reader().is_some());
+        match changes {
+            Some(next) if is_fatal => self.stop_writing(&Corruption::new(told(&error)), next),
+            _ if self.lied.swap(true, Ordering::SeqCst) => {}
+            _ => self.events.corrupt(told(&error), None, false),
         }
         self.named(error)
     }
 }
 
-fn corruption(error: &BlockError) -> Option<&Corruption> {
+/// What is told of an error: QEMU's words, or its own.
+fn told(error: &BlockError) -> String {
+    source(error).and_then(Lie::told_to_reader).map_or_else(|| error.to_string(), str::to_owned)
+}
+
+/// What an error comes of.
+fn source<T: std::error::Error + 'static>(error: &BlockError) -> Option<&T> {
     std::error::Error::source(error)?.downcast_ref()
 }

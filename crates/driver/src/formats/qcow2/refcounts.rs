@@ -375,7 +375,10 @@ impl Refcounts {
         }
         let entry = self.table.get(block as usize).copied().unwrap_or(0);
         let cluster = 1u64 << self.cluster_bits;
-        if entry == 0 || entry % cluster != 0 || entry >= 1 << 56 || entry + cluster > file_len {
+        if entry % cluster != 0 {
+            return Err(Corruption::unaligned_block(entry, block).error());
+        }
+        if entry == 0 || entry >= 1 << 56 || entry + cluster > file_len {
             let context = format!("entry {block} of its refcount table ({entry:#x}) is no block of the file");
             return Err(BlockError::new(ErrorKind::Corrupt, context));
         }
