@@ -11,6 +11,7 @@ use block::{ByteRange, ErrorKind, NewSnapshot};
 use flow::events::{Event, Events, Subscription};
 use flow::{Op, Request, Role, View, seam};
 use io::Lease;
+use lab::moved_tables::{Move, write_over};
 use lab::{Lab, qcow2 as images};
 use qcow2::{Header, NewImage};
 use serde_json::{Value, json};
@@ -472,6 +473,14 @@ fn what_a_snapshot_keeps_is_not_written_over() {
         let made = case.view.root().powers().snapshots.unwrap().delete("1", case.view.next()).await;
         assert!(made.unwrap_err().to_string().contains("millpond img check -r all"), "snapshots go on");
     });
+}
+
+#[test]
+fn tables_that_have_moved_are_not_written_over() {
+    for moved in Move::ALL {
+        let refused = write_over(moved).unwrap_or_else(|| panic!("{moved:?}: it was written over"));
+        assert!(refused.contains("Preventing invalid write on metadata"), "{moved:?}: {refused}");
+    }
 }
 
 #[test]

@@ -7,6 +7,7 @@ pub mod client;
 pub mod file;
 pub mod layer;
 pub mod model;
+pub mod moved_tables;
 pub mod oracle;
 pub mod qcow2;
 pub mod ram;

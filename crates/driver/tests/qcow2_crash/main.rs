@@ -61,6 +61,8 @@ fn found_by(rule: Rule) -> Option<&'static str> {
         Rule::SwitchBarrier => Some("snapshots"),
         Rule::TablesBarrier => Some("refcounts of other widths"),
         Rule::RepairBarrier => Some("a repair that makes refcounts anew"),
+        // Not for the loss of power: what was a table once is handed out again. See `contract_broken_structures` too.
+        Rule::MovedTables => Some("snapshots"),
     }
 }
 

@@ -458,7 +458,7 @@ impl Refcounts {
 
     /// The header says now that the L1 table is there; answers the clusters in which it was before.
     pub(super) fn l1_moved(&mut self, place: Run) -> Run {
-        self.structures.add(Structure::ActiveL1, place);
+        self.structures.moved_to(Structure::ActiveL1, place);
         std::mem::replace(&mut self.l1, place)
     }
 

@@ -9,6 +9,8 @@
 
 use std::collections::BTreeMap;
 
+use flow::sabotage::{self, Rule};
+
 use super::refcounts::Run;
 
 /// What an image consists of besides its disk.
@@ -96,6 +98,13 @@ impl Structures {
     pub(super) fn add(&mut self, structure: Structure, run: Run) {
         if self.watched.has(structure) {
             self.note(structure.bit(), run);
+        }
+    }
+
+    /// A table has come to these clusters, in an image in use.
+    pub(super) fn moved_to(&mut self, structure: Structure, run: Run) {
+        if !sabotage::broken(Rule::MovedTables) {
+            self.add(structure, run);
         }
     }
 

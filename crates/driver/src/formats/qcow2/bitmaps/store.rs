@@ -271,7 +271,7 @@ impl Image {
             count: place.directory_len.div_ceil(self.geometry.cluster_size()),
         };
         if let Some(place) = place {
-            writer.books.lock().refcounts.structures.add(Structure::BitmapDirectory, run(place));
+            writer.books.lock().refcounts.structures.moved_to(Structure::BitmapDirectory, run(place));
         }
         fresh.gone.extend(self.bitmaps.note_directory(place, &entries).map(run));
         fresh.gone.into_iter().for_each(|run| writer.books.lock().abandon(run));
