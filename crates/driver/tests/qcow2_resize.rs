@@ -81,3 +81,28 @@ fn what_cannot_be_is_refused() {
         assert!(refused.contains("v2 image which has snapshots"), "{refused}");
     });
 }
+
+#[test]
+fn tables_may_be_longer_than_what_a_refcount_block_counts() {
+    for refcount_bits in [16, 64] {
+        let world = SimWorld::new(5, Options::calm());
+        world.run(async {
+            let lab = Lab::new(&world);
+            let image = NewImage { refcount_bits, ..NewImage::new(100 * K, 9) };
+            let view = lab.qcow2("disk", &image, json!({}), None).await.view();
+            seam::write(&view, 0, &[1; 100 << 10]).await.unwrap();
+            // As large as clusters of 512 bytes can make it.
+            for size in [1 << 30, 100 << 30, 128 << 30] {
+                seam::resize(&view, size).await.unwrap();
+                seam::write(&view, size - K, &[2; 1 << 10]).await.unwrap();
+                flush(&view).await;
+                images::check(&world.disk().bytes("disk").unwrap()).unwrap();
+            }
+            let again = open(&Lab::new(&world), "disk", false).await.view();
+            assert_eq!(again.size(), 128 << 30);
+            same(&bytes(&again, 0, 100 * K).await, &[1; 100 << 10]);
+            same(&bytes(&again, (100 << 30) - K, K).await, &[2; 1 << 10]);
+            same(&bytes(&again, (128 << 30) - K, K).await, &[2; 1 << 10]);
+        });
+    }
+}

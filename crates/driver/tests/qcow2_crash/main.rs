@@ -14,6 +14,7 @@ mod checking;
 mod fill;
 #[path = "../lab/mod.rs"]
 mod lab;
+mod longer;
 mod model;
 mod reader;
 mod repair;
@@ -37,7 +38,8 @@ const BUDGETS: Budgets = Budgets {
 fn scenarios() {
     let rows = table::all().into_iter().map(|row| Box::new(row) as Box<dyn Scenario>);
     let repairs = repair::all().into_iter().map(|repair| Box::new(repair) as Box<dyn Scenario>);
-    campaign::play_or_break(&rows.chain(repairs).collect::<Vec<_>>(), &BUDGETS, break_named);
+    let all = rows.chain(repairs).chain([Box::new(longer::Longer) as Box<dyn Scenario>]);
+    campaign::play_or_break(&all.collect::<Vec<_>>(), &BUDGETS, break_named);
 }
 
 /// The scenario that goes wrong without a rule; `None` where it takes no power cut: `contract_broken_*` and `sabotage_*`

@@ -176,7 +176,7 @@ pub fn header_of(file: &[u8]) -> Header {
 }
 
 /// Nothing worse than leaks, say a check that knows nothing of the driver, and our own.
-fn nothing_but_leaks(file: &[u8]) -> Result<(), String> {
+pub fn nothing_but_leaks(file: &[u8]) -> Result<(), String> {
     images::check(file)?;
     let ours = checking::check(&mut file.to_vec(), Repair::Nothing).map_err(|error| error.to_string())?;
     match ours.found.corruptions + ours.found.check_errors {
@@ -186,7 +186,7 @@ fn nothing_but_leaks(file: &[u8]) -> Result<(), String> {
 }
 
 /// Nothing worse than leaks, says QEMU.
-fn ask_qemu(disk: &SimDisk) -> Result<(), String> {
+pub fn ask_qemu(disk: &SimDisk) -> Result<(), String> {
     let folder = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
     std::fs::write(folder.path().join("base"), [0; 512]).unwrap();
     for (name, path) in [("disk", "disk.qcow2"), ("data", "data")] {

@@ -52,20 +52,19 @@ impl Image {
         self.take_as(next, |refcounts, end| refcounts.take(count, end)).await
     }
 
-    /// Takes `count` clusters that lie together. Runs that are too short are held until one is long enough.
+    /// Takes `count` clusters that lie together. Runs that are too short are held until one is long enough; else the file
+    /// gets longer.
     pub(super) async fn take_together(self: &Arc<Self>, count: u64, next: Next<'_>) -> Result<Arc<Room>> {
-        let mut short = Vec::new();
-        while short.len() < TRIES {
+        let fits_a_block = count < self.writer()?.books.lock().refcounts.per_block();
+        let (tries, mut short) = (if fits_a_block { TRIES } else { 0 }, Vec::new());
+        while short.len() < tries {
             let room = self.take(count, next).await?;
             if room.run.count == count {
                 return Ok(room);
             }
             short.push(room);
         }
-        let context = format!(
-            "no {count} free clusters lie together in its file: convert the image to one with larger clusters"
-        );
-        Err(BlockError::new(ErrorKind::NoSpace, context))
+        self.take_as(next, |refcounts, end| refcounts.take_behind(count, end)).await
     }
 
     /// Takes `len` bytes, at most a cluster, for compressed data; answers where they begin.

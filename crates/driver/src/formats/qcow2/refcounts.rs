@@ -10,13 +10,14 @@
 //! * No cluster of the header, the L1 table or the refcount table is ever handed out, nor any other that is known to be
 //!   in use, whatever its counter says.
 
+mod long;
 mod switch;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::ops::Range;
 
 use block::{BlockError, ErrorKind, Result};
-use qcow2::{Geometry, Header, RefcountBlock, RefcountTable};
+use qcow2::{Geometry, Header, RefcountBlock};
 
 use super::claims::Claims;
 use super::corruption::Corruption;
@@ -58,7 +59,8 @@ pub(super) struct Refcounts {
     /// Where the table is to be, and where the header says it is.
     place: Place,
     durable_place: Place,
-    blocks: HashMap<u64, Block>,
+    /// In order: what is written in which order is the same in each run of a simulation.
+    blocks: BTreeMap<u64, Block>,
     blocks_max: usize,
     clock: u64,
     /// What it was when blocks that nobody needs were last looked for.
@@ -111,7 +113,7 @@ impl Refcounts {
             table_dirty: 0..0,
             place,
             durable_place: place,
-            blocks: HashMap::new(),
+            blocks: BTreeMap::new(),
             blocks_max: BLOCKS_MIN.max((budget >> cluster_bits) as usize),
             clock: 0,
             cleaned: 0,
@@ -243,37 +245,10 @@ impl Refcounts {
         let own = Run { first: block * self.per_block(), count: 1 };
         self.check_free(own)?;
         let counts = RefcountBlock::parse(&vec![0; 1 << self.cluster_bits], self.bits)?;
-        self.table[block as usize] = own.first << self.cluster_bits;
-        let at = block as usize * 8;
-        self.table_dirty = hull(&self.table_dirty, &(at..at + 8));
-        self.insert(block, counts);
+        self.place_block(block, own.first, counts);
         self.count_up(own);
         self.structures.add(Structure::RefcountBlock, own);
-        // All of it has to be written: nobody knows what is there.
-        self.touch(block, 0..1 << self.cluster_bits);
         self.frontier = self.frontier.max(own.first + 1);
-        Ok(())
-    }
-
-    /// Makes the table twice as long, in new clusters behind all that it accounts for.
-    fn grow(&mut self, end: u64) -> Result<()> {
-        let cluster = 1u64 << self.cluster_bits;
-        let block = self.table.len() as u64;
-        let own = block * self.per_block();
-        let clusters = (self.table.len() as u64 * 16).min(RefcountTable::BYTES_MAX).div_ceil(cluster);
-        let entries = clusters * cluster / 8;
-        if entries <= block || clusters + 1 > self.per_block() || own + 1 + clusters > end {
-            return Err(BlockError::new(
-                ErrorKind::NoSpace,
-                "its refcount table is full and cannot grow: convert the image to one with larger clusters",
-            ));
-        }
-        self.table.resize(entries as usize, 0);
-        self.create_block(block)?;
-        self.place = Run { first: own + 1, count: clusters };
-        self.count_up(self.place);
-        self.structures.add(Structure::RefcountTable, self.place);
-        self.frontier = own + 1 + clusters;
         Ok(())
     }
 

@@ -173,3 +173,35 @@ fn compressed_bytes_lie_one_behind_the_other() {
     let (fourth, at) = pack(&mut counts, 100);
     assert_eq!(at % 512, 0, "{fourth:?}");
 }
+
+#[test]
+fn runs_may_be_longer_than_what_a_block_counts() {
+    for count in [255, 256, 3000, 40_000] {
+        let (mut counts, mut file) = fresh(64 << 10);
+        take(&mut counts, &file, 3, u64::MAX).unwrap();
+        assert_eq!(counts.take_behind(count, count).unwrap(), Took::Full);
+        let Took::Run { run, clean } = counts.take_behind(count, u64::MAX).unwrap() else { panic!("no run") };
+        assert_eq!((run.count, clean), (count, true));
+        flush(&mut counts, &mut file);
+        let found = stored(&file);
+        assert!((run.first..run.first + count).all(|c| found[c as usize] == 1), "{count}");
+        let header = Header::parse(&file[..512]).unwrap();
+        assert_eq!(
+            header.refcount_table.clusters > 1,
+            count > 64 * 256,
+            "the table is as long as it has to be"
+        );
+        // Blocks, tables and the run are all that is in use, and what is taken next is none of them.
+        let used: u64 = found.iter().sum();
+        let blocks = file[header.refcount_table.offset.0 as usize..].as_chunks::<8>().0;
+        let blocks = blocks[..header.refcount_table.clusters as usize * 64].iter().filter(|e| **e != [0; 8]);
+        let table = u64::from(header.refcount_table.clusters);
+        let old_table = if table > 1 { 1 } else { 0 };
+        assert_eq!(used, count + 3 + 2 + table + old_table + blocks.count() as u64);
+        for _ in 0..2000 {
+            let next = take(&mut counts, &file, 1, u64::MAX).unwrap().first;
+            let taken = found.get(next as usize).is_some_and(|count| *count > 0);
+            assert!(!taken, "cluster {next} is handed out twice");
+        }
+    }
+}
