@@ -82,6 +82,64 @@ fn what_cannot_be_is_refused() {
     });
 }
 
+/// Length of the file of an image as it is durable.
+fn len_of(world: &SimWorld, path: &str) -> u64 {
+    world.disk().durable_bytes(path).unwrap().len() as u64
+}
+
+#[test]
+fn a_shorter_disk_leaves_a_shorter_file() {
+    // Also the blocks that counted what is gone.
+    for (bits, left) in [(9, 16 * K), (12, 40 * K), (16, 7 * 64 * K)] {
+        let world = SimWorld::new(5, Options::calm());
+        world.run(async {
+            let lab = Lab::new(&world);
+            let view = lab.qcow2("disk", &NewImage::new(2 << 20, bits), json!({}), None).await.view();
+            seam::write(&view, 0, &[1; 2 << 20]).await.unwrap();
+            flush(&view).await;
+            assert!(len_of(&world, "disk") > 2 << 20);
+            let size = if bits == 16 { 128 * K } else { 8 * K };
+            seam::resize(&view, size).await.unwrap();
+            flush(&view).await;
+            let len = len_of(&world, "disk");
+            assert!(len <= left, "{bits} bits: {len} bytes");
+            images::check(&world.disk().bytes("disk").unwrap()).unwrap();
+            // And goes on.
+            seam::resize(&view, 3 << 20).await.unwrap();
+            seam::write(&view, 4 * K, &[2; 2 << 20]).await.unwrap();
+            flush(&view).await;
+            images::check(&world.disk().bytes("disk").unwrap()).unwrap();
+            let mut model = vec![0; 3 << 20];
+            model[..4 << 10].fill(1);
+            model[4 << 10..][..2 << 20].fill(2);
+            same(&bytes(&view, 0, 3 << 20).await, &model);
+            let again = open(&Lab::new(&world), "disk", false).await.view();
+            same(&bytes(&again, 0, 3 << 20).await, &model);
+        });
+    }
+}
+
+#[test]
+fn what_others_have_left_behind_the_end_goes_too() {
+    let world = SimWorld::new(5, Options::calm());
+    world.run(async {
+        let lab = Lab::new(&world);
+        images::put(&world.disk(), "disk", &NewImage::new(2 << 20, 16));
+        let view = open(&lab, "disk", false).await.view();
+        seam::write(&view, 0, &[1; 256 << 10]).await.unwrap();
+        flush(&view).await;
+        drop(view);
+        let mut file = world.disk().bytes("disk").unwrap();
+        file.resize(20 << 20, 9);
+        world.disk().put("again", &file);
+        let view = open(&lab, "again", false).await.view();
+        seam::resize(&view, 1 << 20).await.unwrap();
+        flush(&view).await;
+        assert_eq!(len_of(&world, "again"), 9 * 64 * K);
+        same(&bytes(&view, 0, 256 << 10).await, &[1; 256 << 10]);
+    });
+}
+
 #[test]
 fn tables_may_be_longer_than_what_a_refcount_block_counts() {
     for refcount_bits in [16, 64] {

@@ -64,6 +64,8 @@ rules! {
     TablesBarrier = "tables-barrier",
     /// What a repair has mended is durable before it writes what relies on it.
     RepairBarrier = "repair-barrier",
+    /// Nothing durable refers to what is cut off the end of a file.
+    CutBarrier = "cut-barrier",
     /// Where the structures of an image are is known anew when its tables have moved.
     MovedTables = "moved-tables",
 }

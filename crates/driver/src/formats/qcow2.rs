@@ -17,6 +17,7 @@ mod check;
 mod claims;
 mod compressed;
 mod corruption;
+mod cut;
 mod empty;
 mod flush;
 mod freed;

@@ -63,6 +63,7 @@ fn found_by(rule: Rule) -> Option<&'static str> {
         Rule::SwitchBarrier => Some("snapshots"),
         Rule::TablesBarrier => Some("refcounts of other widths"),
         Rule::RepairBarrier => Some("a repair that makes refcounts anew"),
+        Rule::CutBarrier => Some("a file that gets shorter"),
         // Not for the loss of power: what was a table once is handed out again. See `contract_broken_structures` too.
         Rule::MovedTables => Some("snapshots"),
     }

@@ -36,6 +36,32 @@ pub async fn resize_under_clients(stage: &Stage<'_>) {
     flush(&view).await;
 }
 
+/// Fills the disk, makes it short, and goes on with it, again and again. Nobody holds what is dropped, so that the file ends
+/// earlier then.
+pub async fn fill_and_shrink(stage: &Stage<'_>) {
+    let mut rng = Rng::new(stage.seed);
+    let view = stage.tree.view();
+    for _ in 0..ROUNDS / 2 {
+        let sectors = SECTORS + rng.below(SECTORS);
+        resize(stage, &view, sectors).await;
+        let mut client = Client::of_part(stage, &view, rng.fork(), 0..sectors);
+        for start in (0..sectors).step_by(128) {
+            client.write(start..(start + 128).min(sectors)).await;
+        }
+        let before = file_len(stage);
+        resize(stage, &view, SHORTEST + rng.below(SECTORS / 4)).await;
+        assert!(file_len(stage) < before, "its file is as long as before");
+        if rng.chance(0.5) {
+            flush(&view).await;
+        }
+    }
+    flush(&view).await;
+}
+
+fn file_len(stage: &Stage<'_>) -> usize {
+    stage.lab.world.disk().bytes("disk").unwrap().len()
+}
+
 async fn resize(stage: &Stage<'_>, view: &View, sectors: u64) {
     stage.model.borrow_mut().begin_resize(sectors);
     seam::resize(view, sectors * SECTOR as u64).await.unwrap();

@@ -9,7 +9,7 @@ use sim::{Options, SimWorld};
 use crate::amend;
 use crate::fill::fill;
 use crate::lab::{Lab, qcow2 as images};
-use crate::resizing::resize_under_clients;
+use crate::resizing::{fill_and_shrink, resize_under_clients};
 use crate::row::{Row, SIZE};
 use crate::scribble::{clients, compressing_clients};
 use crate::snapshotting::{take_compressed_snapshots, take_snapshots};
@@ -105,6 +105,7 @@ fn unusual() -> Vec<Row> {
 fn resized() -> Vec<Row> {
     let shared = images::with_snapshot(filled(&fresh(9)));
     let subclusters = images::with_subclusters(over(14));
+    let wide = NewImage { refcount_bits: 64, ..fresh(10) };
     let apart =
         scribble("a data file that grows and shrinks", images::with_data_file(&fresh(12), false), plain());
     let rows = [
@@ -115,7 +116,14 @@ fn resized() -> Vec<Row> {
         Row { data: Some(vec![]), ..apart },
         overlay("an overlay of version 2 that grows and shrinks", images::version_2(over(9)), plain()),
     ];
-    rows.map(|row| Row { work: |stage| Box::pin(resize_under_clients(stage)), ..row }).into()
+    let alone = [
+        // Many refcount blocks, and an L1 table that stays where it is.
+        scribble("a file that gets shorter", images::file_of(&wide), plain()),
+        overlay("a file of an overlay that gets shorter", over(12), images::tiny()),
+    ];
+    let rows = rows.map(|row| Row { work: |stage| Box::pin(resize_under_clients(stage)), ..row });
+    let alone = alone.map(|row| Row { work: |stage| Box::pin(fill_and_shrink(stage)), ..row });
+    rows.into_iter().chain(alone).collect()
 }
 
 /// Each way of giving clusters back to the file, and keeping them.

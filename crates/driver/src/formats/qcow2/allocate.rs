@@ -185,7 +185,7 @@ impl Image {
     }
 
     /// Reads a refcount block, unless it is here.
-    async fn load_block(&self, block: u64, next: Next<'_>) -> Result<()> {
+    pub(super) async fn load_block(&self, block: u64, next: Next<'_>) -> Result<()> {
         let writer = self.writer()?;
         let _alone = writer.block_loads.exclusive(ByteRange::new(block, 1)).await;
         let file_len = next.size(FILE_CHILD)?;

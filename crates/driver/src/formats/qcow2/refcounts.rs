@@ -10,6 +10,7 @@
 //! * No cluster of the header, the L1 table or the refcount table is ever handed out, nor any other that is known to be
 //!   in use, whatever its counter says.
 
+mod cut;
 mod long;
 mod switch;
 
@@ -22,6 +23,7 @@ use qcow2::{Geometry, Header, RefcountBlock};
 use super::claims::Claims;
 use super::corruption::Corruption;
 use super::structures::{Structure, Structures, Watched};
+pub(super) use cut::End;
 pub(super) use switch::NewTables;
 
 /// What is stored whole or not at all.

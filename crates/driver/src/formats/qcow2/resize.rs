@@ -1,8 +1,8 @@
 //! Changing the size of the disk.
 //!
 //! Order: a longer L1 table, a barrier, the header points to it; what is new and may show something is zeroed, and all of
-//! that is durable; then one sector of the header says the new size. A shorter disk is first said to be shorter, and then
-//! loses its clusters. So a crash leaves the old size or the new one, and every byte of the shorter one is what it was.
+//! that is durable; then one sector of the header says the new size. A shorter disk is first said to be shorter, then
+//! loses its clusters, and then the file its end ([`super::cut`]). So a crash leaves the old size or the new one, and every byte of the shorter one is what it was.
 //!
 //! Invariants: whoever resizes has seen to it that nobody else relies on the size (permission `resize`); nobody allocates
 //! or drops anything meanwhile ([`Next::lock_all`]), readers and those who write in place go on.
@@ -134,6 +134,7 @@ impl Image {
         if self.is_apart() {
             next.resize(DATA_FILE_CHILD, size).await?;
         }
+        self.cut_file(next).await;
         Ok(())
     }
 

@@ -174,6 +174,30 @@ fn compressed_bytes_lie_one_behind_the_other() {
     assert_eq!(at % 512, 0, "{fourth:?}");
 }
 
+/// Releases clusters, loading what has to be.
+fn release(counts: &mut Refcounts, file: &[u8], run: Run) {
+    for part in counts.by_block(run) {
+        while let Err(block) = counts.release(part, false) {
+            let at = counts.to_load(block, file.len() as u64).unwrap().unwrap() as usize;
+            counts.keep(block, &file[at..at + 512]).unwrap();
+        }
+    }
+}
+
+fn end_of_use(counts: &mut Refcounts, file: &[u8]) -> u64 {
+    let mut last = u64::MAX;
+    loop {
+        match counts.end_of_use(last) {
+            End::At(end) => return end,
+            End::Load(block) => {
+                let at = counts.to_load(block, file.len() as u64).unwrap().unwrap() as usize;
+                counts.keep(block, &file[at..at + 512]).unwrap();
+                last = block;
+            }
+        }
+    }
+}
+
 #[test]
 fn runs_may_be_longer_than_what_a_block_counts() {
     for count in [255, 256, 3000, 40_000] {
@@ -204,4 +228,32 @@ fn runs_may_be_longer_than_what_a_block_counts() {
             assert!(!taken, "cluster {next} is handed out twice");
         }
     }
+}
+
+#[test]
+fn the_end_of_use_comes_back_with_what_is_released() {
+    let (mut counts, mut file) = fresh(64 << 10);
+    let runs: Vec<_> = (0..400).map(|_| take(&mut counts, &file, 9, u64::MAX).unwrap()).collect();
+    flush(&mut counts, &mut file);
+    for kept in [300, 101, 100, 29, 0] {
+        for run in &runs[kept..] {
+            let held =
+                run.first < counts.table.len() as u64 * 256 && counts.table[run.first as usize / 256] != 0;
+            let counted = held && stored(&file).get(run.first as usize) == Some(&1);
+            if counted {
+                release(&mut counts, &file, *run);
+            }
+        }
+        flush(&mut counts, &mut file);
+        let end = end_of_use(&mut counts, &file);
+        flush(&mut counts, &mut file);
+        let found = stored(&file);
+        let last = found.iter().rposition(|count| *count > 0).unwrap() as u64;
+        assert_eq!(end, last + 1, "the blocks behind are counted no more");
+        let expected = runs[..kept].iter().map(|run| run.first + run.count).max().unwrap_or(0);
+        assert!(end <= expected.max(5) + 1, "{end} with runs up to {expected}");
+        file.truncate(end as usize * 512);
+    }
+    let again = take(&mut counts, &file, 9, u64::MAX).unwrap();
+    assert!(again.first + 9 < 20, "{again:?}");
 }
