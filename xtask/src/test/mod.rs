@@ -4,6 +4,7 @@
 
 mod apt;
 mod peers;
+mod points;
 mod python;
 mod report;
 pub(crate) mod step;
@@ -27,6 +28,9 @@ pub(crate) struct Options {
 /// Where a test that skips itself for want of a peer says so, one line each.
 const SKIP_LOG: &str = "target/skipped-tests.txt";
 
+/// Where tables of simulated scenarios say how many crash points they came to, one line each.
+const POINTS_LOG: &str = "target/crash-points.txt";
+
 /// Where the second reader of images is built, a workspace of its own.
 const SECOND_READER: &str = "target/second-reader";
 
@@ -42,9 +46,10 @@ fn second_reader(root: &Path) -> Result<Output, String> {
 
 /// Runs everything in the repository at `root`; returns whether all of it passed.
 pub(crate) fn run(root: &Path, options: &Options) -> Result<bool, String> {
-    let skip_log = root.join(SKIP_LOG);
+    let (skip_log, points_log) = (root.join(SKIP_LOG), root.join(POINTS_LOG));
     // Absent on a fresh clone, which is as good as emptied.
     let _ = std::fs::remove_file(&skip_log);
+    let _ = std::fs::remove_file(&points_log);
     let mut report = Report::default();
     let mut timed = |name: &'static str, step: &mut dyn FnMut() -> Result<Output, String>| {
         println!("\n==> {name}");
@@ -62,6 +67,7 @@ pub(crate) fn run(root: &Path, options: &Options) -> Result<bool, String> {
         let env = [
             ("MILLPOND_TEST_FULL", full),
             ("MILLPOND_SKIP_LOG", &skip_log.to_string_lossy()),
+            ("MILLPOND_POINTS_LOG", &points_log.to_string_lossy()),
             ("MILLPOND_SECOND_READER", &reader),
         ];
         step::cargo(root, arguments, &env)
@@ -70,6 +76,10 @@ pub(crate) fn run(root: &Path, options: &Options) -> Result<bool, String> {
     timed("clippy", &mut || cargo("clippy --workspace --all-targets -- -D warnings"));
     let runner = if step::has_nextest(root) { "nextest run" } else { "test --all-targets --no-fail-fast" };
     timed("tests", &mut || cargo(&format!("{runner} --workspace")));
+    timed("crash points", &mut || {
+        let said = std::fs::read_to_string(&points_log).unwrap_or_default();
+        Ok(points::count(&said, if options.full { points::FULL_MIN } else { 0 }))
+    });
     timed("doc tests", &mut || cargo("test --workspace --doc"));
     // A workspace of its own: without this nothing would notice that a target no longer builds.
     timed("fuzz targets", &mut || cargo("check --manifest-path fuzz/Cargo.toml --no-default-features"));
