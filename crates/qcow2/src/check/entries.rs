@@ -172,8 +172,9 @@ impl Check {
     /// Notes an entry that is to lose the room it has for zeros, because that is not aligned.
     fn zeroed(&mut self, number: usize, index: u64, entry: u64, bitmap: u64) -> bool {
         let host = entry & OFFSET;
-        let is =
-            self.repair == Repair::All && !self.facts.is_aligned(host) && !self.holds_data(entry, bitmap);
+        // One in a table that is not aligned keeps its room: such tables lie in one another, each with all entries.
+        let can_be = self.repair == Repair::All && self.facts.is_aligned(self.l2_tables[number].offset);
+        let is = can_be && !self.facts.is_aligned(host) && !self.holds_data(entry, bitmap);
         if is {
             let at = self.l2_tables[number].offset + index * self.facts.entry_bytes();
             let table = self.l2_tables[number];

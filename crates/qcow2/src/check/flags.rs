@@ -71,7 +71,7 @@ impl Check {
         match is_put {
             true => {
                 self.found.corruptions_fixed += 1;
-                self.lines.push(format!("Repairing {what}"));
+                self.tell(1, format!("Repairing {what}"));
             }
             false => self.corrupt_late(times.into(), format!("ERROR {what}")),
         }

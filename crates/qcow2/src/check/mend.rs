@@ -10,6 +10,7 @@
 //! A barrier lies between any two.
 
 use std::collections::HashSet;
+use std::ops::Range;
 
 use block::BlockError;
 
@@ -19,6 +20,8 @@ use crate::l2_entry::ZERO;
 
 /// What is written whole or not at all.
 pub(super) const SECTOR: usize = 512;
+/// Clusters whose refcounts are mended at a time, a block at least.
+const CLUSTERS_TURN: u64 = 1 << 15;
 /// How often entries are looked at that may lose their room, before the rest of them keeps it.
 const PASSES_MAX: u32 = 8;
 /// Where the header has its incompatible feature bits; the dirty and the corrupt one of them.
@@ -29,7 +32,8 @@ const DIRTY_AND_CORRUPT: u64 = 3;
 pub(super) enum Stage {
     Begin,
     Zeroings,
-    Refcounts,
+    /// From this block on.
+    Refcounts(u64),
     Header,
     FlagsL1,
     FlagsL2,
@@ -45,8 +49,8 @@ impl Check {
             Begin if self.amending.bits.is_some() => (Zeroings, self.begin_new_width()?),
             Begin if self.repair == Repair::Nothing => (End, Step::Again),
             Begin => (Zeroings, self.zero_entries()?),
-            Zeroings => (Refcounts, Step::Barrier),
-            Refcounts => (Header, self.mend_refcounts()?),
+            Zeroings => (Refcounts(0), Step::Barrier),
+            Refcounts(from) => self.mend_refcounts(from)?,
             Header => return Ok(self.point_to_new()),
             FlagsL1 => (FlagsL2, self.ask_l1_flags()),
             FlagsL2 => (FlagsEnd, self.ask_l2_flags()),
@@ -121,23 +125,25 @@ impl Check {
         Ok(Step::Write(writes))
     }
 
-    fn mend_refcounts(&mut self) -> Result<Step, BlockError> {
-        let writes = match self.makes_anew() {
-            true => {
-                let writes = self.new_structures()?;
-                self.lines.push("Rebuilding refcount structure".to_owned());
-                self.mended(true, true);
-                self.found.check_errors = 0;
-                writes
+    fn mend_refcounts(&mut self, from: u64) -> Result<(Stage, Step), BlockError> {
+        let writes = if self.makes_anew() {
+            let writes = self.new_structures()?;
+            self.tell(1, "Rebuilding refcount structure".to_owned());
+            self.mended(true, true);
+            self.found.check_errors = 0;
+            writes
+        } else {
+            let per_block = self.disk.per_block_bits();
+            let (end, to) = ((self.clusters >> per_block) + 1, from + (CLUSTERS_TURN >> per_block).max(1));
+            let writes = self.mend_in_place(from..to.min(end));
+            if to < end {
+                return Ok((Stage::Refcounts(to), Step::Write(writes)));
             }
-            false => {
-                let writes = self.mend_in_place();
-                self.mended(true, self.repair == Repair::All);
-                writes
-            }
+            self.mended(true, self.repair == Repair::All);
+            writes
         };
         self.found.image_end_offset = self.end_of_use();
-        Ok(Step::Write(writes))
+        Ok((Stage::Header, Step::Write(writes)))
     }
 
     fn makes_anew(&self) -> bool {
@@ -164,11 +170,11 @@ impl Check {
         }
     }
 
-    /// Makes refcounts exact in the blocks that there are.
-    fn mend_in_place(&mut self) -> Vec<CheckWrite> {
+    /// Makes refcounts exact in those blocks that there are.
+    fn mend_in_place(&mut self, blocks: Range<u64>) -> Vec<CheckWrite> {
         let (per_block, all) = (1 << self.disk.per_block_bits(), self.repair == Repair::All);
         let mut writes = Vec::new();
-        for block in 0..self.clusters.div_ceil(per_block) {
+        for block in blocks {
             let super::disk_counts::TableEntry::Block(offset) = self.disk.entry(block) else { continue };
             let Some(before) = self.disk.bytes(block).map(<[u8]>::to_vec) else { continue };
             for cluster in block * per_block..self.clusters.min((block + 1) * per_block) {
@@ -176,7 +182,7 @@ impl Check {
                 let count = self.disk.get(cluster).unwrap_or(references);
                 if count > references || all && count < references {
                     let line = format!("Repairing cluster {cluster} refcount={count} reference={references}");
-                    self.lines.push(line);
+                    self.tell(1, line);
                     self.disk.set(cluster, references);
                 }
             }

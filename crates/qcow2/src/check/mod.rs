@@ -31,14 +31,16 @@ use std::collections::{BTreeSet, HashMap, VecDeque};
 
 use block::{BlockError, ByteRange};
 
-use crate::{BitmapEntry, Geometry, Header, Snapshot, Version};
+use crate::{BitmapEntry, Geometry, Header, Snapshot, Version, corrupt};
 use disk_counts::DiskCounts;
 use references::References;
 
 /// Longest read in bytes, unless a cluster is longer.
 const PIECE: u64 = 1 << 20;
-/// Lines that are held back until what they are about is reached.
-const LATE_MAX: usize = 1 << 16;
+/// Lines that are held back until what they are about is reached, and lines that nobody has taken yet.
+const LINES_MAX: usize = 1 << 16;
+/// Tables may lie in one another, but not so that more than this is read of them, beside some times the file.
+const READ_MAX: u64 = 64 << 20;
 
 /// What is mended of what is found.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -103,6 +105,8 @@ pub struct Check {
     /// What the bytes are that are being read.
     asked: VecDeque<Piece>,
     asking: Vec<ByteRange>,
+    /// Bytes that were asked for, in all.
+    asked_bytes: u64,
     writes: Vec<CheckWrite>,
     found: Found,
     /// Of `found.corruptions`: those that no repair mends.
@@ -110,6 +114,7 @@ pub struct Check {
     /// Of `found.corruptions`: those of refcounts that are too low or cannot count as high as they should.
     miscounted: u64,
     lines: Vec<String>,
+    lines_left_out: u64,
     late: Vec<String>,
     late_left_out: u64,
     references: References,
@@ -252,11 +257,13 @@ impl Check {
             state: State::Snapshots,
             asked: VecDeque::new(),
             asking: Vec::new(),
+            asked_bytes: 0,
             writes: Vec::new(),
             found: Found::default(),
             lasting: 0,
             miscounted: 0,
             lines: Vec::new(),
+            lines_left_out: 0,
             late: Vec::new(),
             late_left_out: 0,
             references: References::default(),
@@ -282,8 +289,8 @@ impl Check {
 
     /// What is to be done next. All that was asked for before has been done.
     ///
-    /// Errors, all before anything was written: `Corrupt` where the snapshot table or the bitmap directory is broken, or
-    /// where only [`Repair::All`] can mend the refcounts; `NoSpace` where new refcount structures have no room.
+    /// Errors, all before anything was written: `Corrupt` where the snapshot table or the bitmap directory is broken, where
+    /// tables lie in one another a hundred times, or where only [`Repair::All`] can mend the refcounts; `NoSpace` where new refcount structures have no room.
     pub fn step(&mut self) -> Result<Step, BlockError> {
         debug_assert!(self.asked.is_empty(), "something was asked for and not handed in");
         match self.state {
@@ -299,6 +306,7 @@ impl Check {
             State::Mend(stage) => return self.mend(stage),
             State::Done => return Ok(Step::Done),
         }
+        self.check_reads()?;
         Ok(self.asked_for())
     }
 
@@ -325,13 +333,31 @@ impl Check {
     }
 
     /// What there is to be told since this was last asked, a line each, in the words of `qemu-img check`.
+    ///
+    /// Of more than 65536 at a time the rest is only counted.
     pub fn drain_lines(&mut self) -> Vec<String> {
+        if self.lines_left_out > 0 {
+            self.lines.push(format!("(and {} more lines)", std::mem::take(&mut self.lines_left_out)));
+        }
         std::mem::take(&mut self.lines)
     }
 
     /// What was found so far.
     pub fn found(&self) -> Found {
         self.found
+    }
+
+    /// Tables that do not lie in one another are read once, those of a broken image a few times more.
+    pub(super) fn check_reads(&self) -> Result<(), BlockError> {
+        let most = READ_MAX.saturating_add(self.facts.file_len.saturating_mul(4));
+        if self.asked_bytes <= most {
+            return Ok(());
+        }
+        let (asked, len) = (self.asked_bytes, self.facts.file_len);
+        Err(corrupt(format!(
+            "its tables claim {asked} bytes of a file of {len}: they lie in one another, and cannot be checked; \
+             convert what can be read of it"
+        )))
     }
 
     fn asked_for(&mut self) -> Step {
@@ -347,6 +373,7 @@ impl Check {
         if offset >= end {
             return false;
         }
+        self.asked_bytes = self.asked_bytes.saturating_add(end - offset);
         self.asked.push_back(piece);
         self.asking.push(ByteRange::between(offset, end));
         true
@@ -361,17 +388,22 @@ impl Check {
     /// The same about what is told last.
     fn corrupt_late(&mut self, times: u64, line: String) {
         self.found.corruptions += times;
-        match self.late.len() < LATE_MAX {
+        match self.late.len() < LINES_MAX {
             true => self.late.push(line),
             false => self.late_left_out += 1,
         }
     }
 
     fn tell(&mut self, times: u64, line: String) {
-        for _ in 1..times.min(16) {
+        let room = LINES_MAX.saturating_sub(self.lines.len()) as u64;
+        let (wanted, told) = (times.clamp(1, 16), times.clamp(1, 16).min(room));
+        self.lines_left_out += wanted - told;
+        for _ in 1..told {
             self.lines.push(line.clone());
         }
-        self.lines.push(line);
+        if told > 0 {
+            self.lines.push(line);
+        }
     }
 
     fn tell_late(&mut self) {

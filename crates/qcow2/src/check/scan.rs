@@ -24,6 +24,7 @@ impl Check {
                 let piece = Piece::L1 { first: at / 8, active, others };
                 self.ask(piece, offset + at, PIECE.min(entries * 8 - at));
             }
+            self.check_reads()?;
         }
         self.state = State::L2Tables;
         Ok(())

@@ -143,6 +143,7 @@ impl Check {
             for at in (0..len.min(self.facts.file_len)).step_by(PIECE as usize) {
                 self.ask(Piece::BitmapTable, offset + at, PIECE.min(len - at));
             }
+            self.check_reads()?;
         }
         Ok(())
     }
