@@ -19,7 +19,7 @@ const KEPT_MAX: usize = 64;
 /// Idle decompressors that are kept, for as many threads.
 const IDLE_MAX: usize = 8;
 /// Bytes, packed and unpacked, of clusters that are being unpacked, in units of [`UNIT`].
-const UNDER_WAY: usize = (64 << 20) / UNIT;
+const UNDER_WAY: usize = (16 << 20) / UNIT;
 const UNIT: usize = 4096;
 /// Larger clusters are unpacked elsewhere, side by side: 64 KiB take 100 to 300 microseconds, a stretch in which an I/O
 /// thread answers a hundred other requests.
