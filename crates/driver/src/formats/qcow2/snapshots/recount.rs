@@ -191,6 +191,10 @@ impl<'a> Recount<'a> {
 
     async fn change_one(&mut self, cluster: u64, change: Change) -> Result<()> {
         let (number, index) = (cluster / self.per_block(), cluster % self.per_block());
+        // Before anything is made for it: a table may name any cluster at all.
+        if change != Change::Fresh && self.entry(number) == 0 {
+            return Err(not_counted(cluster));
+        }
         self.move_block(number).await?;
         let bits = self.bits;
         let block = self.block(number).await?;
@@ -211,6 +215,9 @@ impl<'a> Recount<'a> {
     async fn move_block(&mut self, number: u64) -> Result<()> {
         let at = number as usize;
         if at >= self.new.len() {
+            if number >= RefcountTable::BYTES_MAX / 8 {
+                return Err(table_full());
+            }
             self.new.resize(at + 1, 0);
         }
         let before = self.old.get(at).copied().unwrap_or(0);
@@ -328,6 +335,12 @@ pub(super) struct Recounted {
     pub(super) old: Vec<u64>,
     /// The clusters of the blocks that it named, in order.
     pub(super) own: Vec<u64>,
+}
+
+#[cold]
+fn table_full() -> BlockError {
+    let context = "its refcount table is full and cannot grow: convert the image to one with larger clusters";
+    BlockError::new(ErrorKind::NoSpace, context)
 }
 
 #[cold]
