@@ -42,8 +42,8 @@ pub use next::{Hold, Next};
 pub use node::{Body, Capabilities, Limits, Node, NodeId, NodeState, Role, ZeroCost};
 pub use powers::{
     Amend, Amendment, Backing, BackingName, BitmapChange, BitmapInfo, Bitmaps, Check, CheckReport, Compress,
-    Empty, Identity, Naming, Permit, Powers, Preallocation, Pressure, Quota, Repair, Resize, SnapshotInfo,
-    Snapshots, Stats, Tell,
+    Empty, Identity, Naming, Packed, Permit, Powers, Preallocation, Pressure, Quota, Repair, Resize,
+    SnapshotInfo, Snapshots, Stats, Tell,
 };
 pub use prepared::Prepared;
 pub use recorder::Recorder;

@@ -332,9 +332,20 @@ pub trait Quota: Sync {
     fn used(&self) -> u64;
 }
 
-/// Storing bytes compressed.
+/// Storing bytes compressed, cluster by cluster: packing may be done side by side, storing says in which order they lie.
 pub trait Compress: Sync {
-    /// Stores `bytes`, whole clusters (the last one may end with the node), in place of what is at `start`: compressed,
-    /// or as they are where that saves nothing. The core holds the range lock of these clusters.
-    fn write_compressed<'a>(&'a self, start: u64, bytes: Lease, next: Next<'a>) -> LocalFut<'a, Result<()>>;
+    /// Packs one cluster; the last one of the node may be shorter. Nothing is stored, and no lock is needed.
+    fn pack(&self, bytes: Lease) -> LocalFut<'_, Result<Packed>>;
+
+    /// Stores what was packed in place of the cluster that begins at `start`. The core holds its range lock.
+    fn store_packed<'a>(&'a self, start: u64, packed: Packed, next: Next<'a>) -> LocalFut<'a, Result<()>>;
+}
+
+/// A cluster that was packed.
+#[derive(Debug)]
+pub struct Packed {
+    /// Its bytes as they are, to be stored so where `packed` is none.
+    pub bytes: Lease,
+    /// Its bytes compressed; `None` where that saves nothing.
+    pub packed: Option<Vec<u8>>,
 }

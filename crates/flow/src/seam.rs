@@ -6,7 +6,7 @@ use io::Lease;
 
 use crate::next::Next;
 use crate::node::{Body, NodeId};
-use crate::powers::{CheckReport, Preallocation, Repair, Snapshots, Tell};
+use crate::powers::{CheckReport, Packed, Preallocation, Repair, Snapshots, Tell};
 use crate::request::{Flags, Now, Op, Request, Window};
 use crate::root::Turn;
 use crate::view::{DetectZeroes, View, ViewIndex};
@@ -170,16 +170,39 @@ pub async fn write(view: &View, start: u64, bytes: &[u8]) -> Result<()> {
     execute(view, Request::new(Op::Write, range), Lease::copy_of(bytes)).await.0
 }
 
+/// Packs one cluster of the root (its last one may be shorter) for [`store_packed`]. `Unsupported` where the format cannot.
+pub async fn pack(view: &View, bytes: Lease) -> Result<Packed> {
+    walk::pack(view, bytes).await
+}
+
+/// Stores what was packed at `start`, where its cluster begins.
+pub async fn store_packed(view: &View, start: u64, packed: Packed) -> Result<()> {
+    check(view, &Request::new(Op::Write, checked(start, packed.bytes.len())?))?;
+    walk::store_packed(view, start, packed).await
+}
+
 /// Writes `bytes` at `start` compressed: whole clusters, of which the last one may end with the node. What cannot be
 /// made shorter is stored as it is. `Unsupported` where the format cannot.
-pub async fn write_compressed(view: &View, start: u64, bytes: Lease) -> Result<()> {
-    let range = ByteRange::checked(start, bytes.len() as u64)
-        .ok_or_else(|| BlockError::new(ErrorKind::OutOfRange, "a write beyond 2^64"))?;
-    check(view, &Request::new(Op::Write, range))?;
-    match range.is_empty() {
-        true => Ok(()),
-        false => walk::write_compressed(view, start, bytes).await,
+pub async fn write_compressed(view: &View, start: u64, mut bytes: Lease) -> Result<()> {
+    check(view, &Request::new(Op::Write, checked(start, bytes.len())?))?;
+    let (mut at, cluster) = (start, granule(view));
+    while !bytes.is_empty() {
+        // At most as long as they are.
+        let part = bytes.split_to(cluster.min(bytes.len() as u64) as usize);
+        let len = part.len() as u64;
+        store_packed(view, at, pack(view, part).await?).await?;
+        at += len;
     }
+    Ok(())
+}
+
+fn checked(start: u64, len: usize) -> Result<ByteRange> {
+    let range = ByteRange::checked(start, len as u64);
+    range.ok_or_else(too_far)
+}
+
+fn too_far() -> BlockError {
+    BlockError::new(ErrorKind::OutOfRange, "a write beyond 2^64")
 }
 
 fn check(view: &View, rq: &Request) -> Result<()> {

@@ -127,6 +127,7 @@ async fn copy_down(
         at: 0,
         chunk: CHUNK,
         parallel: PARALLEL,
+        ordered: false,
         sparse: 0,
         zeroes: Zeroes::Write,
         // All that the overlay holds counts, also behind the end of what was below it.

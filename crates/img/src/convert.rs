@@ -60,6 +60,9 @@ const FLAGS: &[Flag] = &[
 
 /// Most bytes of one request.
 const CHUNK: u64 = 1 << 20;
+/// The same where clusters are packed, which takes so much longer than reading them that more would only fill memory. Never
+/// less than a cluster.
+const PACKED_CHUNK: u64 = 64 << 10;
 
 async fn run(call: Call) -> Result<u8> {
     let Call { session, given } = call;
@@ -116,8 +119,9 @@ async fn copy_all(
         let from = source.attach(Demand::READ)?;
         let how = Transfer {
             at,
-            chunk: CHUNK,
+            chunk: if options.compress { PACKED_CHUNK } else { CHUNK },
             parallel: options.parallel,
+            ordered: !options.any_order,
             sparse: options.sparse,
             zeroes: if target.reads_zero { Zeroes::Skip } else { Zeroes::Write },
             over: target.over,

@@ -31,6 +31,11 @@ pub trait World: Send + Sync {
         Box::pin(async {})
     }
 
+    /// How many computations can run at the same time, at least 1.
+    fn compute_max(&self) -> usize {
+        1
+    }
+
     /// Starts another I/O thread.
     fn start_thread(&self, name: &str) -> io::Result<Arc<dyn Thread>>;
 }

@@ -2,20 +2,26 @@
 //!
 //! Invariants: memory is bounded by what is in flight; where the target reads as zeros already nothing is written to it
 //! for zeros; requests are whole clusters of the target wherever the source has data around them, so that nothing is
-//! copied twice; a copy that ends early has none of its requests under way.
+//! copied twice; where writes are to come in order, one begins when the one before it has ended; a copy that ends early
+//! has none of its requests under way.
 
-use std::collections::VecDeque;
+mod pieces;
+mod turns;
+
 use std::time::Duration;
 
-use block::{BlockError, ByteRange, Result};
+use block::{BlockError, ByteRange};
 use futures_util::StreamExt;
+use futures_util::future::try_join_all;
 use futures_util::stream::FuturesUnordered;
 use io::{Lease, Moment};
 
+use crate::powers::Packed;
 use crate::request::{Flags, Op, Request};
 use crate::root::Root;
 use crate::seam;
-use crate::walk::Holds;
+use pieces::{Piece, Pieces, What};
+use turns::{Place, Turns};
 
 /// How one node is copied into another.
 #[derive(Clone, Copy, Debug)]
@@ -26,6 +32,9 @@ pub struct Transfer {
     pub chunk: u64,
     /// Requests in flight.
     pub parallel: usize,
+    /// Writes reach the target in the order of their offsets, one at a time. What comes before (reading, packing) is done
+    /// side by side all the same.
+    pub ordered: bool,
     /// Shortest run of zeros in data (bytes, a multiple of 512) that is not written as data; 0: all is written.
     pub sparse: u64,
     /// What becomes of zeros.
@@ -73,10 +82,6 @@ pub enum Failed {
     Ended,
 }
 
-/// How much is asked about in one question.
-const QUESTION: u64 = 1 << 30;
-/// Longest run of zeros that is written at once.
-const ZEROES_MAX: u64 = 256 << 20;
 /// What is read at a time where reading more has failed.
 const SECTOR: u64 = 512;
 
@@ -90,8 +95,9 @@ pub async fn transfer(
     how: &Transfer,
     follow: &dyn Follow,
 ) -> std::result::Result<(), Failed> {
-    let copy = Copy { from, to, how, follow, granule: granule(to) };
-    let mut pieces = Pieces::new(&copy);
+    let (granule, turns) = (granule(to), Turns::new(how.ordered));
+    let copy = Copy { from, to, how, follow, granule, turns };
+    let mut pieces = Pieces::new(from, how, copy.granule);
     let mut flying = FuturesUnordered::new();
     let (begun, mut sent) = (io::now(), 0);
     let mut outcome = Ok(());
@@ -107,8 +113,11 @@ pub async fn transfer(
                     sent += piece.range.len();
                 }
                 Ok(None) => break,
-                Err(error) => outcome = Err(Failed::Reading(pieces.rest.start(), error)),
+                Err(error) => outcome = Err(Failed::Reading(pieces.asked_to(), error)),
             }
+        }
+        if outcome.is_err() {
+            copy.turns.end();
         }
         match flying.next().await {
             // What is under way ends before we do.
@@ -131,21 +140,6 @@ impl Transfer {
     }
 }
 
-/// What is to be done with a run of bytes.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum What {
-    Copy,
-    Zero,
-    Pass,
-}
-
-/// A run of the source.
-#[derive(Clone, Copy, Debug)]
-struct Piece {
-    range: ByteRange,
-    what: What,
-}
-
 struct Copy<'a> {
     from: &'a Root,
     to: &'a Root,
@@ -153,31 +147,60 @@ struct Copy<'a> {
     follow: &'a dyn Follow,
     /// Cluster size of the target.
     granule: u64,
+    turns: Turns,
+}
+
+/// A run of the source that is data throughout, or zeros.
+struct Part {
+    range: ByteRange,
+    is_data: bool,
+    bytes: Lease,
+    packed: Option<Packed>,
 }
 
 impl Copy<'_> {
-    /// Carries a piece once it is due.
-    async fn carry_at(&self, piece: Piece, due: Option<Moment>) -> std::result::Result<(), Failed> {
-        while let Some(due) = due.filter(|due| *due > io::now()) {
-            if self.follow.is_over() {
-                return Err(Failed::Ended);
+    /// Carries a piece once it is due. It has its place among those who write from now on.
+    fn carry_at(
+        &self,
+        piece: Piece,
+        due: Option<Moment>,
+    ) -> impl Future<Output = std::result::Result<(), Failed>> {
+        let place = (piece.what != What::Pass).then(|| self.turns.place());
+        async move {
+            while let Some(due) = due.filter(|due| *due > io::now()) {
+                if self.follow.is_over() {
+                    return Err(Failed::Ended);
+                }
+                io::sleep_until(due.min(io::now().after(LOOK_AGAIN))).await;
             }
-            io::sleep_until(due.min(io::now().after(LOOK_AGAIN))).await;
+            let carried = match &place {
+                Some(place) => self.carry(piece, place).await,
+                None => Ok(()),
+            };
+            match carried {
+                Ok(()) => self.follow.moved(piece.range.len()),
+                Err(_) => self.turns.end(),
+            }
+            carried
         }
-        self.carry(piece).await
     }
 
-    async fn carry(&self, piece: Piece) -> std::result::Result<(), Failed> {
-        match piece.what {
-            What::Pass => {}
-            What::Zero => self.zero(piece.range).await?,
-            What::Copy => {
-                let bytes = self.read(piece.range).await?;
-                self.write(piece.range, bytes).await?;
-            }
+    async fn carry(&self, piece: Piece, place: &Place<'_>) -> std::result::Result<(), Failed> {
+        if piece.what == What::Zero {
+            self.wait_for(place).await?;
+            return self.zero(piece.range).await;
         }
-        self.follow.moved(piece.range.len());
-        Ok(())
+        let bytes = self.read(piece.range).await?;
+        let mut parts = self.parts(piece.range, bytes);
+        if self.how.compress {
+            parts = self.pack(parts).await?;
+        }
+        self.wait_for(place).await?;
+        self.store(parts).await
+    }
+
+    async fn wait_for(&self, place: &Place<'_>) -> std::result::Result<(), Failed> {
+        if place.turn().await { Ok(()) } else { Err(Failed::Ended) }
     }
 
     async fn read(&self, range: ByteRange) -> std::result::Result<Lease, Failed> {
@@ -205,42 +228,61 @@ impl Copy<'_> {
         Ok(whole)
     }
 
-    /// Writes the data among the bytes of `range`.
-    async fn write(&self, range: ByteRange, mut bytes: Lease) -> std::result::Result<(), Failed> {
-        let mut rest = range;
-        // Joined again behind what came before it, so that the buffer serves the next piece.
-        let mut done = bytes.split_to(0);
+    /// Data and zeros among the bytes of `range`; clusters that are to be packed one by one.
+    fn parts(&self, range: ByteRange, mut bytes: Lease) -> Vec<Part> {
+        let (mut parts, mut rest) = (Vec::new(), range);
         while !rest.is_empty() {
-            let (is_data, len) = self.front(rest.start(), &bytes);
-            let part = rest.head(len);
-            let mut lease = bytes.split_to(len as usize);
-            if is_data {
-                let (stored, back) = self.store(self.target(part), lease).await;
-                stored.map_err(|error| Failed::Writing(part.start(), error))?;
-                match back {
-                    Some(back) => lease = back,
-                    None => (done, lease) = (Lease::empty(), Lease::empty()),
-                }
-            } else if self.how.zeroes == Zeroes::Write {
-                self.zero(part).await?;
+            let (is_data, mut len) = self.front(rest.start(), &bytes);
+            if is_data && self.how.compress {
+                len = len.min(self.granule - (self.how.at + rest.start()) % self.granule);
             }
-            done.join(lease);
+            let (range, bytes) = (rest.head(len), bytes.split_to(len as usize));
+            parts.push(Part { range, is_data, bytes, packed: None });
             rest = rest.skip(len);
         }
-        Ok(())
+        parts
     }
 
-    /// Stores data in the target; compressed are whole clusters only, and their buffer does not come back.
-    async fn store(&self, range: ByteRange, bytes: Lease) -> (Result<()>, Option<Lease>) {
-        let (view, granule) = (self.to.view(), self.granule);
-        let ends = range.end().is_multiple_of(granule) || range.end() == view.size();
-        match self.how.compress && range.start().is_multiple_of(granule) && ends {
-            true => (seam::write_compressed(&view, range.start(), bytes).await, None),
-            false => {
-                let (result, bytes) = seam::execute(&view, Request::new(Op::Write, range), bytes).await;
-                (result, Some(bytes))
+    /// Packs what are whole clusters of data, side by side.
+    async fn pack(&self, parts: Vec<Part>) -> std::result::Result<Vec<Part>, Failed> {
+        let view = self.to.view();
+        let size = view.size();
+        let pack = async |mut part: Part| {
+            let range = self.target(part.range);
+            let ends = range.end().is_multiple_of(self.granule) || range.end() == size;
+            if part.is_data && range.start().is_multiple_of(self.granule) && ends {
+                let packed = seam::pack(&view, part.bytes).await;
+                part.packed = Some(packed.map_err(|error| Failed::Writing(part.range.start(), error))?);
+                part.bytes = Lease::empty();
             }
+            Ok(part)
+        };
+        try_join_all(parts.into_iter().map(pack)).await
+    }
+
+    /// Writes what is data, and zeros where the target has to be told of them.
+    async fn store(&self, parts: Vec<Part>) -> std::result::Result<(), Failed> {
+        // Joined again behind what came before it, so that the buffer serves the next piece.
+        let mut done = Lease::empty();
+        for Part { range, is_data, mut bytes, packed } in parts {
+            let (view, target) = (self.to.view(), self.target(range));
+            let stored = match packed {
+                Some(packed) => seam::store_packed(&view, target.start(), packed).await,
+                None if is_data => {
+                    let (result, back) = seam::execute(&view, Request::new(Op::Write, target), bytes).await;
+                    bytes = back;
+                    result
+                }
+                None if self.how.zeroes == Zeroes::Write => {
+                    self.zero(range).await?;
+                    Ok(())
+                }
+                None => Ok(()),
+            };
+            stored.map_err(|error| Failed::Writing(range.start(), error))?;
+            done.join(bytes);
         }
+        Ok(())
     }
 
     /// Whether the front of `bytes`, which lie at `at`, is data, and how long it stays what it is.
@@ -265,107 +307,5 @@ impl Copy<'_> {
 
     fn target(&self, range: ByteRange) -> ByteRange {
         ByteRange::new(self.how.at + range.start(), range.len())
-    }
-}
-
-/// What there is to do, in order.
-struct Pieces<'a> {
-    copy: &'a Copy<'a>,
-    /// Not asked about yet.
-    rest: ByteRange,
-    ready: VecDeque<Piece>,
-    /// Up to here pieces were made.
-    ready_to: u64,
-}
-
-impl<'a> Pieces<'a> {
-    fn new(copy: &'a Copy<'a>) -> Self {
-        let rest = ByteRange::between(0, copy.from.view().size());
-        Self { copy, rest, ready: VecDeque::new(), ready_to: 0 }
-    }
-
-    async fn next(&mut self) -> Result<Option<Piece>> {
-        loop {
-            if let Some(piece) = self.ready.pop_front() {
-                return Ok(Some(piece));
-            }
-            if self.rest.is_empty() {
-                return Ok(None);
-            }
-            match self.copy.how.over {
-                None => self.ask().await?,
-                Some(backing) => self.ask_layer(backing).await?,
-            }
-        }
-    }
-
-    /// What all layers of the source have together.
-    async fn ask(&mut self) -> Result<()> {
-        for extent in seam::extents(&self.copy.from.view(), self.rest.head(QUESTION)).await? {
-            let range = extent.range.intersection(self.rest);
-            let what = match (extent.state.reads_zero(), self.copy.how.zeroes) {
-                // All of it shall have storage.
-                _ if self.copy.how.sparse == 0 => What::Copy,
-                (false, _) => What::Copy,
-                (true, Zeroes::Skip) => What::Pass,
-                (true, Zeroes::Write) => What::Zero,
-            };
-            self.take(range, what);
-        }
-        Ok(())
-    }
-
-    /// What the first layers of the source have.
-    async fn ask_layer(&mut self, backing: u64) -> Result<()> {
-        let layer = seam::layer(&self.copy.from.view(), self.rest).await?;
-        let mut range = self.rest.head(layer.len);
-        let below = range.start() < backing;
-        if below {
-            range = range.head(backing - range.start());
-        }
-        let what = match layer.holds {
-            _ if layer.depth >= self.copy.how.layers => What::Pass,
-            Holds::Data | Holds::Special => What::Copy,
-            // One between ends before, and hides what the target has there.
-            Holds::Nothing if layer.depth + 1 < self.copy.how.layers => What::Zero,
-            Holds::Nothing => What::Pass,
-            // What lies behind the backing image reads as zeros by itself.
-            Holds::Hole | Holds::Zeroes if below => What::Zero,
-            Holds::Hole | Holds::Zeroes => What::Pass,
-        };
-        self.take(range, what);
-        Ok(())
-    }
-
-    /// Makes pieces of a run, the next one. Data is rounded to whole clusters of the target.
-    fn take(&mut self, run: ByteRange, what: What) {
-        let (size, end) = (self.rest.end(), run.end());
-        self.rest = ByteRange::between(end.max(self.rest.start()), size);
-        let Copy { how, granule, .. } = self.copy;
-        let mut run = match how.over {
-            // What lies between is not ours to write.
-            Some(_) => ByteRange::between(run.start().max(self.ready_to).min(end), end),
-            None => self.whole_clusters(end, what, size),
-        };
-        self.ready_to = self.ready_to.max(run.end());
-        let most = if what == What::Copy { how.chunk.max(*granule) } else { ZEROES_MAX };
-        while !run.is_empty() {
-            // Chunks and clusters share their boundaries.
-            let piece = run.head(most - (how.at + run.start()) % most);
-            self.ready.push_back(Piece { range: piece, what });
-            run = run.skip(piece.len());
-        }
-    }
-
-    /// All up to `end` that is left, with data in whole clusters: those that it shares with zeros are data.
-    fn whole_clusters(&self, end: u64, what: What, size: u64) -> ByteRange {
-        let granule = self.copy.granule;
-        let end = match what {
-            What::Copy => end.next_multiple_of(granule).min(size),
-            _ if end == size => size,
-            // The rest belongs to what comes next.
-            What::Zero | What::Pass => end / granule * granule,
-        };
-        ByteRange::between(self.ready_to, end.max(self.ready_to))
     }
 }

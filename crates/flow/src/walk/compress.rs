@@ -5,18 +5,27 @@ use io::Lease;
 
 use crate::next::Next;
 use crate::node::Body;
+use crate::powers::Packed;
 use crate::recorder::Recorded;
 use crate::request::{Op, Request};
 use crate::view::{View, ViewIndex};
 
-/// Stores `bytes` compressed at `start`, holding the clusters concerned.
-pub(crate) async fn write_compressed(view: &View, start: u64, bytes: Lease) -> Result<()> {
+/// Packs one cluster, or the shorter last one, for [`store_packed`].
+pub(crate) async fn pack(view: &View, bytes: Lease) -> Result<Packed> {
+    let index = compressing(view)?;
+    let Some(power) = view.node(index).powers().compress else { return Err(cannot(view, index)) };
+    power.pack(bytes).await.map_err(|error| super::at_node(view, index, error))
+}
+
+/// Stores what was packed at `start`, holding the cluster.
+pub(crate) async fn store_packed(view: &View, start: u64, packed: Packed) -> Result<()> {
     let index = compressing(view)?;
     let node = view.node(index);
     let Some(power) = node.powers().compress else { return Err(cannot(view, index)) };
-    let (range, granule) = (ByteRange::new(start, bytes.len() as u64), view.limits_of(index).granule);
+    let (range, granule) = (ByteRange::new(start, packed.bytes.len() as u64), view.limits_of(index).granule);
     let unit = Alignment::new(granule).unwrap_or_default();
-    if !unit.fits(range.start()) || !unit.fits(range.end()) && range.end() != view.size_of(index) {
+    let ends = range.len() == granule || range.end() == view.size_of(index);
+    if !unit.fits(range.start()) || range.len() > granule || !ends {
         let context = format!("{range}: compressed writes are whole clusters of {granule} bytes");
         return Err(BlockError::new(ErrorKind::Invalid, context));
     }
@@ -31,7 +40,7 @@ pub(crate) async fn write_compressed(view: &View, start: u64, bytes: Lease) -> R
         None => None,
     };
     let _lock = node.state().locks.exclusive(unit.around(range)).await;
-    let written = power.write_compressed(start, bytes, Next::new(view, index)).await;
+    let written = power.store_packed(start, packed, Next::new(view, index)).await;
     written.map_err(|error| super::at_node(view, index, error))
 }
 

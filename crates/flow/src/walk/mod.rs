@@ -26,7 +26,7 @@ use crate::node::Body;
 use crate::request::{Op, Request};
 use crate::view::{View, ViewIndex};
 
-pub(crate) use compress::write_compressed;
+pub(crate) use compress::{pack, store_packed};
 pub(crate) use layers::layer;
 pub use layers::{Holds, Layer};
 pub(crate) use now::try_now;

@@ -42,6 +42,7 @@ pub(super) struct Options<'a> {
     pub(super) skips_broken: bool,
     pub(super) rate: Option<u64>,
     pub(super) parallel: usize,
+    pub(super) any_order: bool,
     pub(super) salvage: bool,
     pub(super) quiet: bool,
 }
@@ -86,13 +87,13 @@ impl<'a> Options<'a> {
             backing_format: given.value("backing-format"),
             no_create: given.has("no-create"),
             target_is_zero: given.has("target-is-zero"),
-            // The kernel copies without looking for zeros.
             sparse: sparse.unwrap_or(SPARSE),
             bitmaps: given.has("bitmaps"),
             skips_broken: given.has("skip-broken-bitmaps"),
             rate,
             // At most 16.
             parallel: parallel.unwrap_or(PARALLEL) as usize,
+            any_order: given.has("oob-writes"),
             salvage: given.has("salvage"),
             quiet: given.has("quiet"),
         })

@@ -126,6 +126,11 @@ impl World for RealWorld {
         Box::pin(self.shared.pool.run(work))
     }
 
+    fn compute_max(&self) -> usize {
+        // Where the system does not tell, one is right.
+        std::thread::available_parallelism().map_or(1, std::num::NonZeroUsize::get)
+    }
+
     fn start_thread(&self, name: &str) -> io::Result<Arc<dyn Thread>> {
         thread::start(&self.shared, name)
     }

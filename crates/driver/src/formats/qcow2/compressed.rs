@@ -6,7 +6,7 @@
 use std::sync::Arc;
 
 use block::{BlockError, ByteRange, ErrorKind, Result};
-use flow::{Compress, Next};
+use flow::{Compress, Next, Packed};
 use io::{Lease, LocalFut};
 use qcow2::{HostOffset, NewEntry};
 
@@ -16,34 +16,34 @@ use super::freed::Why;
 use super::image::Image;
 
 impl Image {
-    /// Stores whole clusters from `start` on.
-    async fn compress_all(self: &Arc<Self>, start: u64, mut bytes: Lease, next: Next<'_>) -> Result<()> {
+    /// Packs one cluster; at the end of the disk it may be shorter, and is packed with zeros behind it.
+    async fn pack(&self, mut bytes: Lease) -> Result<Packed> {
         if self.is_apart() {
             let context = "images with an external data file hold nothing compressed: write it as it is";
             return Err(BlockError::new(ErrorKind::Unsupported, context));
         }
-        let mut at = start;
-        while !bytes.is_empty() {
-            let len = (self.geometry.cluster_size() as usize).min(bytes.len());
-            let cluster = bytes.split_to(len);
-            self.begin_change(next).await?;
-            self.compress_one(at, cluster, next).await?;
-            at += len as u64;
+        let (cluster, len) = (self.geometry.cluster_size() as usize, bytes.len());
+        if len < cluster {
+            let mut whole = Lease::zeroed(cluster);
+            whole[..len].copy_from_slice(&bytes);
+            bytes = whole;
         }
-        Ok(())
+        let (packed, mut bytes) = self.inflated.deflate(bytes).await?;
+        if len < bytes.len() {
+            bytes = bytes.split_to(len);
+        }
+        Ok(Packed { bytes, packed })
     }
 
-    /// Stores one cluster; at the end of the disk it may be shorter.
-    async fn compress_one(self: &Arc<Self>, guest: u64, bytes: Lease, next: Next<'_>) -> Result<()> {
-        let mut whole = bytes.to_vec();
-        whole.resize(self.geometry.cluster_size() as usize, 0);
-        match self.inflated.deflate(whole).await? {
-            Some(packed) => self.store_packed(guest, &packed, next).await,
-            None => self.store_plain(guest, bytes, next).await,
+    async fn store_cluster(self: &Arc<Self>, guest: u64, packed: Packed, next: Next<'_>) -> Result<()> {
+        self.begin_change(next).await?;
+        match packed.packed {
+            Some(short) => self.store_short(guest, &short, next).await,
+            None => self.store_plain(guest, packed.bytes, next).await,
         }
     }
 
-    async fn store_packed(self: &Arc<Self>, guest: u64, packed: &[u8], next: Next<'_>) -> Result<()> {
+    async fn store_short(self: &Arc<Self>, guest: u64, packed: &[u8], next: Next<'_>) -> Result<()> {
         let Some(pin) = self.pin(guest, true, next).await? else { return Ok(()) };
         let len = packed.len() as u64;
         let (offset, room) = self.take_bytes(len, next).await?;
@@ -92,10 +92,14 @@ impl Image {
 }
 
 impl Compress for Qcow2 {
-    fn write_compressed<'a>(&'a self, start: u64, bytes: Lease, next: Next<'a>) -> LocalFut<'a, Result<()>> {
+    fn pack(&self, bytes: Lease) -> LocalFut<'_, Result<Packed>> {
+        Box::pin(self.image.pack(bytes))
+    }
+
+    fn store_packed<'a>(&'a self, start: u64, packed: Packed, next: Next<'a>) -> LocalFut<'a, Result<()>> {
         Box::pin(async move {
-            let written = self.image.compress_all(start, bytes, next).await;
-            written.map_err(|error| self.image.refused(error, next))
+            let stored = self.image.store_cluster(start, packed, next).await;
+            stored.map_err(|error| self.image.refused(error, next))
         })
     }
 }

@@ -32,6 +32,8 @@ pub(super) struct Inflated {
     packer: Arc<Packer>,
     at_work: RangeLocks,
     room: Semaphore,
+    /// Clusters that may be packed at the same time: more would take memory and be no faster.
+    packing: Semaphore,
     world: Arc<dyn World>,
 }
 
@@ -49,6 +51,7 @@ impl Inflated {
             packer: Arc::new(Packer { kind, idle: Mutex::default() }),
             at_work: RangeLocks::default(),
             room: Semaphore::new(UNDER_WAY),
+            packing: Semaphore::new(world.compute_max()),
             world,
         }
     }
@@ -105,13 +108,16 @@ impl Inflated {
         Ok(bytes)
     }
 
-    /// Packs a whole cluster; `None` where that saves nothing.
-    pub(super) async fn deflate(&self, cluster: Vec<u8>) -> Result<Option<Vec<u8>>> {
+    /// Packs a whole cluster, which comes back; `None` where that saves nothing.
+    pub(super) async fn deflate(&self, cluster: Lease) -> Result<(Option<Vec<u8>>, Lease)> {
+        let closed = |_| BlockError::new(ErrorKind::Cancelled, "the image is closed");
+        let _one = self.packing.acquire().await.map_err(closed)?;
         let packer = self.packer.clone();
         let (tell, told) = io::sync::oneshot::channel();
         let work = self.world.compute(Box::new(move || {
-            // Nobody may be waiting any more.
-            let _ = tell.send(packer.pack(&cluster));
+            let packed = packer.pack(&cluster);
+            // Nobody may be waiting any more. Who is has use for the buffer; this thread has none.
+            let _ = tell.send(packed.map(|packed| (packed, cluster)));
         }));
         work.await;
         let lost = |_| BlockError::new(ErrorKind::Cancelled, "packing a cluster was stopped");

@@ -1,0 +1,149 @@
+//! What there is to copy of a source, run by run.
+//!
+//! Invariants: runs come in order, without gaps where all layers are copied, and never overlap; they are cut at multiples of
+//! what one request takes, counted in the target; data is rounded to whole clusters of the target wherever the source
+//! has data around it.
+
+use std::collections::VecDeque;
+
+use block::{ByteRange, Result};
+
+use super::{Transfer, Zeroes};
+use crate::root::Root;
+use crate::seam;
+use crate::walk::Holds;
+
+/// How much is asked about in one question.
+const QUESTION: u64 = 1 << 30;
+/// Longest run of zeros that is written at once.
+const ZEROES_MAX: u64 = 256 << 20;
+
+/// What is to be done with a run of bytes.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum What {
+    /// It is data.
+    Copy,
+    /// It is made zero.
+    Zero,
+    /// Nothing.
+    Pass,
+}
+
+/// A run of the source.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct Piece {
+    pub(super) range: ByteRange,
+    pub(super) what: What,
+}
+
+/// What there is to do, in order.
+pub(super) struct Pieces<'a> {
+    from: &'a Root,
+    how: &'a Transfer,
+    /// Cluster size of the target.
+    granule: u64,
+    /// Not asked about yet.
+    rest: ByteRange,
+    ready: VecDeque<Piece>,
+    /// Up to here pieces were made.
+    ready_to: u64,
+}
+
+impl<'a> Pieces<'a> {
+    /// All of `from`, for a target of that cluster size.
+    pub(super) fn new(from: &'a Root, how: &'a Transfer, granule: u64) -> Self {
+        let rest = ByteRange::between(0, from.view().size());
+        Self { from, how, granule, rest, ready: VecDeque::new(), ready_to: 0 }
+    }
+
+    /// The first byte that was not asked about yet: where asking has failed, if it has.
+    pub(super) fn asked_to(&self) -> u64 {
+        self.rest.start()
+    }
+
+    /// The next run; `None` behind the last one.
+    pub(super) async fn next(&mut self) -> Result<Option<Piece>> {
+        loop {
+            if let Some(piece) = self.ready.pop_front() {
+                return Ok(Some(piece));
+            }
+            if self.rest.is_empty() {
+                return Ok(None);
+            }
+            match self.how.over {
+                None => self.ask().await?,
+                Some(backing) => self.ask_layer(backing).await?,
+            }
+        }
+    }
+
+    /// What all layers of the source have together.
+    async fn ask(&mut self) -> Result<()> {
+        for extent in seam::extents(&self.from.view(), self.rest.head(QUESTION)).await? {
+            let range = extent.range.intersection(self.rest);
+            let what = match (extent.state.reads_zero(), self.how.zeroes) {
+                // All of it shall have storage.
+                _ if self.how.sparse == 0 => What::Copy,
+                (false, _) => What::Copy,
+                (true, Zeroes::Skip) => What::Pass,
+                (true, Zeroes::Write) => What::Zero,
+            };
+            self.take(range, what);
+        }
+        Ok(())
+    }
+
+    /// What the first layers of the source have.
+    async fn ask_layer(&mut self, backing: u64) -> Result<()> {
+        let layer = seam::layer(&self.from.view(), self.rest).await?;
+        let mut range = self.rest.head(layer.len);
+        let below = range.start() < backing;
+        if below {
+            range = range.head(backing - range.start());
+        }
+        let what = match layer.holds {
+            _ if layer.depth >= self.how.layers => What::Pass,
+            Holds::Data | Holds::Special => What::Copy,
+            // One between ends before, and hides what the target has there.
+            Holds::Nothing if layer.depth + 1 < self.how.layers => What::Zero,
+            Holds::Nothing => What::Pass,
+            // What lies behind the backing image reads as zeros by itself.
+            Holds::Hole | Holds::Zeroes if below => What::Zero,
+            Holds::Hole | Holds::Zeroes => What::Pass,
+        };
+        self.take(range, what);
+        Ok(())
+    }
+
+    /// Makes pieces of a run, the next one. Data is rounded to whole clusters of the target.
+    fn take(&mut self, run: ByteRange, what: What) {
+        let (size, end) = (self.rest.end(), run.end());
+        self.rest = ByteRange::between(end.max(self.rest.start()), size);
+        let (how, granule) = (self.how, self.granule);
+        let mut run = match how.over {
+            // What lies between is not ours to write.
+            Some(_) => ByteRange::between(run.start().max(self.ready_to).min(end), end),
+            None => self.whole_clusters(end, what, size),
+        };
+        self.ready_to = self.ready_to.max(run.end());
+        let most = if what == What::Copy { how.chunk.max(granule) } else { ZEROES_MAX };
+        while !run.is_empty() {
+            // Chunks and clusters share their boundaries.
+            let piece = run.head(most - (how.at + run.start()) % most);
+            self.ready.push_back(Piece { range: piece, what });
+            run = run.skip(piece.len());
+        }
+    }
+
+    /// All up to `end` that is left, with data in whole clusters: those that it shares with zeros are data.
+    fn whole_clusters(&self, end: u64, what: What, size: u64) -> ByteRange {
+        let granule = self.granule;
+        let end = match what {
+            What::Copy => end.next_multiple_of(granule).min(size),
+            _ if end == size => size,
+            // The rest belongs to what comes next.
+            What::Zero | What::Pass => end / granule * granule,
+        };
+        ByteRange::between(self.ready_to, end.max(self.ready_to))
+    }
+}
