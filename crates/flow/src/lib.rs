@@ -42,12 +42,14 @@ pub use next::{Hold, Next};
 pub use node::{Body, Capabilities, Limits, Node, NodeId, NodeState, Role, ZeroCost};
 pub use powers::{
     Amend, Amendment, Backing, BackingName, BitmapChange, BitmapInfo, Bitmaps, Check, CheckReport, Compress,
-    Empty, Identity, Naming, Packed, Permit, Powers, Preallocation, Pressure, Quota, Repair, Resize,
-    SnapshotInfo, Snapshots, Stats, Tell,
+    Empty, Identity, InFile, Naming, Packed, Permit, Powers, Preallocation, Pressure, Quota, Repair, Resize,
+    SnapshotInfo, Snapshots, Stats, Taken, Tell,
 };
 pub use prepared::Prepared;
 pub use recorder::Recorder;
 pub use request::{Flags, Now, Op, Piece, PieceSource, Pieces, Request, Window};
 pub use root::{Retiring, Root, Turn};
 pub use view::{DetectZeroes, View, ViewBuilder, ViewIndex};
-pub use walk::{Holds, Layer, REMEMBER_BUDGET, Whence, remember_total, remember_usage, set_remember_budget};
+pub use walk::{
+    Holds, Layer, Lies, REMEMBER_BUDGET, Whence, remember_total, remember_usage, set_remember_budget,
+};

@@ -1,10 +1,12 @@
 //! Optional powers of nodes: separate traits, asked for by name.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use block::{BlockError, ByteRange, DirtyBitmap, ErrorKind, NewSnapshot, Permissions, Result};
-use io::{Lease, LocalFut, Moment};
+use io::file::Offload;
+use io::{File, Lease, LocalFut, Moment};
 
 use crate::next::Next;
 
@@ -39,6 +41,52 @@ pub struct Powers<'a> {
     pub compress: Option<&'a dyn Compress>,
     /// It knows whether guests wait for what it fetches.
     pub pressure: Option<&'a dyn Pressure>,
+    /// Its bytes lie in a file, each at its own offset, and nobody has to see them pass.
+    pub in_file: Option<&'a dyn InFile>,
+}
+
+/// Lying in a file: copies between such nodes can be left to the kernel.
+pub trait InFile: Sync {
+    /// The file.
+    fn file(&self) -> &Arc<dyn File>;
+
+    /// Has the file hold at `at` what `source` holds in `range`. The lease is empty; what it carries is dropped when this has
+    /// ended, whoever still waits. Where it cannot be done, nothing has changed but, at worst, bytes that were to be
+    /// overwritten.
+    fn take<'a>(
+        &'a self,
+        at: u64,
+        source: &'a dyn File,
+        range: ByteRange,
+        how: Offload,
+        lease: Lease,
+    ) -> LocalFut<'a, (Result<Taken>, Lease)>;
+}
+
+/// Whether a file took bytes from another.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Taken {
+    /// It did.
+    All,
+    /// Not these: they have to be carried.
+    NotThese,
+    /// It never will from that file.
+    Never,
+}
+
+impl Taken {
+    /// What an answer of [`File::take`] says; `failed` names the file where it is a fault.
+    pub fn of(
+        answer: std::io::Result<()>,
+        failed: impl FnOnce(std::io::Error) -> BlockError,
+    ) -> Result<Self> {
+        match answer {
+            Ok(()) => Ok(Self::All),
+            Err(error) if error.kind() == std::io::ErrorKind::Unsupported => Ok(Self::Never),
+            Err(error) if error.kind() == std::io::ErrorKind::InvalidInput => Ok(Self::NotThese),
+            Err(error) => Err(failed(error)),
+        }
+    }
 }
 
 /// Telling those who fetch in the background to make room.

@@ -2,15 +2,16 @@
 //! once, for every driver below.
 
 use block::{BlockError, ByteRange, ErrorKind, Extent, Result};
-use io::Lease;
+use io::file::Offload;
+use io::{File, Lease};
 
 use crate::next::Next;
 use crate::node::{Body, NodeId};
-use crate::powers::{CheckReport, Packed, Preallocation, Repair, Snapshots, Tell};
+use crate::powers::{CheckReport, Packed, Preallocation, Repair, Snapshots, Taken, Tell};
 use crate::request::{Flags, Now, Op, Request, Window};
 use crate::root::Turn;
 use crate::view::{DetectZeroes, View, ViewIndex};
-use crate::walk::{self, Layer, Whence};
+use crate::walk::{self, Layer, Lies, Whence};
 
 /// Carries out as much of `rq` as needs no wait. On [`Now::Wait`] the caller goes on with [`execute`] on the
 /// view of this turn; the first `rq.done` bytes of the window are done. A lent read is all or nothing.
@@ -168,6 +169,25 @@ pub async fn read(view: &View, range: ByteRange) -> Result<Lease> {
 pub async fn write(view: &View, start: u64, bytes: &[u8]) -> Result<()> {
     let range = ByteRange::new(start, bytes.len() as u64);
     execute(view, Request::new(Op::Write, range), Lease::copy_of(bytes)).await.0
+}
+
+/// Where the first bytes of `range` (not empty) lie, if in a file, and how many share that answer.
+pub async fn lies(view: &View, range: ByteRange) -> Result<(Option<Lies<'_>>, u64)> {
+    check(view, &Request::new(Op::Read, range))?;
+    walk::lies(view, range).await
+}
+
+/// Whether the root may ever [`take`] bytes from this file: one of its own can, and nobody has to see what is written.
+pub async fn may_take(view: &View, source: &dyn File, how: Offload) -> bool {
+    walk::may_take(view, source, how).await
+}
+
+/// Has the kernel bring `source` to `start`, in place of what is there. After anything but [`Taken::All`] a part of it
+/// may have been brought, and all of it has to be carried there.
+pub async fn take(view: &View, start: u64, source: &Lies<'_>, how: Offload) -> Result<Taken> {
+    let range = ByteRange::checked(start, source.range.len()).ok_or_else(too_far)?;
+    check(view, &Request::new(Op::Write, range))?;
+    walk::take(view, range, source, how).await
 }
 
 /// Packs one cluster of the root (its last one may be shorter) for [`store_packed`]. `Unsupported` where the format cannot.

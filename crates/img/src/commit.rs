@@ -134,6 +134,8 @@ async fn copy_down(
         over: Some(u64::MAX),
         layers,
         compress: false,
+        offload: None,
+        looks: false,
         salvage: false,
         rate,
     };

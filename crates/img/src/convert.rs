@@ -127,6 +127,8 @@ async fn copy_all(
             over: target.over,
             layers: 1,
             compress: options.compress,
+            offload: options.offload,
+            looks: options.looks,
             salvage: options.salvage,
             rate: options.rate,
         };

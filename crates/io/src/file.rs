@@ -88,6 +88,15 @@ pub struct ZeroMode {
     pub only_fast: bool,
 }
 
+/// How bytes get from one file to another without passing through us.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Offload {
+    /// Both share the storage until one of them is written to: nothing is copied.
+    Share,
+    /// The kernel copies, or shares where it likes to.
+    Copy,
+}
+
 /// An open file. Bytes beyond its end read as zeros (so a short last sector is whole).
 pub trait File: Send + Sync + Any {
     /// What is known about it.
@@ -116,6 +125,27 @@ pub trait File: Send + Sync + Any {
 
     /// Writes the whole lease at `offset`, extending the file when needed.
     fn write<'a>(&'a self, offset: u64, lease: Lease) -> LocalFut<'a, (io::Result<()>, Lease)>;
+
+    /// Whether [`File::take`] from `source` may ever succeed. Changes neither of them.
+    fn may_take<'a>(&'a self, _source: &'a dyn File, _how: Offload) -> LocalFut<'a, bool> {
+        Box::pin(std::future::ready(false))
+    }
+
+    /// Has this file hold at `offset` what `source` holds in `range`, extending it when needed. The lease is empty: what it
+    /// carries is dropped when the operation has ended, whether or not anybody waits for it.
+    ///
+    /// Errors, after which the bytes here are the old or the new ones: `Unsupported` where this cannot be done between these
+    /// two, `InvalidInput` where it cannot for this range (its ends are not where storage can be shared).
+    fn take<'a>(
+        &'a self,
+        _offset: u64,
+        _source: &'a dyn File,
+        _range: ByteRange,
+        _how: Offload,
+        lease: Lease,
+    ) -> LocalFut<'a, (io::Result<()>, Lease)> {
+        Box::pin(std::future::ready((Err(io::ErrorKind::Unsupported.into()), lease)))
+    }
 
     /// Makes `range` read as zeros.
     fn write_zeroes<'a>(&'a self, range: ByteRange, mode: ZeroMode) -> LocalFut<'a, io::Result<()>>;

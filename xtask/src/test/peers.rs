@@ -57,6 +57,9 @@ const PEERS: &[Peer] = &[
     peer("fio", "fio"),
     peer("nbd-server", "nbd-server"),
     peer("mke2fs", "e2fsprogs"),
+    peer("filefrag", "e2fsprogs"),
+    peer("mkfs.xfs", "xfsprogs"),
+    peer("mkfs.btrfs", "btrfs-progs"),
     Peer::Module { name: "qemu.qmp", package: "qemu.qmp" },
 ];
 

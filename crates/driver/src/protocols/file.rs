@@ -18,11 +18,12 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use ::io::file::ZeroMode;
+use ::io::file::{Offload, ZeroMode};
 use ::io::{File, Lease, LocalFut, OpenOptions, World};
 use block::{BlockError, ByteRange, ErrorKind, Extent, ExtentState, Result, push_extent};
 use flow::{
-    Body, Capabilities, Execute, Flags, Limits, Next, Now, Op, Powers, Request, Resize, Window, ZeroCost,
+    Body, Capabilities, Execute, Flags, InFile, Limits, Next, Now, Op, Powers, Request, Resize, Taken,
+    Window, ZeroCost,
 };
 
 use crate::context::{Kept, OpenContext, Opened};
@@ -266,7 +267,35 @@ impl Execute for FileNode {
     }
 
     fn powers(&self) -> Powers<'_> {
-        Powers { resize: Some(self), permit: Some(self), ..Powers::default() }
+        Powers { resize: Some(self), permit: Some(self), in_file: Some(self), ..Powers::default() }
+    }
+}
+
+impl InFile for FileNode {
+    fn file(&self) -> &Arc<dyn File> {
+        &self.file
+    }
+
+    fn take<'a>(
+        &'a self,
+        at: u64,
+        source: &'a dyn File,
+        range: ByteRange,
+        how: Offload,
+        lease: Lease,
+    ) -> LocalFut<'a, (Result<Taken>, Lease)> {
+        Box::pin(async move {
+            if !self.file.info().writable {
+                return (Ok(Taken::Never), lease);
+            }
+            let (taken, lease) = self.file.take(at, source, range, how, lease).await;
+            let taken =
+                Taken::of(taken, |error| self.failed(format_args!("copy to {}", range.at(at)), error));
+            if matches!(taken, Ok(Taken::All)) {
+                self.grow(range.at(at).end());
+            }
+            (taken, lease)
+        })
     }
 }
 

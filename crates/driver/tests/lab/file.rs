@@ -3,9 +3,9 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
 
-use block::{BlockError, Result};
-use flow::{Capabilities, Execute, Limits, Next, Now, Op, Powers, Request, Resize, Window};
-use io::file::ZeroMode;
+use block::{BlockError, ByteRange, Result};
+use flow::{Capabilities, Execute, InFile, Limits, Next, Now, Op, Powers, Request, Resize, Taken, Window};
+use io::file::{Offload, ZeroMode};
 use io::{File, Lease, LocalFut};
 
 /// Requests that a file has got, and how many bytes they were for.
@@ -100,7 +100,27 @@ impl Execute for FileNode {
     }
 
     fn powers(&self) -> Powers<'_> {
-        Powers { resize: Some(self), ..Powers::default() }
+        Powers { resize: Some(self), in_file: Some(self), ..Powers::default() }
+    }
+}
+
+impl InFile for FileNode {
+    fn file(&self) -> &Arc<dyn File> {
+        &self.file
+    }
+
+    fn take<'a>(
+        &'a self,
+        at: u64,
+        source: &'a dyn File,
+        range: ByteRange,
+        how: Offload,
+        lease: Lease,
+    ) -> LocalFut<'a, (Result<Taken>, Lease)> {
+        Box::pin(async move {
+            let (taken, lease) = self.file.take(at, source, range, how, lease).await;
+            (Taken::of(taken, |error| BlockError::system("the test's file", error)), lease)
+        })
     }
 }
 

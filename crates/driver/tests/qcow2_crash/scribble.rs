@@ -2,9 +2,11 @@
 
 use std::ops::Range;
 
-use flow::{Flags, Op, Request, View, seam};
+use block::ByteRange;
+use flow::{Flags, Op, Request, Taken, View, seam};
 use futures_util::future::join_all;
 use io::Lease;
+use io::file::Offload;
 use sim::Rng;
 
 use crate::model::{Kind, SECTOR, bytes, bytes_of};
@@ -13,18 +15,31 @@ use crate::stage::{Stage, try_flush};
 
 /// Several clients: one has the first half for itself, the others take turns of eight sectors in the second half.
 pub async fn clients(stage: &Stage<'_>) {
-    work(stage, false).await;
+    work(stage, Way::Plain).await;
 }
 
 /// The same; about half of what they write is compressed.
 pub async fn compressing_clients(stage: &Stage<'_>) {
-    work(stage, true).await;
+    work(stage, Way::Packed).await;
 }
 
-async fn work(stage: &Stage<'_>, compress: bool) {
+/// The same; about half of what they write is taken from other files.
+pub async fn taking_clients(stage: &Stage<'_>) {
+    work(stage, Way::Taken).await;
+}
+
+/// How whole clusters are written, half of the time.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Way {
+    Plain,
+    Packed,
+    Taken,
+}
+
+async fn work(stage: &Stage<'_>, way: Way) {
     let mut rng = Rng::new(stage.seed);
     let view = &stage.tree.view();
-    let client = |number| Client { stage, view, rng: rng.fork(), part: Part::of(number), compress };
+    let client = |number| Client { stage, view, rng: rng.fork(), part: Part::of(number), way };
     let clients: Vec<_> = (0..4).map(client).map(|client| client.work_for(12)).collect();
     join_all(clients).await;
 }
@@ -53,20 +68,19 @@ pub struct Client<'a> {
     view: &'a View,
     rng: Rng,
     part: Part,
-    /// Whether writes may be compressed.
-    compress: bool,
+    way: Way,
 }
 
 impl<'a> Client<'a> {
     /// One that has these sectors for itself.
     pub fn of_part(stage: &'a Stage<'a>, view: &'a View, rng: Rng, part: Range<u64>) -> Self {
         let part = Part { first: part.start, len: part.end - part.start, turns: 1 };
-        Client { stage, view, rng, part, compress: false }
+        Client { stage, view, rng, part, way: Way::Plain }
     }
 
     /// The same, half of whose writes are compressed ones.
     pub fn compressing(self, compress: bool) -> Self {
-        Client { compress, ..self }
+        Client { way: if compress { Way::Packed } else { Way::Plain }, ..self }
     }
 
     /// Does so many things.
@@ -93,17 +107,30 @@ impl<'a> Client<'a> {
     }
 
     pub async fn write(&mut self, sectors: Range<u64>) {
-        let whole = self.whole_clusters(&sectors).filter(|_| self.compress && self.rng.chance(0.5));
-        let compressed = whole.is_some();
+        let whole = self.whole_clusters(&sectors).filter(|_| self.way != Way::Plain && self.rng.chance(0.5));
+        let way = if whole.is_some() { self.way } else { Way::Plain };
         let sectors = whole.unwrap_or(sectors);
         let number = self.stage.model.borrow_mut().next_write();
         self.stage.model.borrow_mut().begin(sectors.clone(), Kind::Write(number));
         let (at, data) = (bytes(&sectors).start(), bytes_of(number, sectors.clone()));
-        let written = match compressed {
-            true => seam::write_compressed(self.view, at, Lease::copy_of(&data)).await,
-            false => seam::write(self.view, at, &data).await,
+        let written = match way {
+            Way::Packed => seam::write_compressed(self.view, at, Lease::copy_of(&data)).await,
+            Way::Taken => self.take(number, at, &data).await,
+            Way::Plain => seam::write(self.view, at, &data).await,
         };
         self.ended(sectors, written);
+    }
+
+    /// Has the image take what another file holds; where it cannot, it is written.
+    async fn take(&self, number: u64, at: u64, data: &[u8]) -> block::Result<()> {
+        let path = format!("other{number}");
+        self.stage.lab.world.disk().put(&path, data);
+        let source = self.stage.lab.file(&path).await.0.view();
+        let (lies, _) = seam::lies(&source, ByteRange::new(0, data.len() as u64)).await?;
+        match seam::take(self.view, at, &lies.expect("it is a file"), Offload::Share).await? {
+            Taken::All => Ok(()),
+            Taken::NotThese | Taken::Never => seam::write(self.view, at, data).await,
+        }
     }
 
     /// The clusters in which sectors lie, where they are nobody else's.

@@ -11,7 +11,7 @@ use crate::fill::fill;
 use crate::lab::{Lab, qcow2 as images};
 use crate::resizing::{fill_and_shrink, resize_under_clients};
 use crate::row::{Row, SIZE};
-use crate::scribble::{clients, compressing_clients};
+use crate::scribble::{clients, compressing_clients, taking_clients};
 use crate::snapshotting::{take_compressed_snapshots, take_snapshots};
 use crate::stage::flush;
 
@@ -25,6 +25,7 @@ pub fn all() -> Vec<Row> {
     all.extend(resized());
     all.extend(passes());
     all.extend(packed());
+    all.extend(taken());
     all.extend(refcount_widths());
     all.extend(with_snapshots());
     all.extend(amend::rows());
@@ -173,6 +174,18 @@ fn packed() -> Vec<Row> {
             ..scribble("a disk that fails under zstd", images::file_of(&zstd(fresh(9))), plain())
         }),
     ]
+}
+
+/// Clusters that are taken from other files, whose storage can be shared.
+fn taken() -> Vec<Row> {
+    let shared = images::with_snapshot(filled(&fresh(12)));
+    let rows = [
+        scribble("clusters of other files", file(12), images::tiny()),
+        scribble("clusters of other files and a snapshot", shared, plain()),
+        overlay("an overlay with clusters of other files", over(13), plain()),
+        Row { errors: 0.02, ..scribble("a disk that fails to share", file(12), plain()) },
+    ];
+    rows.map(|row| Row { work: |stage| Box::pin(taking_clients(stage)), ..row }).into()
 }
 
 /// Refcounts of each width but QEMU's default, in which most are.

@@ -5,6 +5,7 @@
 //! copied twice; where writes are to come in order, one begins when the one before it has ended; a copy that ends early
 //! has none of its requests under way.
 
+mod offload;
 mod pieces;
 mod turns;
 
@@ -14,12 +15,14 @@ use block::{BlockError, ByteRange};
 use futures_util::StreamExt;
 use futures_util::future::try_join_all;
 use futures_util::stream::FuturesUnordered;
+use io::file::Offload;
 use io::{Lease, Moment};
 
 use crate::powers::Packed;
 use crate::request::{Flags, Op, Request};
 use crate::root::Root;
 use crate::seam;
+use offload::Known;
 use pieces::{Piece, Pieces, What};
 use turns::{Place, Turns};
 
@@ -46,6 +49,12 @@ pub struct Transfer {
     pub layers: u32,
     /// Data is stored compressed.
     pub compress: bool,
+    /// Data is not carried, but brought by the kernel where it can: then nobody looks for zeros in it. Not together with
+    /// `compress` or `salvage`.
+    pub offload: Option<Offload>,
+    /// That is done only with clusters of the target that begin with anything but zeros; all others are carried, and looked
+    /// through. Where clusters are too small for that, storage is shared, or all is carried.
+    pub looks: bool,
     /// Bytes that cannot be read become zeros.
     pub salvage: bool,
     /// Most bytes per second.
@@ -96,7 +105,7 @@ pub async fn transfer(
     follow: &dyn Follow,
 ) -> std::result::Result<(), Failed> {
     let (granule, turns) = (granule(to), Turns::new(how.ordered));
-    let copy = Copy { from, to, how, follow, granule, turns };
+    let copy = Copy { from, to, how, follow, granule, turns, known: Known::default() };
     let mut pieces = Pieces::new(from, how, copy.granule);
     let mut flying = FuturesUnordered::new();
     let (begun, mut sent) = (io::now(), 0);
@@ -148,6 +157,7 @@ struct Copy<'a> {
     /// Cluster size of the target.
     granule: u64,
     turns: Turns,
+    known: Known,
 }
 
 /// A run of the source that is data throughout, or zeros.
@@ -190,8 +200,15 @@ impl Copy<'_> {
             self.wait_for(place).await?;
             return self.zero(piece.range).await;
         }
-        let bytes = self.read(piece.range).await?;
-        let mut parts = self.parts(piece.range, bytes);
+        self.carry_data(piece.range, place).await
+    }
+
+    async fn carry_by_hand(&self, range: ByteRange, place: &Place<'_>) -> std::result::Result<(), Failed> {
+        if range.is_empty() {
+            return Ok(());
+        }
+        let bytes = self.read(range).await?;
+        let mut parts = self.parts(range, bytes);
         if self.how.compress {
             parts = self.pack(parts).await?;
         }

@@ -8,6 +8,7 @@ mod change;
 mod compress;
 mod layers;
 mod now;
+mod offload;
 mod read;
 mod remember;
 mod resolve;
@@ -30,6 +31,8 @@ pub(crate) use compress::{pack, store_packed};
 pub(crate) use layers::layer;
 pub use layers::{Holds, Layer};
 pub(crate) use now::try_now;
+pub use offload::Lies;
+pub(crate) use offload::{lies, may_take, take};
 pub use remember::{
     DEFAULT_BUDGET as REMEMBER_BUDGET, set_budget as set_remember_budget, total as remember_total,
     usage as remember_usage,

@@ -1,5 +1,7 @@
 //! What a command line asks of `convert`, checked in qemu-img's order.
 
+use io::file::Offload;
+
 use crate::cache::Cache;
 use crate::failure::{Failure, Result};
 use crate::given::Given;
@@ -43,6 +45,9 @@ pub(super) struct Options<'a> {
     pub(super) rate: Option<u64>,
     pub(super) parallel: usize,
     pub(super) any_order: bool,
+    pub(super) offload: Option<Offload>,
+    /// Zeros are looked for before the kernel copies.
+    pub(super) looks: bool,
     pub(super) salvage: bool,
     pub(super) quiet: bool,
 }
@@ -70,6 +75,8 @@ impl<'a> Options<'a> {
         let (source_cache, target_cache) = (mode("source-cache"), mode("target-cache"));
         let source_cache = Cache::named(source_cache, "source cache", Cache::WRITEBACK.transient())?;
         let target_cache = Cache::named(target_cache, "cache", Cache::UNSAFE.transient())?;
+        let keeps_pages = source_cache.keeps_pages() && target_cache.keeps_pages();
+        let (offload, looks) = offload(given, keeps_pages);
         Ok(Self {
             sources,
             target,
@@ -93,6 +100,8 @@ impl<'a> Options<'a> {
             rate,
             // At most 16.
             parallel: parallel.unwrap_or(PARALLEL) as usize,
+            offload,
+            looks,
             any_order: given.has("oob-writes"),
             salvage: given.has("salvage"),
             quiet: given.has("quiet"),
@@ -103,6 +112,26 @@ impl<'a> Options<'a> {
     pub(super) fn explained(&self, failure: Failure) -> Failure {
         snapshot_table::missing(failure, self.snapshot)
     }
+}
+
+/// What the kernel may do, and whether zeros are looked for before: it looks for none, packs nothing, and does not pass over
+/// what cannot be read. Storage is shared unless one of that is asked for. What is to stay in the page cache anyway is
+/// copied there.
+fn offload(given: &Given, keeps_pages: bool) -> (Option<Offload>, bool) {
+    match () {
+        () if given.has("compress") || given.has("salvage") => (None, false),
+        () if given.has("copy-range-offloading") => (Some(Offload::Copy), false),
+        () if given.value("sparse-size").is_some() => (None, false),
+        () if may_have_storage(given) => (None, false),
+        () if keeps_pages => (Some(Offload::Copy), true),
+        () => (Some(Offload::Share), false),
+    }
+}
+
+/// Whether the target has storage of its own by now or is to get it, which it would lose by sharing another's.
+fn may_have_storage(given: &Given) -> bool {
+    let full = |item: &str| matches!(item, "preallocation=falloc" | "preallocation=full");
+    given.has("no-create") || given.values("target-options").any(|text| text.split(',').any(full))
 }
 
 /// What cannot be asked for together.

@@ -4,7 +4,8 @@
 //! number be reused under one; after a flush of a buffered file failed, no later flush of it succeeds, since
 //! the kernel forgets which pages it could not write.
 
-use std::io;
+use std::any::Any;
+use std::io::{self, ErrorKind};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicI32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -19,8 +20,8 @@ use super::pool::{Lane, Pool};
 use super::probe::{self, InlineReads};
 use super::ring::{self, Direction, Operation, Outcome};
 use super::transient::Transient;
-use super::{space, transfer};
-use crate::file::ZeroMode;
+use super::{offload, space, transfer};
+use crate::file::{Offload, ZeroMode};
 use crate::{File, FileInfo, Lease, LocalFut};
 
 /// No flags.
@@ -97,6 +98,11 @@ impl RealFile {
         }
     }
 
+    /// The regular file behind `file`, if it is one of this world.
+    fn regular(file: &dyn File) -> Option<&Self> {
+        (file as &dyn Any).downcast_ref::<Self>().filter(|file| file.kind == Kind::Regular)
+    }
+
     /// Runs `job` on the pool with the descriptor.
     fn in_pool<T: Send + 'static>(
         &self,
@@ -131,13 +137,13 @@ impl File for RealFile {
             InlineReads::IfResident if is_resident(fd, offset, buf.len()) => {
                 transfer::read_all(fd, offset, buf, self.info.alignment, PLAIN).map(|()| buf.len())
             }
-            _ => Err(io::ErrorKind::WouldBlock.into()),
+            _ => Err(ErrorKind::WouldBlock.into()),
         }
     }
 
     fn try_write(&self, offset: u64, bytes: &[u8]) -> io::Result<usize> {
         if !self.info.inline_writes {
-            return Err(io::ErrorKind::WouldBlock.into());
+            return Err(ErrorKind::WouldBlock.into());
         }
         transfer::write_now(self.fd.as_fd(), offset, bytes)
     }
@@ -152,6 +158,48 @@ impl File for RealFile {
 
     fn write<'a>(&'a self, offset: u64, lease: Lease) -> LocalFut<'a, (io::Result<()>, Lease)> {
         Box::pin(self.transfer(Direction::Write, offset, lease))
+    }
+
+    fn may_take<'a>(&'a self, source: &'a dyn File, how: Offload) -> LocalFut<'a, bool> {
+        match Self::regular(source).filter(|_| self.kind == Kind::Regular) {
+            Some(source) => {
+                let source = source.fd.clone();
+                self.in_pool(move |fd| offload::is_possible(fd, source.as_fd(), how))
+            }
+            None => Box::pin(std::future::ready(false)),
+        }
+    }
+
+    fn take<'a>(
+        &'a self,
+        offset: u64,
+        source: &'a dyn File,
+        range: ByteRange,
+        how: Offload,
+        lease: Lease,
+    ) -> LocalFut<'a, (io::Result<()>, Lease)> {
+        let Some(source) = Self::regular(source).filter(|_| self.kind == Kind::Regular) else {
+            return Box::pin(std::future::ready((Err(ErrorKind::Unsupported.into()), lease)));
+        };
+        let (fd, transient) = (self.fd.clone(), self.transient.clone());
+        let (from, from_transient) = (source.fd.clone(), source.transient.clone());
+        let job = move || {
+            let (target, source) = (fd.as_fd(), from.as_fd());
+            let taken = || offload::take(target, offset, source, range, how);
+            let outcome = match how {
+                // Nothing comes into the page cache.
+                Offload::Share => taken(),
+                Offload::Copy => Transient::around_read(from_transient.as_deref(), source, range, || {
+                    Transient::around_write(transient.as_deref(), target, range.at(offset), taken)
+                }),
+            };
+            (outcome, lease)
+        };
+        // One after the other with writes, which the kernel has wait for each other.
+        match self.writes.clone() {
+            Some(lane) => Box::pin(async move { self.pool.run_in(&lane, job).await }),
+            None => Box::pin(self.pool.run(job)),
+        }
     }
 
     fn write_zeroes<'a>(&'a self, range: ByteRange, mode: ZeroMode) -> LocalFut<'a, io::Result<()>> {

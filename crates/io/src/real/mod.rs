@@ -14,6 +14,7 @@ mod here;
 mod inherited;
 mod listener;
 mod lock;
+mod offload;
 mod open;
 mod pool;
 mod probe;

@@ -120,7 +120,7 @@ fn device_ioctl(file: BorrowedFd<'_>, request: libc::c_ulong, range: ByteRange) 
     if answer == 0 { Ok(()) } else { Err(last_errno()) }
 }
 
-fn last_errno() -> Errno {
+pub(super) fn last_errno() -> Errno {
     Errno::from_io_error(&io::Error::last_os_error()).unwrap_or(Errno::IO)
 }
 

@@ -73,28 +73,52 @@ impl Transient {
         if let Some(flags) = self.read_flags() {
             return transfer::read_all(file, offset, buf, alignment, flags);
         }
-        let brought = absent(file, pages(offset, buf.len()));
-        let outcome = transfer::read_all(file, offset, buf, alignment, ReadWriteFlags::empty());
-        brought.iter().for_each(|range| give_back(file, range));
+        let range = ByteRange::new(offset, buf.len() as u64);
+        Self::around_read(Some(self), file, range, || {
+            transfer::read_all(file, offset, buf, alignment, ReadWriteFlags::empty())
+        })
+    }
+
+    /// Has `read` bring pages in, which then go, if `this` says so.
+    pub(super) fn around_read<T>(
+        this: Option<&Self>,
+        file: BorrowedFd<'_>,
+        range: ByteRange,
+        read: impl FnOnce() -> T,
+    ) -> T {
+        let brought = this.map(|_| absent(file, Alignment::PAGE.around(range)));
+        let outcome = read();
+        brought.iter().flat_map(RangeSet::iter).for_each(|range| give_back(file, range));
         outcome
     }
 
-    /// As [`transfer::write_all`].
-    pub(super) fn write_all(&self, file: BorrowedFd<'_>, offset: u64, bytes: &[u8]) -> io::Result<()> {
-        let whole = pages(offset, bytes.len());
-        let by_flag = self.by_flag && ByteRange::new(offset, bytes.len() as u64) == whole;
-        if by_flag && is_hole(file, whole) {
-            return transfer::write_all(file, offset, bytes, transfer::DONTCACHE);
-        }
-        let brought = absent(file, whole);
-        let flags = if by_flag { transfer::DONTCACHE } else { ReadWriteFlags::empty() };
-        let outcome = transfer::write_all(file, offset, bytes, flags);
-        let mut written = self.written();
+    /// Has `write` bring pages in, which go when they are on disk, if `this` says so.
+    pub(super) fn around_write<T>(
+        this: Option<&Self>,
+        file: BorrowedFd<'_>,
+        range: ByteRange,
+        write: impl FnOnce() -> T,
+    ) -> T {
+        let Some(this) = this else { return write() };
+        let brought = absent(file, Alignment::PAGE.around(range));
+        let outcome = write();
+        let mut written = this.written();
         brought.iter().for_each(|range| written.fresh.insert(range));
         if written.fresh.bytes() >= BATCH {
             written.turn(file);
         }
         outcome
+    }
+
+    /// As [`transfer::write_all`].
+    pub(super) fn write_all(&self, file: BorrowedFd<'_>, offset: u64, bytes: &[u8]) -> io::Result<()> {
+        let range = ByteRange::new(offset, bytes.len() as u64);
+        let by_flag = self.by_flag && Alignment::PAGE.fits_range(range);
+        if by_flag && is_hole(file, range) {
+            return transfer::write_all(file, offset, bytes, transfer::DONTCACHE);
+        }
+        let flags = if by_flag { transfer::DONTCACHE } else { ReadWriteFlags::empty() };
+        Self::around_write(Some(self), file, range, || transfer::write_all(file, offset, bytes, flags))
     }
 
     /// Has all go that is still to go, when the file is closed.
@@ -140,11 +164,6 @@ fn sync_range(file: BorrowedFd<'_>, range: ByteRange, flags: libc::c_uint) {
 /// Lets clean pages of `range` go. Those that cannot stay, which does no harm.
 fn give_back(file: BorrowedFd<'_>, range: ByteRange) {
     let _ = fadvise(file, range.start(), std::num::NonZeroU64::new(range.len()), Advice::DontNeed);
-}
-
-/// The whole pages around.
-fn pages(offset: u64, len: usize) -> ByteRange {
-    Alignment::PAGE.around(ByteRange::new(offset, len as u64))
 }
 
 /// Whether the file has no place for `range` yet.

@@ -9,6 +9,7 @@
 mod lab;
 
 mod ending;
+mod offload;
 mod page_cache;
 mod quota;
 mod validation;

@@ -100,6 +100,8 @@ pub enum CrashPoint {
 pub struct Counts {
     /// Reads that were carried out, in bytes.
     pub read_bytes: u64,
+    /// Bytes that one file has taken from another.
+    pub taken_bytes: u64,
     /// Changes: writes (each part of a split one), zeroes, discards and resizes.
     pub writes: u64,
     /// Flushes.

@@ -7,7 +7,7 @@ use std::os::fd::BorrowedFd;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use ::io::file::{Engine, ZeroMode};
+use ::io::file::{Engine, Offload, ZeroMode};
 use ::io::{File, FileInfo, Lease, LocalFut, OpenOptions};
 use block::{Alignment, ByteRange, Errno, Extent, Permissions};
 
@@ -171,6 +171,37 @@ impl File for SimFile {
 
     fn write<'a>(&'a self, offset: u64, lease: Lease) -> LocalFut<'a, (io::Result<()>, Lease)> {
         Box::pin(self.carry_lease(Action::Write, offset, lease))
+    }
+
+    fn may_take<'a>(&'a self, source: &'a dyn File, _how: Offload) -> LocalFut<'a, bool> {
+        let can = locked(&self.0.disk.0).options.shares_blocks.is_some() && Self::of(source).is_some();
+        Box::pin(std::future::ready(can))
+    }
+
+    fn take<'a>(
+        &'a self,
+        offset: u64,
+        source: &'a dyn File,
+        range: ByteRange,
+        _how: Offload,
+        lease: Lease,
+    ) -> LocalFut<'a, (io::Result<()>, Lease)> {
+        let block = locked(&self.0.disk.0).options.shares_blocks;
+        let (Some(block), Some(source)) = (block, Self::of(source)) else {
+            return Box::pin(std::future::ready((Err(io::ErrorKind::Unsupported.into()), lease)));
+        };
+        if !block.fits(offset) || !block.fits_range(range) {
+            return Box::pin(std::future::ready((Err(io::ErrorKind::InvalidInput.into()), lease)));
+        }
+        let mut bytes = Lease::new(range.len() as usize);
+        source.peek(range.start(), &mut bytes);
+        bytes.carry_along(&lease);
+        Box::pin(async move {
+            let (result, bytes) = self.carry_lease(Action::Write, offset, bytes).await;
+            drop(bytes);
+            locked(&self.0.disk.0).counts.taken_bytes += range.len();
+            (result, lease)
+        })
     }
 
     fn write_zeroes<'a>(&'a self, range: ByteRange, mode: ZeroMode) -> LocalFut<'a, io::Result<()>> {

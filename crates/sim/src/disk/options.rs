@@ -21,6 +21,8 @@ pub struct DiskOptions {
     pub split: f64,
     /// What files opened with `direct` ask for.
     pub direct_alignment: Alignment,
+    /// Blocks whose storage files can share, if they can at all.
+    pub shares_blocks: Option<Alignment>,
     /// Whether zeroes can be written fast; without, `only_fast` is `Unsupported` and zeroes take storage.
     pub fast_zeroes: bool,
     /// Probability that a discard leaves rubbish (else zeros or what was there).
@@ -60,6 +62,7 @@ impl DiskOptions {
             resident: 0.75,
             split: 0.25,
             direct_alignment: Alignment::SECTOR,
+            shares_blocks: Some(Alignment::PAGE),
             fast_zeroes: true,
             discard_rubbish: 0.5,
             read_errors: 0.0,

@@ -1,0 +1,147 @@
+//! What of a copy is left to the kernel, and what has to be carried after all.
+//!
+//! Invariants: only whole clusters of the target are taken, so that nothing has to be copied around them; what cannot be
+//! taken is carried, in its turn; a file that never lets another take from it is asked once.
+
+use std::cell::RefCell;
+
+use block::{Alignment, ByteRange};
+use io::file::Offload;
+
+use super::turns::Place;
+use super::{Copy, Failed};
+use crate::node::NodeId;
+use crate::powers::Taken;
+use crate::request::{Now, Op, Request, Window};
+use crate::seam;
+use crate::walk::Lies;
+
+/// Storage is shared in blocks of that many bytes, or in larger ones.
+const BLOCK: u64 = 4096;
+
+/// How much of a cluster is looked at for anything but zeros.
+const LOOKED_AT: usize = 512;
+/// Smaller clusters are sooner read than looked at.
+const LOOKED_AT_MIN: u64 = 16 << 10;
+
+/// Which nodes of the source have files that the target may take from, as far as that is known.
+#[derive(Default)]
+pub(super) struct Known(RefCell<Vec<(NodeId, bool)>>);
+
+impl Known {
+    fn get(&self, node: NodeId) -> Option<bool> {
+        self.0.borrow().iter().find(|(known, _)| *known == node).map(|(_, may)| *may)
+    }
+
+    fn set(&self, node: NodeId, may: bool) {
+        let mut known = self.0.borrow_mut();
+        known.retain(|(other, _)| *other != node);
+        known.push((node, may));
+    }
+}
+
+impl Copy<'_> {
+    /// Copies data of the source: has the kernel do it where `how` allows it.
+    pub(super) async fn carry_data(&self, range: ByteRange, place: &Place<'_>) -> Result<(), Failed> {
+        let Some(how) = self.offload() else { return self.carry_by_hand(range, place).await };
+        let view = self.from.view();
+        let (mut by_hand, mut rest) = (range.head(0), range);
+        while !rest.is_empty() {
+            // What cannot be looked up cannot be read either, and reading says so.
+            let (found, len) = seam::lies(&view, rest).await.unwrap_or((None, rest.len()));
+            let (run, is_data) = self.alike(self.run(rest, len, how));
+            let mut taken = false;
+            if let Some(lies) = found.and_then(|lies| shared(lies, run, how))
+                && is_data
+                && run.len() <= len
+                && self.may_take(&lies, how).await
+            {
+                self.carry_by_hand(by_hand, place).await?;
+                by_hand = run.head(0);
+                taken = self.take(run, &lies, how, place).await?;
+            }
+            rest = rest.skip(run.len());
+            by_hand = if taken { rest.head(0) } else { ByteRange::between(by_hand.start(), run.end()) };
+        }
+        self.carry_by_hand(by_hand, place).await
+    }
+
+    /// How the kernel brings data. What would have to be looked through for zeros a page at a time is shared or not taken.
+    fn offload(&self) -> Option<Offload> {
+        self.how.offload.map(|how| if self.how.looks && !self.looks() { Offload::Share } else { how })
+    }
+
+    /// Whether clusters are looked at before they are taken.
+    fn looks(&self) -> bool {
+        self.how.looks && self.granule >= LOOKED_AT_MIN
+    }
+
+    /// The front of `rest` that is taken or carried as one: of the `len` bytes that lie together what are whole clusters of
+    /// the target, else one cluster.
+    fn run(&self, rest: ByteRange, len: u64, how: Offload) -> ByteRange {
+        if len == rest.len() {
+            return rest;
+        }
+        let block = if how == Offload::Share { BLOCK } else { 1 };
+        let unit = Alignment::new(self.granule.max(block)).unwrap_or_default();
+        let start = self.how.at + rest.start();
+        let end = unit.down(start + len).max(unit.up(start + 1));
+        rest.head(end - start)
+    }
+
+    /// The front of `run` in which all clusters of the target begin with data, or else none that is known to.
+    fn alike(&self, run: ByteRange) -> (ByteRange, bool) {
+        if !self.looks() {
+            return (run, true);
+        }
+        let is_data = self.begins_with_data(run.start());
+        let mut front = run.head(self.granule);
+        while front.len() < run.len() && self.begins_with_data(front.end()) == is_data {
+            front = run.head(front.len() + self.granule);
+        }
+        (front, is_data)
+    }
+
+    /// Whether what lies there is known, without waiting, to be more than zeros.
+    fn begins_with_data(&self, at: u64) -> bool {
+        let (turn, mut bytes) = (self.from.turn(), [0; LOOKED_AT]);
+        let range = ByteRange::new(at, LOOKED_AT as u64).head(turn.view().size().saturating_sub(at));
+        // At most as long as they are.
+        let bytes = &mut bytes[..range.len() as usize];
+        let read = seam::try_now(&turn, &mut Request::new(Op::Read, range), Window::In(bytes));
+        matches!(read, Ok(Now::Done)) && !seam::is_zero(bytes)
+    }
+
+    async fn may_take(&self, lies: &Lies<'_>, how: Offload) -> bool {
+        if let Some(may) = self.known.get(lies.node) {
+            return may;
+        }
+        let shares = how != Offload::Share || self.granule == 1 || self.granule >= BLOCK;
+        let may = shares && seam::may_take(&self.to.view(), &*lies.file, how).await;
+        self.known.set(lies.node, may);
+        may
+    }
+
+    /// Whether the target has taken `run`.
+    async fn take(
+        &self,
+        run: ByteRange,
+        lies: &Lies<'_>,
+        how: Offload,
+        place: &Place<'_>,
+    ) -> Result<bool, Failed> {
+        self.wait_for(place).await?;
+        let taken = seam::take(&self.to.view(), self.target(run).start(), lies, how).await;
+        let taken = taken.map_err(|error| Failed::Writing(run.start(), error))?;
+        if taken == Taken::Never {
+            self.known.set(lies.node, false);
+        }
+        Ok(taken == Taken::All)
+    }
+}
+
+/// The front of what lies there, as long as `run`, where it begins where storage can be shared.
+fn shared<'a>(mut lies: Lies<'a>, run: ByteRange, how: Offload) -> Option<Lies<'a>> {
+    lies.range = lies.range.head(run.len());
+    (how != Offload::Share || lies.range.start().is_multiple_of(BLOCK)).then_some(lies)
+}
