@@ -238,6 +238,7 @@ impl File for RealFile {
 impl Drop for RealFile {
     fn drop(&mut self) {
         if let Some(transient) = self.transient.take() {
+            transient.close();
             // Jobs that were handed over are done though nobody waits for them.
             drop(self.pool.run(move || transient.leave()));
         }

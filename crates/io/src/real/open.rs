@@ -5,13 +5,14 @@ use std::io::{self, ErrorKind};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
 use std::path::Path;
+use std::sync::Arc;
 
 use block::Alignment;
 use rustix::fs::OFlags;
 
 use super::file::RealFile;
 use super::probe::{self, InlineReads};
-use super::transient::Transient;
+use super::transient::{Left, Transient};
 use super::world::Shared;
 use crate::file::Engine;
 use crate::{FileInfo, OpenOptions};
@@ -37,12 +38,14 @@ pub(super) enum Kind {
     BlockDevice,
 }
 
-/// Opens `path`; `rings` says whether they may be used, or why not, and `may_flag` whether `RWF_DONTCACHE` may be. Blocks.
+/// Opens `path`; `rings` says whether they may be used, or why not, and `may_flag` whether `RWF_DONTCACHE` may be; `left` knows
+/// the pages that are about to leave. Blocks.
 pub(super) fn open(
     path: &Path,
     options: OpenOptions,
     rings: Result<(), String>,
     may_flag: bool,
+    left: &Arc<Left>,
 ) -> io::Result<Opened> {
     let mut flags = OFlags::NONBLOCK;
     flags.set(OFlags::DIRECT, options.direct);
@@ -61,7 +64,7 @@ pub(super) fn open(
     rustix::fs::fcntl_setfl(&fd, rustix::fs::fcntl_getfl(&fd)? - OFlags::NONBLOCK)?;
     let inline = if options.direct { InlineReads::Never } else { probe::inline_reads(fd.as_fd()) };
     let leaves = options.transient && !options.direct && kind == Kind::Regular;
-    let transient = if leaves { Transient::of(fd.as_fd(), may_flag) } else { None };
+    let transient = if leaves { Transient::of(fd.as_fd(), may_flag, left) } else { None };
     let info = FileInfo {
         engine: engine(options, rings, inline)?,
         alignment: if options.direct { probe::direct_alignment(fd.as_fd()) } else { Alignment::BYTE },

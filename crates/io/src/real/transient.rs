@@ -13,10 +13,10 @@
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use block::{Alignment, ByteRange, RangeSet};
-use rustix::fs::{Advice, CWD, Mode, OFlags, SeekFrom, fadvise, openat, seek};
+use rustix::fs::{Advice, CWD, Mode, OFlags, SeekFrom, fadvise, fstat, openat, seek};
 use rustix::io::{Errno, ReadWriteFlags};
 
 use super::{probe, transfer};
@@ -31,7 +31,19 @@ pub(super) struct Transient {
     /// The file opened once more: what is left to do when it is closed must not hold its locks.
     aside: Option<OwnedFd>,
     written: Mutex<Written>,
+    left: Arc<Left>,
+    id: FileId,
 }
+
+/// Device and inode.
+type FileId = (u64, u64);
+
+/// Pages of files that were closed, on their way out: whoever opens one of those again knows that they are ours.
+#[derive(Default)]
+pub(super) struct Left(Mutex<Vec<(FileId, RangeSet)>>);
+
+/// Closed files that are known, at most.
+const LEFT_MAX: usize = 16;
 
 /// Pages that our writes have brought in.
 #[derive(Default)]
@@ -40,11 +52,16 @@ struct Written {
     fresh: RangeSet,
     /// On their way to the disk.
     going: RangeSet,
+    /// Written with the flag, to places that nobody can have had in memory: what is written there again is ours still.
+    flagged: RangeSet,
 }
+
+/// Runs of pages that are known to be ours, at most: they are looked through one by one.
+const FLAGGED_MAX: usize = 1024;
 
 impl Transient {
     /// How it is done for this file; `None`: not at all, or nothing would be gained. `may_flag`: the flag may be used.
-    pub(super) fn of(file: BorrowedFd<'_>, may_flag: bool) -> Option<Self> {
+    pub(super) fn of(file: BorrowedFd<'_>, may_flag: bool, left: &Arc<Left>) -> Option<Self> {
         let by_flag = may_flag && probe::takes_dontcache(file);
         let by_advice = !probe::in_memory(file) && probe::cached(file, ByteRange::new(0, 1)).is_some();
         if by_flag || by_advice {
@@ -53,8 +70,21 @@ impl Transient {
         }
         let again =
             || openat(CWD, format!("/proc/self/fd/{}", file.as_raw_fd()), OFlags::CLOEXEC, Mode::empty());
+        if !by_flag && !by_advice {
+            return None;
+        }
+        let id = fstat(file).map(|about| (about.st_dev, about.st_ino)).ok()?;
+        let written = Mutex::new(Written { flagged: left.take(id), ..Written::default() });
         // Without one, some pages stay.
-        (by_flag || by_advice).then(|| Self { by_flag, aside: again().ok(), written: Mutex::default() })
+        Some(Self { by_flag, aside: again().ok(), written, left: left.clone(), id })
+    }
+
+    /// The file is closed: what of it is on its way out is known to who opens it next. Does not block.
+    pub(super) fn close(&self) {
+        let written = self.written();
+        let mut ours = written.flagged.clone();
+        written.fresh.iter().chain(written.going.iter()).for_each(|range| ours.insert(range));
+        self.left.put(self.id, ours);
     }
 
     /// Flags for reads, where reads need no more than that.
@@ -100,10 +130,12 @@ impl Transient {
         write: impl FnOnce() -> T,
     ) -> T {
         let Some(this) = this else { return write() };
-        let brought = absent(file, Alignment::PAGE.around(range));
+        let whole = Alignment::PAGE.around(range);
+        let brought = absent(file, whole);
         let outcome = write();
         let mut written = this.written();
-        brought.iter().for_each(|range| written.fresh.insert(range));
+        let ours: Vec<_> = written.flagged.iter().map(|ours| ours.intersection(whole)).collect();
+        brought.iter().chain(ours).for_each(|range| written.fresh.insert(range));
         if written.fresh.bytes() >= BATCH {
             written.turn(file);
         }
@@ -115,6 +147,7 @@ impl Transient {
         let range = ByteRange::new(offset, bytes.len() as u64);
         let by_flag = self.by_flag && Alignment::PAGE.fits_range(range);
         if by_flag && is_hole(file, range) {
+            self.written().flag(range);
             return transfer::write_all(file, offset, bytes, transfer::DONTCACHE);
         }
         let flags = if by_flag { transfer::DONTCACHE } else { ReadWriteFlags::empty() };
@@ -134,7 +167,37 @@ impl Transient {
     }
 }
 
+impl Left {
+    fn take(&self, id: FileId) -> RangeSet {
+        let mut files = self.files();
+        let at = files.iter().position(|(known, _)| *known == id);
+        at.map(|at| files.swap_remove(at).1).unwrap_or_default()
+    }
+
+    fn put(&self, id: FileId, pages: RangeSet) {
+        let mut files = self.files();
+        if files.len() == LEFT_MAX {
+            files.remove(0);
+        }
+        files.push((id, pages));
+    }
+
+    fn files(&self) -> MutexGuard<'_, Vec<(FileId, RangeSet)>> {
+        // The list is whole between any two statements that hold it.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
 impl Written {
+    /// Notes what is written with the flag.
+    fn flag(&mut self, range: ByteRange) {
+        self.flagged.insert(range);
+        // Those that are forgotten count as somebody else's.
+        if self.flagged.iter().count() > FLAGGED_MAX {
+            self.flagged = RangeSet::new();
+        }
+    }
+
     /// Gives back what is on its way, and sets off what is fresh.
     fn turn(&mut self, file: BorrowedFd<'_>) {
         for range in self.going.iter() {
@@ -224,7 +287,9 @@ mod tests {
     fn reads_and_writes_leave_no_page_and_take_none() {
         let Some(disk) = file() else { return };
         for by_flag in [false, true] {
-            let Some(transient) = Transient::of(disk.as_fd(), by_flag) else { panic!("cachestat works") };
+            let Some(transient) = Transient::of(disk.as_fd(), by_flag, &Arc::default()) else {
+                panic!("cachestat works")
+            };
             let mut bytes = vec![0; MIB];
             transient.read_all(disk.as_fd(), 0, &mut bytes, Alignment::BYTE).unwrap();
             assert!(bytes.iter().all(|byte| *byte == 7) && is_as_it_was(disk.as_fd()), "read, {by_flag}");
@@ -244,7 +309,7 @@ mod tests {
     #[test]
     fn long_runs_of_writes_go_in_batches() {
         let Some(disk) = file() else { return };
-        let transient = Transient::of(disk.as_fd(), false).unwrap();
+        let transient = Transient::of(disk.as_fd(), false, &Arc::default()).unwrap();
         let bytes = vec![7; MIB];
         for number in 1..=40 {
             transient.write_all(disk.as_fd(), (number * MIB) as u64, &bytes).unwrap();
@@ -259,8 +324,30 @@ mod tests {
     }
 
     #[test]
+    fn pages_that_are_written_again_go_all_the_same() {
+        let Some(disk) = file() else { return };
+        let (left, bytes, at) = (Arc::default(), vec![7; MIB], MIB as u64);
+        for by_flag in [false, true] {
+            let all = ByteRange::new(at, at);
+            disk.set_len(at).unwrap();
+            // Written, closed, opened again before it is on disk, and written again.
+            for _ in 0..3 {
+                let transient = Transient::of(disk.as_fd(), by_flag, &left).unwrap();
+                transient.write_all(disk.as_fd(), at, &bytes).unwrap();
+                transient.write_all(disk.as_fd(), at + 4096, &bytes[..8192]).unwrap();
+                transient.close();
+            }
+            let transient = Transient::of(disk.as_fd(), by_flag, &left).unwrap();
+            transient.write_all(disk.as_fd(), at, &bytes).unwrap();
+            transient.leave();
+            disk.sync_all().unwrap();
+            assert_eq!(absent(disk.as_fd(), all).bytes(), all.len(), "{by_flag}");
+        }
+    }
+
+    #[test]
     fn files_in_memory_are_left_alone() {
         let file = tempfile::tempfile_in("/dev/shm").unwrap();
-        assert!(Transient::of(file.as_fd(), true).is_none());
+        assert!(Transient::of(file.as_fd(), true, &Arc::default()).is_none());
     }
 }

@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Instant;
 
 use super::pool::Pool;
+use super::transient::Left;
 use super::{connect, listener, open, ring, thread};
 use crate::{Address, File, Folders, Incoming, Listener, LocalFut, OpenOptions, Thread, World};
 
@@ -25,6 +26,8 @@ pub(super) struct Shared {
     rings: OnceLock<Result<(), String>>,
     /// Whether `RWF_DONTCACHE` may be used.
     may_flag: bool,
+    /// Pages of closed files that are about to leave the page cache.
+    left: Arc<Left>,
     indexes: Mutex<Vec<bool>>,
 }
 
@@ -51,6 +54,7 @@ impl RealWorld {
             pool: Arc::new(Pool::new("io-pool")),
             rings,
             may_flag,
+            left: Arc::default(),
             indexes: Mutex::new(Vec::new()),
         };
         Self { shared: Arc::new(shared) }
@@ -99,9 +103,10 @@ impl Default for RealWorld {
 impl World for RealWorld {
     fn open<'a>(&'a self, path: &'a Path, options: OpenOptions) -> LocalFut<'a, io::Result<Arc<dyn File>>> {
         let path = path.to_owned();
-        let (rings, may_flag) = (self.shared.rings(), self.shared.may_flag);
+        let (rings, may_flag, left) = (self.shared.rings(), self.shared.may_flag, self.shared.left.clone());
         Box::pin(async move {
-            let opened = self.shared.pool.run(move || open::open(&path, options, rings, may_flag)).await?;
+            let opened =
+                self.shared.pool.run(move || open::open(&path, options, rings, may_flag, &left)).await?;
             Ok(Arc::new(opened.into_file(&self.shared)) as Arc<dyn File>)
         })
     }
