@@ -31,7 +31,7 @@ pub(super) struct Sample {
 impl fmt::Display for Sample {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { round, task, row, figures } = self;
-        write!(f, "round {} {task:10} {row:9}", round + 1)?;
+        write!(f, "round {} {task:15} {row:9}", round + 1)?;
         METRICS.iter().try_for_each(|metric| write!(f, " {} {:.2}", metric.name, (metric.of)(figures)))
     }
 }

@@ -10,7 +10,16 @@ pub(super) enum Work {
     /// The same after a run of fio that is not measured, with the first options.
     ServedAfter(&'static str, &'static str),
     /// Arguments of an image tool: `IMAGE` stands for the image and `OUT` for a file that is not there yet.
-    Tool(&'static str),
+    Tool(&'static str, Until),
+}
+
+/// When an image tool is through.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Until {
+    /// It has ended.
+    Ended,
+    /// What it has written is on disk, too: whoever leaves that to others is not done before.
+    OnDisk,
 }
 
 /// One thing that is measured.
@@ -87,30 +96,44 @@ pub(super) const TASKS: &[Task] = &[
     },
     Task {
         name: "from-raw",
-        title: "convert raw to qcow2",
+        title: "convert raw to qcow2, until it is on disk",
         image: Kind::Raw,
-        work: Work::Tool("convert -f raw -O qcow2 IMAGE OUT"),
+        work: Work::Tool("convert -f raw -O qcow2 IMAGE OUT", Until::OnDisk),
         goal: 0.7,
     },
     Task {
         name: "to-raw",
-        title: "convert qcow2 to raw",
+        title: "convert qcow2 to raw, until it is on disk",
         image: Kind::Full,
-        work: Work::Tool("convert -f qcow2 -O raw IMAGE OUT"),
+        work: Work::Tool("convert -f qcow2 -O raw IMAGE OUT", Until::OnDisk),
         goal: 0.7,
     },
     Task {
         name: "zstd",
-        title: "convert raw to compressed qcow2, zstd",
+        title: "convert raw to compressed qcow2 (zstd), until it is on disk",
         image: Kind::Raw,
-        work: Work::Tool("convert -f raw -O qcow2 -c -o compression_type=zstd IMAGE OUT"),
+        work: Work::Tool("convert -f raw -O qcow2 -c -o compression_type=zstd IMAGE OUT", Until::OnDisk),
+        goal: 0.7,
+    },
+    Task {
+        name: "from-raw-cached",
+        title: "convert raw to qcow2 in the page cache (-t unsafe -T writeback), the command alone",
+        image: Kind::Raw,
+        work: Work::Tool("convert -t unsafe -T writeback -f raw -O qcow2 IMAGE OUT", Until::Ended),
+        goal: 0.7,
+    },
+    Task {
+        name: "to-raw-cached",
+        title: "convert qcow2 to raw in the page cache (-t unsafe -T writeback), the command alone",
+        image: Kind::Full,
+        work: Work::Tool("convert -t unsafe -T writeback -f qcow2 -O raw IMAGE OUT", Until::Ended),
         goal: 0.7,
     },
     Task {
         name: "check",
         title: "check of many allocated clusters",
         image: Kind::Many,
-        work: Work::Tool("check -q -f qcow2 IMAGE"),
+        work: Work::Tool("check -q -f qcow2 IMAGE", Until::Ended),
         goal: 0.3,
     },
 ];

@@ -7,7 +7,7 @@ use super::super::rows::{self, OURS};
 use super::super::{cpu, images::flush};
 use super::images::{Images, Kind};
 use super::report::Figures;
-use super::tasks::{Task, Work};
+use super::tasks::{Task, Until, Work};
 use serde_json::Value;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -44,7 +44,7 @@ pub(super) fn measure(root: &Path, images: &Images, task: &Task, row: &Row) -> R
         Work::ServedAfter(first, options) => {
             served(root, images, task.image, row.server, Some(first), options)
         }
-        Work::Tool(arguments) => tool(root, images, task.image, row.tool, arguments),
+        Work::Tool(arguments, until) => tool(root, images, task.image, row.tool, (arguments, until)),
     }
 }
 
@@ -106,7 +106,7 @@ fn tool(
     images: &Images,
     kind: Kind,
     (name, first): (&str, &str),
-    arguments: &str,
+    (arguments, until): (&str, Until),
 ) -> Result<Figures, String> {
     let out = images.folder().join("out");
     let _ = fs::remove_file(&out);
@@ -126,7 +126,7 @@ fn tool(
         .spawn()
         .map_err(|error| format!("{name}: {error}"))?;
     let peak_mib = watch(&mut child);
-    let seconds = start.elapsed().as_secs_f64();
+    let mut seconds = start.elapsed().as_secs_f64();
     let output = child.wait_with_output().map_err(|error| error.to_string())?;
     if !output.status.success() {
         return Err(String::from_utf8_lossy(&output.stderr).lines().last().unwrap_or("it failed").to_owned());
@@ -134,6 +134,9 @@ fn tool(
     let cpu = cpu::of_ended_children().saturating_sub(before).as_secs_f64();
     if out.exists() {
         flush(&out).map_err(|error| error.to_string())?;
+        if until == Until::OnDisk {
+            seconds = start.elapsed().as_secs_f64();
+        }
         let _ = fs::remove_file(&out);
     }
     Ok(Figures { seconds, cpu, peak_mib })
