@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use block::{Alignment, BlockError, ByteRange, ErrorKind, Place, Result};
+use futures_util::future::try_join_all;
 use io::Lease;
 use io::select::{Either, race};
 
@@ -170,14 +171,10 @@ impl<'a> Target<'a> {
         }
     }
 
-    /// Copies what nobody has written, commits, and lets the joiners answer.
+    /// Copies what nobody has written, all of it at the same time, commits, and lets the joiners answer.
     async fn finish(&self, rq: &Request, leader: Leader<'_>, clean: bool) -> Result<()> {
-        for gap in leader.seal().await {
-            match clean {
-                true => self.copy_data(rq, &leader.join, gap).await?,
-                false => self.copy_old(rq, &leader.join, gap).await?,
-            }
-        }
+        let gaps = leader.seal().await;
+        try_join_all(gaps.into_iter().map(|gap| self.fill_gap(rq, &leader.join, gap, clean))).await?;
         let Some(prepared) = leader.take() else { return Ok(()) };
         self.changes.commit(prepared, self.next()).map_err(|e| super::at_node(self.view, self.index, e))?;
         leader.committed();
@@ -210,6 +207,14 @@ impl<'a> Target<'a> {
         }
         part.unload();
         (result, part)
+    }
+
+    /// Copies what nobody has written; `clean`: the room reads as zeros.
+    async fn fill_gap(&self, rq: &Request, join: &Arc<Join>, gap: ByteRange, clean: bool) -> Result<()> {
+        match clean {
+            true => self.copy_data(rq, join, gap).await,
+            false => self.copy_old(rq, join, gap).await,
+        }
     }
 
     /// Copies what the tables do not say to be zeros.
