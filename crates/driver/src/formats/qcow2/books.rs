@@ -16,11 +16,17 @@ use super::freed::{Freed, Passes, Why};
 use super::refcounts::{NewTables, Refcounts, Run};
 use super::slices::Slices;
 
-/// Bytes of data that are mapped and not yet made durable, at most; at half of them a flush begins by itself.
-const FRESH_MAX: u64 = 64 << 20;
-
 /// Runs of dropped clusters that wait; with more a flush begins by itself. Some MiB of memory.
 const FREED_HIGH: usize = 1 << 16;
+
+/// How much may wait to be made durable; at half of it a flush begins by itself. Refcount blocks have a bound of their own.
+#[derive(Clone, Copy)]
+pub(super) struct Bounds {
+    /// Slices of L2 tables.
+    pub(super) slices: usize,
+    /// Bytes of data that are mapped.
+    pub(super) data: u64,
+}
 
 /// The lock.
 pub(super) struct Locked(Mutex<Books>);
@@ -32,7 +38,7 @@ pub(super) struct Books {
     /// Slices by the first guest byte that they map.
     pinned: BTreeMap<u64, Pinned>,
     dirty: usize,
-    dirty_max: usize,
+    bounds: Bounds,
     /// Pieces of the L1 table that are not durable.
     pub(super) l1_dirty: BTreeSet<usize>,
     fresh: u64,
@@ -56,13 +62,13 @@ pub(super) struct Taken {
 }
 
 impl Locked {
-    pub(super) fn new(refcounts: Refcounts, passes: Passes, dirty_max: usize) -> Arc<Self> {
+    pub(super) fn new(refcounts: Refcounts, passes: Passes, bounds: Bounds) -> Arc<Self> {
         Arc::new(Self(Mutex::new(Books {
             refcounts,
             freed: Freed::new(passes),
             pinned: BTreeMap::new(),
             dirty: 0,
-            dirty_max,
+            bounds,
             l1_dirty: BTreeSet::new(),
             fresh: 0,
             flushing: 0,
@@ -210,11 +216,14 @@ impl Books {
 
     /// Whether writers have to wait for a flush, and whether it is time to begin one.
     pub(super) fn pressure(&self) -> Pressure {
-        let fresh = self.fresh + self.flushing;
-        if fresh >= FRESH_MAX || self.dirty >= self.dirty_max {
+        let Bounds { slices, data } = self.bounds;
+        // A flush begins when all that are kept have changed.
+        let (blocks, blocks_max) = (self.refcounts.dirty_blocks(), 2 * self.refcounts.blocks_max());
+        if self.fresh + self.flushing >= data || self.dirty >= slices || blocks >= blocks_max {
             Pressure::Full
-        } else if self.fresh >= FRESH_MAX / 2
-            || self.dirty >= self.dirty_max / 2
+        } else if self.fresh >= data / 2
+            || self.dirty >= slices / 2
+            || blocks >= blocks_max / 2
             || self.freed.waiting() >= FREED_HIGH
         {
             Pressure::High

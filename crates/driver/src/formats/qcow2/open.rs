@@ -167,7 +167,9 @@ async fn open_writer(
     let mut structures = survey::of_tables(header, file.size(), (l1, &table), options.watched()?);
     let read = async |range| seam::read(file, range).await;
     survey::add_snapshots(header, file.size(), &mut structures, read).await?;
-    let terms = cache::read(header)?.map(cache::terms).transpose()?.unwrap_or_default();
+    let terms = cache::read(header)?.map(cache::terms).transpose()?;
+    let is_cache = terms.is_some() || options.keep_identity;
+    let terms = terms.unwrap_or_default();
     let identity = if options.keep_identity || terms.lasting { cache::AUTOCLEAR } else { 0 };
     // Without bitmaps the bit says nothing, and goes.
     let keep = identity | BackingMark::AUTOCLEAR | header.bitmaps.map_or(0, |_| Features::BITMAPS);
@@ -184,6 +186,7 @@ async fn open_writer(
         lazy: options.lazy(header)?,
         keep,
         quota: terms.quota,
+        is_cache,
         earlier: before.iter().map(Arc::downgrade).collect(),
         backed: context.children.iter().any(|(role, _)| *role == Role::Backing),
     }))

@@ -64,6 +64,8 @@ pub(super) struct Refcounts {
     /// In order: what is written in which order is the same in each run of a simulation.
     blocks: BTreeMap<u64, Block>,
     blocks_max: usize,
+    /// How many of them are dirty.
+    dirty: usize,
     clock: u64,
     /// What it was when blocks that nobody needs were last looked for.
     cleaned: u64,
@@ -117,6 +119,7 @@ impl Refcounts {
             durable_place: place,
             blocks: BTreeMap::new(),
             blocks_max: BLOCKS_MIN.max((budget >> cluster_bits) as usize),
+            dirty: 0,
             clock: 0,
             cleaned: 0,
             free: BTreeMap::new(),
@@ -280,6 +283,7 @@ impl Refcounts {
     fn touch(&mut self, block: u64, bytes: Range<usize>) {
         self.clock += 1;
         if let Some(found) = self.blocks.get_mut(&block) {
+            self.dirty += usize::from(found.dirty.is_empty() && !bytes.is_empty());
             found.dirty = hull(&found.dirty, &bytes);
             found.used = self.clock;
         }
@@ -416,6 +420,7 @@ impl Refcounts {
     pub(super) fn store(&mut self, block: u64) -> Option<(u64, Vec<u8>)> {
         let found = self.blocks.get_mut(&block)?;
         let dirty = std::mem::replace(&mut found.dirty, 0..0);
+        self.dirty -= usize::from(!dirty.is_empty());
         let range = in_sectors(&dirty, 1 << self.cluster_bits);
         Some((self.table[block as usize] + range.start as u64, found.counts.bytes()[range].to_vec()))
     }
@@ -425,6 +430,7 @@ impl Refcounts {
         for block in self.blocks.values_mut().filter(|block| block.writing) {
             block.writing = false;
             if !well {
+                self.dirty += usize::from(block.dirty.is_empty());
                 block.dirty = 0..1 << self.cluster_bits;
             }
         }

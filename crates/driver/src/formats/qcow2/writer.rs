@@ -15,7 +15,7 @@ use io::LocalFut;
 use io::sync::{Semaphore, oneshot};
 use qcow2::{Geometry, Header};
 
-use super::books::Locked;
+use super::books::{Bounds, Locked};
 use super::corruption::Corruption;
 use super::flush::Flushes;
 use super::freed::Passes;
@@ -26,6 +26,9 @@ use super::structures::Structures;
 
 /// Fewest slices that may wait to be written.
 const DIRTY_MIN: u64 = 8;
+/// Bytes of data that a cache maps before they are durable, at most. All others leave it to their clients: those of a cache
+/// only read, and never send a flush.
+const AHEAD_MAX: u64 = 64 << 20;
 
 /// Something may be changed: autoclear bits are cleared, bitmaps are marked as in use.
 const CHANGING: u8 = 1;
@@ -99,6 +102,8 @@ pub(super) struct Start<'a> {
     /// Autoclear bits that stay.
     pub(super) keep: u64,
     pub(super) quota: Option<u64>,
+    /// Whether it is the cache of another image.
+    pub(super) is_cache: bool,
     pub(super) earlier: Vec<Weak<Image>>,
     /// Whether it is opened over a backing image.
     pub(super) backed: bool,
@@ -107,11 +112,13 @@ pub(super) struct Start<'a> {
 impl Writer {
     pub(super) fn new(start: Start<'_>) -> Self {
         let Start { header, geometry, table, keep, earlier, backed, passes, quota, .. } = start;
-        let dirty_max = (start.l2_budget / 2 / geometry.slice_bytes() as u64).max(DIRTY_MIN);
+        let slices = (start.l2_budget / 2 / geometry.slice_bytes() as u64).max(DIRTY_MIN);
+        let bounds =
+            Bounds { slices: slices as usize, data: if start.is_cache { AHEAD_MAX } else { u64::MAX } };
         let mut refcounts = Refcounts::new(header, geometry, table, start.file_len, start.refcount_budget);
         refcounts.structures = start.structures;
         Self {
-            books: Locked::new(refcounts, passes, dirty_max as usize),
+            books: Locked::new(refcounts, passes, bounds),
             generations: Generations::new(geometry.virtual_size()),
             tables: RangeLocks::default(),
             kept: RangeLocks::default(),

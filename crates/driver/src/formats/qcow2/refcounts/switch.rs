@@ -33,6 +33,7 @@ impl Refcounts {
             (self.structures, self.claims) = (structures, Claims::default());
         }
         self.blocks.clear();
+        self.dirty = 0;
         self.free.clear();
         self.packed = None;
         self.untouched = self.untouched.max(end);
@@ -54,6 +55,11 @@ impl Refcounts {
     /// No cluster in front of this one may be taken.
     pub(in super::super) fn search_from(&self) -> u64 {
         self.aside.unwrap_or(0)
+    }
+
+    /// How many blocks differ from the file.
+    pub(in super::super) fn dirty_blocks(&self) -> usize {
+        self.dirty
     }
 
     /// Most blocks that are kept.
