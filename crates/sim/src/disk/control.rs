@@ -75,7 +75,7 @@ pub enum Verdict {
     Delay(Duration),
     /// It waits until the test releases or fails it. An inline one would block.
     Hold,
-    /// It fails; a write with any part of it done.
+    /// It fails; a write with any sectors of it done.
     Fail(Errno),
 }
 

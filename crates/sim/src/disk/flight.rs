@@ -102,14 +102,21 @@ impl Flight {
         .filter(|change| !change.range().is_some_and(ByteRange::is_empty))
     }
 
+    /// How much has landed of a write that got so far: sectors, the last one whole or not at all.
+    fn landed(&self, len: u64, whole: bool) -> u64 {
+        let (start, end) = (self.op.range.start(), self.op.range.start() + len);
+        let end = if whole { SECTOR.up(end).min(self.op.range.end()) } else { SECTOR.down(end) };
+        end.saturating_sub(start)
+    }
+
     /// The steps that it will take.
     fn lay_plan(&mut self, state: &mut State) {
         let len = self.op.range.len();
         let splits =
             matches!(self.action, Action::Read | Action::Write) && state.rng.chance(state.options.split);
         let fails = self.done.result.is_err();
-        // A write that fails leaves anything behind.
-        let len = if fails { state.rng.below(len + 1) } else { len };
+        // A write that fails leaves some of its sectors behind.
+        let len = if fails { self.landed(state.rng.below(len + 1), state.rng.chance(0.5)) } else { len };
         let cut = if splits { SECTOR.up(state.rng.below(len + 1)).min(len) } else { len };
         let mut parts = vec![(0, cut), (cut, len)];
         parts.retain(|(from, to)| from < to);

@@ -29,7 +29,7 @@ pub struct DiskOptions {
     pub discard_rubbish: f64,
     /// Probability that a read fails with EIO.
     pub read_errors: f64,
-    /// Probability that a write, zeroing or resize fails with EIO, with any part of it done.
+    /// Probability that a write, zeroing or resize fails with EIO, with any sectors of it done.
     pub write_errors: f64,
     /// Probability that a flush fails with EIO; some of what it should have covered is then lost for good.
     pub flush_errors: f64,
