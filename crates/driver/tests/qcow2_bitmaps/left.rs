@@ -17,17 +17,28 @@ pub fn check(disk: &SimDisk, model: &Model) -> Result<(), String> {
     let header = Header::parse(&file[..Header::needed(&file).unwrap()]).map_err(|error| error.to_string())?;
     let guest = crate::run::read(disk);
     let found = directory(&file, &header)?;
+    let sectors = header.virtual_size / SECTOR;
+    if !model.sizes.contains(&sectors) {
+        return Err(format!("it has {sectors} sectors, and not one of {:?}", model.sizes));
+    }
     let visible = |sector: u64| {
         let at = (sector * SECTOR) as usize;
         let writes = model.writes.get(&sector).map_or(&[][..], Vec::as_slice);
-        let is_there = |(_, number): &&(u64, u64)| guest[at..at + 8] == word(*number, sector);
+        let is_there = |(_, number): &&(u64, u64)| guest.get(at..at + 8) == Some(&word(*number, sector));
         writes.iter().rev().find(is_there).map_or(0, |(began, _)| *began)
     };
     for (name, bitmap) in &model.bitmaps {
         match found.iter().find(|entry| entry.name == name.as_bytes()) {
             None if bitmap.is_stored && !bitmap.goes => return Err(format!("bitmap {name} is gone")),
             None => {}
+            Some(entry) if entry.is_in_use() && model.at_rest && !bitmap.lost => {
+                return Err(format!("bitmap {name} was stored, and is marked as in use"));
+            }
             Some(entry) if entry.is_in_use() => {}
+            Some(_) if bitmap.lost => return Err(format!("bitmap {name} was lost, and is used again")),
+            Some(_) if sectors != model.sizes[0] => {
+                return Err(format!("bitmap {name} is not marked as in use on a disk of another size"));
+            }
             Some(entry) => {
                 let bits = bits(&file, &header, entry)?;
                 let checked = bitmap.check(&bits, entry.is_auto(), &visible);
@@ -69,7 +80,7 @@ pub fn bits(file: &[u8], header: &Header, entry: &BitmapEntry) -> Result<DirtyBi
 }
 
 /// Nothing worse than leaks, say we.
-fn check_tables(file: &[u8]) -> Result<(), String> {
+pub fn check_tables(file: &[u8]) -> Result<(), String> {
     let needed = Header::needed(file).map_err(|error| error.to_string())?;
     let mut check = Check::new(&file[..needed], file.len() as u64, true, Repair::Nothing)
         .map_err(|error| error.to_string())?;

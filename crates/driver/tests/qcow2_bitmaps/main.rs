@@ -7,11 +7,13 @@
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
 mod broken;
+mod failing;
 #[path = "../lab/mod.rs"]
 mod lab;
 mod left;
 mod model;
 mod run;
+mod work;
 
 use flow::sabotage::{Rule, break_named};
 use sim::campaign::{self, Budget, Budgets, Scenario};

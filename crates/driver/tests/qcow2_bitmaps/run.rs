@@ -1,40 +1,74 @@
 //! What is done to an image and its bitmaps until the power goes.
 
 use std::cell::RefCell;
-use std::ops::Range;
 
 use block::ByteRange;
-use flow::{BitmapChange, Flags, Op, Request, View, seam};
-use futures_util::future::{join, join_all};
-use io::Lease;
+use flow::{BitmapChange, seam};
 use qcow2::{Header, NewImage};
 use serde_json::{Value, json};
 use sim::campaign::{Look, Scenario, rng_of};
 use sim::{Counts, CrashPoint, Options, Rng, SimDisk, SimWorld};
 
-use crate::lab::{Lab, Tree, qcow2 as images};
+use crate::lab::{Lab, qcow2 as images};
 use crate::left;
-use crate::model::{Model, SECTOR, Truth};
+use crate::model::{Model, SECTOR};
+use crate::work::{Fate, Worker};
 
 /// Bytes of the disks.
 const SIZE: u64 = 192 << 10;
-const SECTORS: u64 = SIZE / SECTOR;
-const NAMES: [&str; 3] = ["a", "b", "another"];
+pub const SECTORS: u64 = SIZE / SECTOR;
 
 /// A kind of image.
 pub struct Row {
     name: &'static str,
     image: Vec<u8>,
     options: Value,
+    /// How often the disk fails to write, to flush, and (once it is open) to read.
+    errors: Errors,
+    /// Whether the disk grows and shrinks.
+    resizes: bool,
+}
+
+#[derive(Clone, Copy)]
+pub struct Errors {
+    write: f64,
+    flush: f64,
+    read: f64,
+}
+
+const NONE: Errors = Errors { write: 0.0, flush: 0.0, read: 0.0 };
+/// Where a flush has failed nobody knows what is on disk, and the image is not opened again.
+const FAILING: Errors = Errors { write: 0.01, flush: 0.005, read: 0.0 };
+const REFUSING: Errors = Errors { write: 0.02, flush: 0.0, read: 0.02 };
+
+impl Errors {
+    /// Whether anything may fail, and whether the image is opened again then.
+    fn fate(self) -> Fate {
+        match self {
+            Self { write: 0.0, .. } => Fate::Well,
+            Self { flush: 0.0, .. } => Fate::Again,
+            _ => Fate::Fails,
+        }
+    }
 }
 
 pub fn all() -> Vec<Row> {
-    let of = |name, bits, options| Row { name, image: images::file_of(&NewImage::new(SIZE, bits)), options };
+    let of = |name, bits, options| {
+        let image = images::file_of(&NewImage::new(SIZE, bits));
+        Row { name, image, options, errors: NONE, resizes: false }
+    };
+    let given_back = json!({"pass-discard-other": true});
     vec![
         of("bitmaps in clusters of 4 KiB", 12, json!({})),
         of("bitmaps in tiny clusters", 9, images::tiny()),
-        of("bitmaps in clusters that are given back", 10, json!({"pass-discard-other": true})),
+        of("bitmaps in clusters that are given back", 10, given_back.clone()),
         of("bitmaps in large clusters", 16, json!({})),
+        Row { resizes: true, ..of("bitmaps of a disk that grows and shrinks", 12, json!({})) },
+        Row { resizes: true, ..of("tiny bitmaps of a disk that grows and shrinks", 9, given_back.clone()) },
+        Row { errors: FAILING, ..of("bitmaps on a disk that fails", 12, json!({})) },
+        Row { errors: FAILING, ..of("bitmaps in tiny clusters on a disk that fails", 9, images::tiny()) },
+        Row { errors: REFUSING, ..of("bitmaps on a disk that refuses", 12, json!({})) },
+        Row { errors: REFUSING, ..of("bitmaps in tiny clusters on a disk that refuses", 9, given_back) },
     ]
 }
 
@@ -71,139 +105,29 @@ impl Row {
     fn run(&self, seed: u64, point: Option<CrashPoint>) -> (SimWorld, Model) {
         let disk = SimDisk::new();
         disk.put("disk", &self.image);
-        let world = SimWorld::with_disk(seed, Options::default(), disk);
-        let model = RefCell::new(Model::default());
+        let mut options = Options::default();
+        (options.disk.write_errors, options.disk.flush_errors) = (self.errors.write, self.errors.flush);
+        let world = SimWorld::with_disk(seed, options, disk);
+        let model = RefCell::new(Model::of(SECTORS));
         let work = async {
             let lab = Lab::new(&world);
-            let tree = lab.open_qcow2("disk", self.options.clone(), None).await;
-            work(&tree, &model, seed).await;
+            let worker = Worker {
+                lab: &lab,
+                options: &self.options,
+                model: &model,
+                rng: Rng::new(seed),
+                fate: self.errors.fate(),
+                read_errors: self.errors.read,
+                resizes: self.resizes,
+                tree: None,
+            };
+            worker.work().await;
         };
         match point {
             None => world.run(work),
             Some(point) => assert!(world.run_until_crash(point, work).is_none(), "{point:?} was not reached"),
         }
         (world, model.into_inner())
-    }
-}
-
-async fn work(tree: &Tree, model: &RefCell<Model>, seed: u64) {
-    let mut rng = Rng::new(seed);
-    for round in 0..6 {
-        for _ in 0..1 + rng.below(3) {
-            act(&tree.view(), model, &mut rng).await;
-        }
-        // A view of each round: what is recorded is seen when it is built.
-        let view = tree.view();
-        let rests = rng.chance(0.4);
-        let resting = async {
-            if rests {
-                rest(&view, model).await;
-            }
-        };
-        let clients = (0..3).map(|number| Client { view: &view, model, rng: rng.fork(), number, round });
-        let clients = join_all(clients.map(Client::work));
-        join(clients, resting).await;
-        if rng.chance(0.6) {
-            rest(&view, model).await;
-        }
-    }
-    rest(&tree.view(), model).await;
-}
-
-async fn rest(view: &View, model: &RefCell<Model>) {
-    model.borrow_mut().begin_rest();
-    seam::rest(view).await.unwrap();
-    model.borrow_mut().end_rest();
-}
-
-/// Something is done with a bitmap while nobody writes.
-async fn act(view: &View, model: &RefCell<Model>, rng: &mut Rng) {
-    let name = NAMES[rng.index(NAMES.len())];
-    let change = |change| async move {
-        view.root().powers().bitmaps.unwrap().change(name, change, view.next()).await.unwrap();
-    };
-    if !model.borrow().bitmaps.contains_key(name) {
-        let (granularity, recording) = (512 << rng.below(4), rng.chance(0.7));
-        change(BitmapChange::Add { granularity, recording, persistent: true }).await;
-        model.borrow_mut().add(name, granularity, recording);
-        return;
-    }
-    match rng.below(6) {
-        0 => {
-            model.borrow_mut().bitmaps.get_mut(name).unwrap().goes = true;
-            change(BitmapChange::Remove).await;
-            model.borrow_mut().remove(name);
-        }
-        1 => {
-            change(BitmapChange::Clear).await;
-            model
-                .borrow_mut()
-                .changed(name, |truth| *truth = Truth { recording: truth.recording, ..Truth::default() });
-        }
-        2 => merge(view, model, rng, name).await,
-        _ => {
-            let recording = rng.chance(0.6);
-            change(BitmapChange::Record(recording)).await;
-            model.borrow_mut().changed(name, |truth| truth.recording = recording);
-        }
-    }
-}
-
-async fn merge(view: &View, model: &RefCell<Model>, rng: &mut Rng, name: &str) {
-    let other = NAMES[rng.index(NAMES.len())];
-    let Some(source) = model.borrow().bitmaps.get(other).cloned() else { return };
-    let power = view.root().powers().bitmaps.unwrap();
-    let content = power.content(other, view.next()).await.unwrap();
-    power.change(name, BitmapChange::Merge(content.clone()), view.next()).await.unwrap();
-    assert!(source.now.must.iter().all(|sector| content.is_dirty(ByteRange::new(sector * SECTOR, SECTOR))));
-    let sectors: Vec<_> =
-        content.dirty().flat_map(|run| run.start() / SECTOR..run.end().div_ceil(SECTOR)).collect();
-    model.borrow_mut().changed(name, |truth| {
-        truth.must.extend(sectors.clone());
-        truth.may.extend(sectors);
-    });
-}
-
-struct Client<'a> {
-    view: &'a View,
-    model: &'a RefCell<Model>,
-    rng: Rng,
-    number: u64,
-    round: u64,
-}
-
-impl Client<'_> {
-    async fn work(mut self) {
-        for step in 0..self.rng.below(4) {
-            // Each has every third stretch of eight sectors for itself.
-            let start = self.rng.below(SECTORS / 24) * 24 + self.number * 8 + self.rng.below(8);
-            let end = (start + 1 + self.rng.below(8)).min(start.next_multiple_of(8).max(start + 1));
-            let number = self.round << 16 | self.number << 8 | step | 1 << 32;
-            match self.rng.below(10) {
-                0..6 => self.write(start..end, number).await,
-                6 => self.change(Op::WriteZeroes, start..end).await,
-                7 => self.change(Op::Discard, start..end).await,
-                _ => {
-                    let flushed = seam::execute(self.view, Request::flush(), Lease::empty()).await.0;
-                    flushed.unwrap();
-                }
-            }
-        }
-    }
-
-    async fn write(&mut self, sectors: Range<u64>, number: u64) {
-        let bytes: Vec<_> = sectors.clone().flat_map(|sector| word(number, sector).repeat(64)).collect();
-        let began = self.model.borrow_mut().begin(sectors.clone(), Some(number));
-        seam::write(self.view, sectors.start * SECTOR, &bytes).await.unwrap();
-        self.model.borrow_mut().end(began, sectors);
-    }
-
-    async fn change(&mut self, op: Op, sectors: Range<u64>) {
-        let began = self.model.borrow_mut().begin(sectors.clone(), None);
-        let range = ByteRange::between(sectors.start * SECTOR, sectors.end * SECTOR);
-        let rq = Request::new(op, range).with_flags(Flags::MAY_UNMAP);
-        seam::execute(self.view, rq, Lease::empty()).await.0.unwrap();
-        self.model.borrow_mut().end(began, sectors);
     }
 }
 
@@ -219,7 +143,7 @@ pub fn read(disk: &SimDisk) -> Vec<u8> {
     let world = SimWorld::with_disk(1, Options::calm(), copy);
     world.run(async {
         let view = Lab::new(&world).open_qcow2("disk", json!({}), None).await.view();
-        seam::read(&view, ByteRange::new(0, SIZE)).await.unwrap().to_vec()
+        seam::read(&view, ByteRange::new(0, view.size())).await.unwrap().to_vec()
     })
 }
 

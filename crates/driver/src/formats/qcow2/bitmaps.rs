@@ -57,6 +57,8 @@ struct Tracked {
     inconsistent: bool,
     /// What the directory on disk says of it.
     entry: Option<BitmapEntry>,
+    /// The directory may say that it is in use, though `entry` does not: marking it has failed.
+    doubtful: bool,
     /// What is stored counts.
     based: bool,
     /// What has become dirty besides.
@@ -138,6 +140,7 @@ impl Tracked {
             based: true,
             marks: None,
             entry: Some(entry),
+            doubtful: false,
             size,
         }
     }
@@ -164,7 +167,8 @@ impl Tracked {
 
     /// Whether what is on disk is not what it is.
     fn is_to_be_stored(&self) -> bool {
-        self.persistent && !self.inconsistent && self.entry.as_ref().is_none_or(BitmapEntry::is_in_use)
+        let is_stored = !self.doubtful && self.entry.as_ref().is_some_and(|entry| !entry.is_in_use());
+        self.persistent && !self.inconsistent && !is_stored
     }
 
     /// Whether a change of the disk would make what is on disk wrong, which does not say so yet.

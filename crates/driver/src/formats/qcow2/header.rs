@@ -24,6 +24,8 @@ impl Image {
         let _hand = self.bitmaps.hand().await?;
         self.alone(async |turn| {
             if !writer.is_changing() {
+                // Where the header was written last and nobody knows whether it is there, bitmaps may count as stored.
+                writer.check_kept()?;
                 self.check_structures()?;
                 if writer.to_clear != 0 {
                     let edit = HeaderEdit::ClearAutoclear(writer.to_clear);

@@ -99,9 +99,26 @@ impl Bitmaps {
         let mut book = self.book();
         for entry in entries {
             if let Ok(bitmap) = book.find(&entry.name) {
-                bitmap.entry = Some(entry.clone());
+                (bitmap.entry, bitmap.doubtful) = (Some(entry.clone()), false);
             }
         }
+    }
+
+    /// The directory may have these entries now, or some of them.
+    fn doubt(&self, entries: &[BitmapEntry]) {
+        let mut book = self.book();
+        for entry in entries {
+            if let Ok(bitmap) = book.find(&entry.name) {
+                bitmap.doubtful |= bitmap.entry.as_ref() != Some(entry);
+            }
+        }
+    }
+
+    /// What these were is on disk now.
+    fn note_stored(&self, names: &[Vec<u8>]) {
+        let mut book = self.book();
+        let stored = book.all.iter_mut().filter(|bitmap| names.contains(&bitmap.name));
+        stored.for_each(|bitmap| bitmap.based = true);
     }
 
     /// The directory as it is to be: with new entries in the place of old ones, and without one.
@@ -141,6 +158,7 @@ impl Image {
         if writes.is_empty() {
             return Ok(());
         }
+        self.bitmaps.doubt(&entries);
         for (at, bytes) in writes {
             self.write_table(at, Lease::copy_of(&bytes), turn, next).await?;
         }
@@ -166,13 +184,8 @@ impl Image {
         let stored: Vec<_> = fresh.entries.iter().map(|entry| entry.name.clone()).collect();
         self.switch_directory(fresh, None, next).await?;
         taken.marks.retain(|(name, _)| !stored.contains(name));
-        let mut book = self.bitmaps.book();
-        book.all
-            .iter_mut()
-            .filter(|bitmap| stored.contains(&bitmap.name))
-            .for_each(|bitmap| bitmap.based = true);
-        drop(book);
-        outcome
+        self.bitmaps.note_stored(&stored);
+        outcome.and(self.flush(next).await)
     }
 
     /// Puts the bits of one bitmap into new clusters. All or nothing of it is in `fresh` then.
@@ -249,7 +262,8 @@ impl Image {
         Ok(offset)
     }
 
-    /// Has the header point to a new directory: with what is fresh, and without one bitmap. The caller has the hand.
+    /// Has the header point to a new directory: with what is fresh, and without one bitmap. That is durable then; that what
+    /// is gone is free is so with the next flush. The caller has the hand.
     pub(super) async fn switch_directory(
         self: &Arc<Self>,
         mut fresh: Fresh,
@@ -275,7 +289,7 @@ impl Image {
         }
         fresh.gone.extend(self.bitmaps.note_directory(place, &entries).map(run));
         fresh.gone.into_iter().for_each(|run| writer.books.lock().abandon(run));
-        self.flush(next).await
+        Ok(())
     }
 
     async fn write_directory(

@@ -148,6 +148,7 @@ impl Image {
             recording,
             inconsistent: false,
             entry: None,
+            doubtful: false,
             based: false,
             marks: None,
             size,
@@ -174,14 +175,19 @@ impl Image {
 
     async fn remove_bitmap(self: &Arc<Self>, name: &[u8], next: Next<'_>) -> Result<()> {
         let entry = self.bitmaps.book().find(name)?.entry.clone();
-        if let Some(entry) = entry {
-            // What cannot be read leaks.
-            let gone = self.clusters_of_bitmap(&entry, next).await.unwrap_or_default();
-            let switched = self.switch_directory(Fresh::without(gone), Some(name), next).await;
-            switched.map_err(|error| self.refused(error, next))?;
-        }
-        self.bitmaps.remove(name);
-        Ok(())
+        let Some(entry) = entry else {
+            self.bitmaps.remove(name);
+            return Ok(());
+        };
+        // What cannot be read leaks.
+        let gone = self.clusters_of_bitmap(&entry, next).await.unwrap_or_default();
+        let removed = async {
+            self.switch_directory(Fresh::without(gone), Some(name), next).await?;
+            // Its clusters are somebody else's soon, whatever comes of the flush that frees them.
+            self.bitmaps.remove(name);
+            self.flush(next).await
+        };
+        removed.await.map_err(|error| self.refused(error, next))
     }
 }
 
