@@ -2,7 +2,7 @@
 //! [`Stage`](crate::stage::Stage) if what it does is new.
 
 use flow::seam;
-use qcow2::{Compression, NewImage};
+use qcow2::{Compression, Geometry, NewImage};
 use serde_json::{Value, json};
 use sim::{Options, SimWorld};
 
@@ -10,9 +10,9 @@ use crate::amend;
 use crate::fill::fill;
 use crate::lab::{Lab, qcow2 as images};
 use crate::resizing::{fill_and_shrink, resize_under_clients};
-use crate::row::{Row, SIZE};
+use crate::row::{Row, SIZE, header_of};
 use crate::scribble::{clients, compressing_clients, taking_clients};
-use crate::snapshotting::{take_compressed_snapshots, take_snapshots};
+use crate::snapshotting::{take_compressed_snapshots, take_snapshots, take_snapshots_beside_a_guest};
 use crate::stage::flush;
 
 /// An autoclear bit that nobody knows.
@@ -224,7 +224,40 @@ fn with_snapshots() -> Vec<Row> {
     ];
     let rows = plainly.map(|row| Row { work: |stage| Box::pin(take_snapshots(stage)), ..row });
     let packing = Row { work: |stage| Box::pin(take_compressed_snapshots(stage)), ..tiny };
-    rows.into_iter().chain([packing]).collect()
+    rows.into_iter().chain([packing]).chain(with_guests()).collect()
+}
+
+/// Images whose snapshots change beside one that holds a guest's state.
+fn with_guests() -> impl Iterator<Item = Row> {
+    let rows = [
+        scribble("snapshots beside a guest", with_guest(12), plain()),
+        scribble("snapshots beside a guest in tiny clusters", with_guest(9), images::tiny()),
+        Row { errors: 0.01, ..scribble("a guest on a disk that fails", with_guest(9), plain()) },
+    ];
+    rows.into_iter().map(|row| Row { work: |stage| Box::pin(take_snapshots_beside_a_guest(stage)), ..row })
+}
+
+/// An image with a snapshot that a guest's state is stored with, which lies behind the disk. The present state has it, too,
+/// as after going back to that snapshot.
+fn with_guest(bits: u32) -> Vec<u8> {
+    const STATE: u64 = 20 << 10;
+    let behind = SIZE.next_multiple_of(Geometry::new(&header_of(&file(bits))).table_span());
+    let world = SimWorld::new(7, Options::calm());
+    world.run(async {
+        let longer = NewImage::new(behind + STATE, bits);
+        let view = Lab::new(&world).qcow2("disk", &longer, json!({}), None).await.view();
+        let bytes = crate::lab::oracle::initial(SIZE / 2);
+        seam::write(&view, 0, &bytes).await.unwrap();
+        seam::write(&view, behind, &bytes[..STATE as usize]).await.unwrap();
+        flush(&view).await;
+    });
+    let mut file = images::with_snapshot(world.disk().bytes("disk").unwrap());
+    let entry = header_of(&file).snapshots.offset.0 as usize;
+    file[24..32].copy_from_slice(&SIZE.to_be_bytes());
+    file[entry + 32..entry + 36].copy_from_slice(&(STATE as u32).to_be_bytes());
+    file[entry + 40..entry + 48].copy_from_slice(&STATE.to_be_bytes());
+    file[entry + 48..entry + 56].copy_from_slice(&SIZE.to_be_bytes());
+    file
 }
 
 /// An image that holds data, written by us.
