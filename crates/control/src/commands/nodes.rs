@@ -11,6 +11,9 @@ use crate::table::Table;
 use crate::types::node_info::{BlockImageCorrupted, CacheDescription, ImageDescription, NodeDescription};
 use crate::types::node_options::{DetectZeroes, NodeArguments};
 
+/// What sizes are told in, in bytes.
+const SECTOR: u64 = 512;
+
 qmp::structure! {
     /// Arguments of `blockdev-del`.
     pub struct Delete {
@@ -141,7 +144,8 @@ fn image(
     ImageDescription {
         filename: filename(node),
         format: node.driver.to_owned(),
-        virtual_size: node.size.try_into().unwrap_or(i64::MAX),
+        // In whole sectors, as QEMU has it.
+        virtual_size: (node.size.div_ceil(SECTOR) * SECTOR).try_into().unwrap_or(i64::MAX),
         backing_filename: backing(node, nodes).map(filename),
         backing_image: below,
     }
