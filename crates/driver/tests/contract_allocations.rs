@@ -9,11 +9,12 @@ use std::sync::Arc;
 
 use block::ByteRange;
 use driver::options;
-use flow::{Now, Op, Pieces, Request, Role, Root, Window, seam};
+use flow::{BitmapChange, Body, Now, Op, Pieces, Request, Role, Root, Window, seam};
 use io::counting::{self, Counting};
 use io::real::RealWorld;
 use lab::{Lab, Tree};
 use object::{ObjectOptions, Objects};
+use qcow2::NewImage;
 use serde_json::{Value, json};
 
 #[global_allocator]
@@ -134,6 +135,33 @@ fn filters() {
                 asks_for_nothing(&what, written(&lab, &tree).await, &[Op::Read, Op::Write], true);
             }
         }
+    });
+}
+
+#[test]
+fn a_bitmap_that_records() {
+    let world = RealWorld::new();
+    world.block_on(async {
+        let lab = Lab::new(&world);
+        let memory = lab.open("memory", json!({"size": 2 * SIZE}), &[]).await;
+        seam::write(&memory.view(), 0, &lab::qcow2::file_of(&NewImage::new(SIZE, 16))).await.unwrap();
+        let tree = lab.open("qcow2", json!({}), &[(Role::File, &memory)]).await;
+        let add = BitmapChange::Add { granularity: 4096, recording: true, persistent: true };
+        let (view, bitmaps) = (tree.view(), tree.node().powers().bitmaps.unwrap());
+        bitmaps.change("b", add, view.next()).await.unwrap();
+        // Writes wait while something is recorded; asking whether they can be done at once costs nothing either.
+        let root = written(&lab, &tree).await;
+        asks_for_nothing("a bitmap", root.clone(), &[Op::Read], true);
+        asks_for_nothing("a bitmap", root, &[Op::Write], false);
+        let view = tree.view();
+        let Body::Maps(format) = view.root().body() else { panic!("a format") };
+        let recorder = format.changes().unwrap().recorder().expect("it records");
+        let mark = || (0..SIZE).step_by(7 << 9).filter(|at| recorder.mark(ByteRange::new(*at, 512))).count();
+        bitmaps.change("b", BitmapChange::Clear, view.next()).await.unwrap();
+        let (first, before) = (mark(), counting::asked_here());
+        assert_eq!((mark(), counting::asked_here() - before), (first, 0), "a change that is told");
+        let content = bitmaps.content("b", view.next()).await.unwrap();
+        assert!(first > 1000 && content.count() > SIZE / 2, "it has recorded what was told");
     });
 }
 

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use block::{BlockError, ByteRange, ErrorKind, Result};
 use driver::Kind;
+use flow::events::Event;
 use flow::{CheckReport, DetectZeroes, NodeId, Preallocation, Repair, Request, Role, Tell, seam};
 use graph::{Demand, Drained, Edit, Operation, Place, Reopen, User};
 use io::Lease;
@@ -75,10 +76,13 @@ impl Engine {
             let node = graph.find(name)?;
             (node, graph.view(node)?)
         };
-        // It can be given up with a file that fails: its bitmaps stay marked as in use.
-        let _ = flush_tables(&view).await;
+        // It can be given up with a file that fails: its bitmaps stay marked as in use, which is told.
+        let flushed = flush_tables(&view).await;
         drop(view);
-        let _ = self.rest_all_below(id).await;
+        if let Err(error) = flushed.and(self.rest_all_below(id).await) {
+            let event = Event::NodeGivenUp { node: name.to_owned(), error: error.to_string() };
+            self.events.tell(event);
+        }
         let drained = {
             let mut graph = self.graph();
             let node = graph.find(name)?;

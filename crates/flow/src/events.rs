@@ -60,6 +60,13 @@ pub enum Event {
         /// What that means: names the file and the remedy.
         error: String,
     },
+    /// A node was given up with what could not be stored in its file any more.
+    NodeGivenUp {
+        /// Its node-name.
+        node: String,
+        /// What is lost or stays behind: names the file.
+        error: String,
+    },
     /// An image turned out to contradict itself.
     ImageCorrupt {
         /// The node-name of its format node.

@@ -72,6 +72,7 @@ pub(crate) fn tell(event: &Event) {
         Event::ImageCorrupt { node, message, .. } => {
             format!("node '{node}': its image is corrupt: {message}")
         }
+        Event::NodeGivenUp { node, error } => format!("warning: node '{node}' was given up: {error}"),
         Event::SourceBack { node } => format!("node '{node}' has its source again"),
         _ => return,
     };

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, MutexGuard, PoisonError};
 
-use block::Result;
+use block::{BlockError, Result};
 use flow::sabotage::Rule;
 use flow::{Backing, BackingName, Naming, Next};
 use io::{Lease, LocalFut};
@@ -46,7 +46,12 @@ impl Image {
 
     /// Nobody is going to change it for now: its bitmaps are stored, and it is marked clean.
     pub(super) async fn come_to_rest(self: &Arc<Self>, next: Next<'_>) -> Result<()> {
-        self.store_bitmaps(next).await?;
+        // In QEMU's words.
+        let lost = |error: BlockError| {
+            let node = next.node().name();
+            error.within(format_args!("Lost persistent bitmaps during inactivation of node '{node}'"))
+        };
+        self.store_bitmaps(next).await.map_err(lost)?;
         let writer = self.writer()?;
         if !writer.dirty.load(Ordering::SeqCst) {
             return Ok(());
