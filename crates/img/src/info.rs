@@ -13,6 +13,7 @@ use crate::failure::{Failure, Result};
 use crate::flags;
 use crate::given::Flag;
 use crate::image::SECTOR;
+use crate::json::Part;
 use crate::naming;
 use crate::numbers::shown;
 use crate::session::{How, Looked, Session, Source};
@@ -77,8 +78,8 @@ async fn run(call: Call) -> Result<u8> {
         false => vec![one(&session, source, how).await?.0],
     };
     let text = match (json, whole) {
-        (true, true) => printed::pretty(&Value::Array(found.iter().map(About::json).collect())),
-        (true, false) => printed::pretty(&found[0].json()),
+        (true, true) => printed::pretty_parts(Part::List(found.iter().map(About::json).collect())),
+        (true, false) => printed::pretty_parts(found[0].json()),
         (false, _) => found.iter().map(About::text).collect::<Vec<_>>().join("\n"),
     };
     session.listener.say(&text);
@@ -219,16 +220,18 @@ fn specific(header: &Header, bitmaps: &[BitmapEntry]) -> Map<String, Value> {
 }
 
 impl About {
-    fn json(&self) -> Value {
+    fn json(&self) -> Part<'_> {
         let header = self.header.as_ref();
         let backing = header.and_then(|header| header.backing.as_ref());
-        let snapshots: Vec<_> = self.snapshots.iter().map(snapshot_table::json).collect();
-        let snapshots = (!snapshots.is_empty()).then_some(Value::Array(snapshots));
+        // There may be 65536 of them.
+        let snapshots = Part::Each(Box::new(self.snapshots.iter().map(snapshot_table::json)));
+        let snapshots = (!self.snapshots.is_empty()).then_some(("snapshots", snapshots));
         let file = json!({ "name": "file", "info": self.file.json(&self.filename) });
         let members = [
             ("children", Some(json!([file]))),
             ("backing-filename-format", backing.and_then(|b| b.format.as_ref()).map(|f| json!(f))),
-            ("snapshots", snapshots),
+        ];
+        let further = [
             ("virtual-size", Some(json!(self.virtual_size))),
             ("filename", Some(json!(self.filename))),
             ("cluster-size", header.map(|header| json!(1u64 << header.cluster_bits))),
@@ -242,8 +245,9 @@ impl About {
             ("backing-filename", backing.map(|backing| json!(backing.name))),
             ("dirty-flag", Some(json!(header.is_some_and(|header| header.features.dirty())))),
         ];
-        let members = members.into_iter().filter_map(|(name, value)| Some((name.to_owned(), value?)));
-        Value::Object(members.collect())
+        let part = |(name, value): (&'static str, Option<Value>)| Some((name, Part::Whole(value?)));
+        let first = members.into_iter().filter_map(part);
+        Part::Object(first.chain(snapshots).chain(further.into_iter().filter_map(part)).collect())
     }
 
     fn text(&self) -> String {
