@@ -67,6 +67,12 @@ impl DirtyBitmap {
         1 << self.granularity_bits
     }
 
+    /// Bytes of memory that it takes.
+    pub fn memory(&self) -> usize {
+        let mixed = self.chunks.iter().filter(|chunk| matches!(chunk, Chunk::Mixed(_))).count();
+        self.chunks.len() * size_of::<Chunk>() + mixed * (self.chunk_bits / 8) as usize
+    }
+
     /// Marks all that `range` touches as dirty; what lies beyond the end is left out.
     pub fn set(&mut self, range: ByteRange) {
         self.change(range, true);

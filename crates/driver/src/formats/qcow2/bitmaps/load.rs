@@ -81,8 +81,13 @@ fn disjoint(entries: &[BitmapEntry], cluster_bits: u32, file_len: u64) -> Result
     Ok(())
 }
 
+/// Memory that a bitmap may take beside that of as many bytes as its file has: little in the file can say much.
+const MEMORY_MAX: usize = 8 << 20;
+/// How often that is looked at, in entries of its table.
+const MEMORY_LOOKS: u64 = 1024;
+
 impl Image {
-    /// What is stored of a bitmap of `size` bytes.
+    /// What is stored of a bitmap.
     pub(super) async fn load_bitmap(
         &self,
         entry: &BitmapEntry,
@@ -94,6 +99,14 @@ impl Image {
         let needed = into.stored_len().div_ceil(cluster);
         for (number, cell) in self.bitmap_table(entry, needed, next).await?.into_iter().enumerate() {
             let start = number as u64 * cluster;
+            if (number as u64).is_multiple_of(MEMORY_LOOKS)
+                && into.memory() as u64 > file_len.max(MEMORY_MAX as u64)
+            {
+                let name = String::from_utf8_lossy(&entry.name);
+                return Err(corrupt(format!(
+                    "bitmap '{name}' takes more memory than its file has bytes: remove it with 'bitmap --remove'"
+                )));
+            }
             match cell {
                 BitmapCluster::Zeros => {}
                 BitmapCluster::Ones => into.load_dirty(start, cluster),
