@@ -21,7 +21,7 @@ pub fn parse(text: &str, implied: Option<&str>) -> Result<Map<String, Value>> {
         if key.is_empty() || key.split('.').any(str::is_empty) {
             return Err(invalid(format!("Invalid parameter '{key}'")));
         }
-        put_below(&mut map, &key, Value::String(value))?;
+        put_below(&mut map, 0, &key, Value::String(value))?;
     }
     lists(&mut map);
     Ok(map)
@@ -29,20 +29,25 @@ pub fn parse(text: &str, implied: Option<&str>) -> Result<Map<String, Value>> {
 
 /// Flat dotted keys (of JSON or of a command line) as nested objects.
 pub fn nest(flat: Map<String, Value>) -> Result<Map<String, Value>> {
+    nest_at(flat, 0)
+}
+
+/// The same of an object that lies that deep: keys of objects in objects add up.
+fn nest_at(flat: Map<String, Value>, depth: usize) -> Result<Map<String, Value>> {
     let mut map = Map::new();
     for (key, value) in flat {
         let value = match value {
-            Value::Object(inner) => Value::Object(nest(inner)?),
+            Value::Object(inner) => Value::Object(nest_at(inner, depth + key.split('.').count())?),
             other => other,
         };
-        put_below(&mut map, &key, value)?;
+        put_below(&mut map, depth, &key, value)?;
     }
     lists(&mut map);
     Ok(map)
 }
 
-fn put_below(map: &mut Map<String, Value>, key: &str, value: Value) -> Result<()> {
-    if key.split('.').count() > DEPTH_MAX {
+fn put_below(map: &mut Map<String, Value>, depth: usize, key: &str, value: Value) -> Result<()> {
+    if depth + key.split('.').count() > DEPTH_MAX {
         let start: String = key.chars().take(40).collect();
         return Err(invalid(format!("Parameter '{start}...' is nested deeper than {DEPTH_MAX}")));
     }
@@ -127,6 +132,10 @@ mod tests {
         let deep = format!("{}=1", vec!["a"; 100_000].join("."));
         assert!(parse(&deep, None).unwrap_err().to_string().contains("deeper than 256"));
         let deep = Map::from_iter([(vec!["0"; 100_000].join("."), Value::Null)]);
+        assert!(nest(deep).unwrap_err().to_string().contains("deeper than 256"));
+        let key = vec!["a"; 200].join(".");
+        let deep = (0..100).fold(json!(1), |inner, _| json!({ key.clone(): inner }));
+        let Value::Object(deep) = deep else { panic!() };
         assert!(nest(deep).unwrap_err().to_string().contains("deeper than 256"));
     }
 
