@@ -24,6 +24,7 @@ static ASKED: AtomicU64 = AtomicU64::new(0);
 thread_local! {
     // Without destructors, so that they can be reached from the first allocation to the last.
     static LIVE_HERE: Cell<i64> = const { Cell::new(0) };
+    static PEAK_HERE: Cell<i64> = const { Cell::new(0) };
     static ASKED_HERE: Cell<u64> = const { Cell::new(0) };
 }
 
@@ -35,6 +36,14 @@ pub fn live() -> i64 {
 /// The same of this thread: what it has allocated less what it has freed, whoever allocated it.
 pub fn live_here() -> i64 {
     LIVE_HERE.get()
+}
+
+/// The most that [`live_here`] has been while `work` was done, above what it was before.
+pub fn peak_here<T>(work: impl FnOnce() -> T) -> (T, i64) {
+    let before = LIVE_HERE.get();
+    PEAK_HERE.set(before);
+    let done = work();
+    (done, PEAK_HERE.get() - before)
 }
 
 /// Bytes in blocks of less than 4096 bytes that the process has allocated and not freed.
@@ -71,7 +80,11 @@ fn give(size: usize) {
 }
 
 fn note(size: usize, bytes: i64) {
-    LIVE_HERE.set(LIVE_HERE.get() + bytes);
+    let live = LIVE_HERE.get() + bytes;
+    LIVE_HERE.set(live);
+    if live > PEAK_HERE.get() {
+        PEAK_HERE.set(live);
+    }
     LIVE.fetch_add(bytes, Ordering::Relaxed);
     if size < SMALL {
         SMALL_LIVE.fetch_add(bytes, Ordering::Relaxed);

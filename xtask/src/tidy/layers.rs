@@ -45,7 +45,7 @@ const ALLOWED: &[Allowed] = &[
     Allowed {
         name: "img",
         rooms: &["engine", "driver", "flow", "graph", "qcow2", "io", "block", "json"],
-        crates: &["futures-util", "serde_json"],
+        crates: &["futures-util", "serde_json", "zstd"],
     },
     Allowed {
         name: "control",

@@ -50,18 +50,23 @@ pub struct Command {
 impl Command {
     /// Carries it out; answers the exit status, and what it said last.
     pub async fn run(&self, world: &SimWorld) -> (u8, String) {
+        let said = Rc::new(Said::default());
+        let (status, text) = self.run_telling(world, said.clone()).await;
+        (status, said.0.take() + &text)
+    }
+
+    /// Carries it out and tells what it says; answers the exit status, and why it failed.
+    pub async fn run_telling(&self, world: &SimWorld, listener: Rc<dyn Listener>) -> (u8, String) {
         let mut given = Given::default();
         given.operands = self.operands.iter().map(|&text| text.into()).collect();
         for (long, value) in &self.flags {
             given.flag(long, value.map(str::to_owned));
         }
-        let said = Rc::new(Said::default());
-        let session = Session::new(engine(world), said.clone());
+        let session = Session::new(engine(world), listener);
         let ended = (img::find(self.verb).unwrap().run)(Call { session, given }).await;
-        let said = said.0.take();
         match ended {
-            Ok(status) => (status, said),
-            Err(failure) => (failure.status, said + &failure.text.unwrap_or_default()),
+            Ok(status) => (status, String::new()),
+            Err(failure) => (failure.status, failure.text.unwrap_or_default()),
         }
     }
 }

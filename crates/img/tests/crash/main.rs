@@ -15,8 +15,8 @@ use sim::campaign::{self, Budget, Budgets, Scenario};
 
 const BUDGETS: Budgets = Budgets {
     quick: Budget { seeds: 6, points: 24 },
-    full: Budget { seeds: 40, points: 60 },
-    full_points: 5_000,
+    full: Budget { seeds: 16, points: 48 },
+    full_points: 2_000,
 };
 
 /// Rules without which something is wrong here, and the scenario that shows it.
