@@ -21,6 +21,14 @@ use crate::transmission::{Limits, rule, validate};
 /// A vector that grew byte by byte may own up to twice what it holds.
 const SLACK: usize = 2;
 
+/// The URI of an export. What is understood is understood again as it is shown.
+pub fn uri(data: &[u8]) {
+    let Ok(text) = std::str::from_utf8(data) else { return };
+    let Ok(uri) = text.parse::<crate::uri::NbdUri>() else { return };
+    let again = uri.to_string().parse::<crate::uri::NbdUri>();
+    assert!(again.is_ok_and(|again| again == uri), "{uri} is not what it says");
+}
+
 /// A client during the handshake.
 pub fn server_handshake(data: &[u8]) {
     let Some((scene, data)) = data.split_first() else { return };

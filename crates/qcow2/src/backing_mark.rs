@@ -7,8 +7,6 @@
 use crate::big_endian::{be32, be64};
 use crate::{Backing, Header, HeaderEdit, UnknownExtension};
 
-/// Kind of the extension: "mpbk".
-const KIND: u32 = 0x6d70_626b;
 /// Bytes of its data.
 const LEN: usize = 32;
 
@@ -24,6 +22,8 @@ pub struct BackingMark {
 }
 
 impl BackingMark {
+    /// Kind of the extension: "mpbk".
+    pub const EXTENSION: u32 = 0x6d70_626b;
     /// The autoclear bit that says that it can be believed: bit 61.
     pub const AUTOCLEAR: u64 = 1 << 61;
 
@@ -35,7 +35,7 @@ impl BackingMark {
         data.extend(self.modified_ns.to_be_bytes());
         data.extend([0; 4]);
         data.extend(hash(backing).to_be_bytes());
-        UnknownExtension { kind: KIND, data }
+        UnknownExtension { kind: Self::EXTENSION, data }
     }
 
     /// The change of the header of an image over `backing` that adds or replaces it.
@@ -47,7 +47,8 @@ impl BackingMark {
     /// What the header says of its backing file, if that can be believed.
     pub fn read(header: &Header) -> Option<Self> {
         let backing = header.backing.as_ref().filter(|_| header.features.autoclear & Self::AUTOCLEAR != 0)?;
-        let extension = header.unknown_extensions.iter().find(|extension| extension.kind == KIND)?;
+        let extension =
+            header.unknown_extensions.iter().find(|extension| extension.kind == Self::EXTENSION)?;
         let data: &[u8; LEN] = extension.data.as_slice().try_into().ok()?;
         let (modified_ns, reserved) = (be32(data, 16)?, be32(data, 20)?);
         let is_ours = modified_ns < 1_000_000_000 && reserved == 0 && be64(data, 24)? == hash(backing);

@@ -2,6 +2,8 @@
 //!
 //! They also check what the rest of the crate promises: whoever calls them has only to watch for panics.
 
+mod parts;
+
 use block::{BlockError, ByteRange, Mapping, NewSnapshot, Place};
 
 use crate::check::{Check, Repair, Step};
@@ -10,6 +12,8 @@ use crate::{
     Geometry, Header, HeaderEdit, HeaderWrite, HostOffset, L1Table, L2Slice, Located, ParsedSnapshots,
     SliceAddress, Snapshot, SnapshotList, Version, cache,
 };
+
+pub use parts::{entries, own_extensions, refcounts};
 
 /// Most lookups in one image.
 const MAX_LOOKUPS: usize = 5_000;

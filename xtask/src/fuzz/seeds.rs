@@ -1,4 +1,4 @@
-//! What the fuzzer starts from, where it would take long to find it by itself: small images made by qemu-img.
+//! What the fuzzer starts from, where it would take long to find it by itself: small images made by qemu-img, and words.
 //!
 //! Invariant: seeds only help; without qemu-img the fuzzer starts from nothing.
 
@@ -15,11 +15,24 @@ const IMAGES: &[&str] = &[
     "compat=1.1,cluster_size=4k,compression_type=zstd",
     "compat=1.1,cluster_size=16k,extended_l2=on",
 ];
+/// Other inputs, by target.
+const WORDS: &[(&str, &[&[u8]])] = &[
+    ("nbd_uri", &[b"nbd://host:10810/a%20b", b"nbd+unix:///x?socket=/run/s", b"nbd://[::1]/"]),
+    ("qcow2_own_extensions", &[br#"{"quota":1048576,"source":"nbd://h/x"}"#, &[1; 32]]),
+    ("qcow2_name", &[br#"json:{"driver":"nbd","server":{"type":"unix","path":"/s"}}"#, b"../base.raw"]),
+    // An entry that owns its cluster, one of zeros, and a compressed one.
+    ("qcow2_entries", &[b"\0\x80\0\0\0\0\0\x0e\0\0\0\0\0\0\0\0\x01\x40\0\0\0\0\0\x0e\0"]),
+];
 /// The disk: a few clusters of bytes that compress, between holes.
 const DISK_BYTES: usize = 64 << 10;
 
 /// Puts images for `target` into `corpus`, unless they are there.
 pub(super) fn plant(target: &str, corpus: &Path) -> Result<(), String> {
+    for (number, bytes) in WORDS.iter().filter(|(of, _)| *of == target).flat_map(|(_, all)| *all).enumerate()
+    {
+        let seed = corpus.join(format!("seed-{number}"));
+        fs::write(&seed, bytes).map_err(|error| format!("{}: {error}", seed.display()))?;
+    }
     if !IMAGE_TARGETS.contains(&target) {
         return Ok(());
     }
@@ -33,9 +46,27 @@ pub(super) fn plant(target: &str, corpus: &Path) -> Result<(), String> {
             if !seed.exists() {
                 convert(options, compress, &disk, &seed);
             }
+            let richer = corpus.join(format!("seed-{index}-{kind}-rich"));
+            if seed.exists() && !richer.exists() {
+                enrich(&seed, &richer)?;
+            }
         }
     }
     fs::remove_file(&disk).map_err(|error| format!("{}: {error}", disk.display()))
+}
+
+/// A copy with a snapshot, and a bitmap where it can have one.
+fn enrich(seed: &Path, richer: &Path) -> Result<(), String> {
+    fs::copy(seed, richer).map_err(|error| format!("{}: {error}", richer.display()))?;
+    for change in [["snapshot", "-c", "one"], ["bitmap", "--add", "one"]] {
+        let mut command = Command::new("qemu-img");
+        let name = change.last().filter(|_| change[0] == "bitmap");
+        let options = if name.is_some() { &change[..2] } else { &change[..] };
+        command.args(options).arg(richer).args(name);
+        // Images of version 2 have no bitmaps.
+        let _ = command.stdout(Stdio::null()).stderr(Stdio::null()).status();
+    }
+    Ok(())
 }
 
 fn convert(options: &str, compress: Option<&str>, disk: &Path, seed: &Path) {
