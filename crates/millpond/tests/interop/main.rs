@@ -20,5 +20,6 @@ mod refusals;
 mod remedies;
 mod serve;
 mod sharing;
+mod snapshots;
 mod transfers;
 mod wire;

@@ -13,6 +13,7 @@ mod offload;
 mod page_cache;
 mod quota;
 mod validation;
+mod vm_state;
 
 use std::path::Path;
 use std::process::{Command, Stdio};
