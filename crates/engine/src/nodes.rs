@@ -5,7 +5,10 @@ use std::path::PathBuf;
 use block::{BlockError, ByteRange, ErrorKind, Result};
 use driver::Kind;
 use flow::events::Event;
-use flow::{CheckReport, DetectZeroes, NodeId, Preallocation, Repair, Request, Role, Tell, seam};
+use flow::{
+    CheckReport, DetectZeroes, NodeId, Preallocation, Repair, Request, Role, SnapshotInfo, Snapshots, Tell,
+    seam,
+};
 use graph::{Demand, Drained, Edit, Operation, Place, Reopen, User};
 use io::Lease;
 use serde_json::{Map, Value};
@@ -36,6 +39,8 @@ pub struct NodeInfo {
     pub direct: bool,
     /// Whether flushes are ignored.
     pub no_flush: bool,
+    /// Its internal snapshots, oldest first, as far as they are in memory.
+    pub snapshots: Vec<SnapshotInfo>,
 }
 
 impl Engine {
@@ -165,6 +170,7 @@ impl Engine {
                     direct: known.direct,
                     no_flush: known.no_flush,
                     detect_zeroes: info.detect_zeroes,
+                    snapshots: info.node.powers().snapshots.map_or_else(Vec::new, Snapshots::known),
                 }
             })
             .collect();

@@ -23,8 +23,9 @@ impl Engine {
         found
     }
 
-    /// Keeps a node's present state under that name (`blockdev-snapshot-internal-sync`).
-    pub async fn create_snapshot(&self, node: &str, name: &str) -> Result<()> {
+    /// Keeps a node's present state under that name (`blockdev-snapshot-internal-sync`). `icount`: instructions that the guest
+    /// had executed, where that is counted.
+    pub async fn create_snapshot(&self, node: &str, name: &str, icount: Option<u64>) -> Result<()> {
         let now = io::wall::since_1970();
         let new = NewSnapshot {
             name: name.to_owned(),
@@ -32,7 +33,7 @@ impl Engine {
             // Microseconds, as others store.
             date_ns: now.subsec_micros() * 1000,
             vm_clock_ns: 0,
-            icount: Some(0),
+            icount,
         };
         self.change_snapshots(node, Demand::WRITE, Edit::Create(new)).await
     }

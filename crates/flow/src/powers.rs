@@ -310,6 +310,9 @@ pub trait Snapshots: Sync {
     /// The snapshots, oldest first, as they are stored.
     fn list<'a>(&'a self, next: Next<'a>) -> LocalFut<'a, Result<Vec<SnapshotInfo>>>;
 
+    /// The same as far as they are in memory: whoever asks waits for nothing. None where the table could not be read.
+    fn known(&self) -> Vec<SnapshotInfo>;
+
     /// Keeps the present state, flushed or not. The guest's own state is not stored with it.
     fn create<'a>(&'a self, new: NewSnapshot, next: Next<'a>) -> LocalFut<'a, Result<()>>;
 

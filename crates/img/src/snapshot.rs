@@ -54,7 +54,7 @@ async fn run(call: Call) -> Result<u8> {
 
 async fn carry_out(session: &Session, given: &Given, image: &Image) -> Result<()> {
     if let Some(name) = given.value("create") {
-        let created = session.engine.create_snapshot(&image.node, name).await;
+        let created = session.engine.create_snapshot(&image.node, name, Some(0)).await;
         created.map_err(|e| Failure::new(format!("Could not create snapshot '{name}': {}", cause(&e))))
     } else if let Some(name) = given.value("apply") {
         let applied = session.engine.apply_snapshot(&image.node, name).await;

@@ -10,6 +10,7 @@ use crate::failure::Failure;
 use crate::table::Table;
 use crate::types::node_info::{BlockImageCorrupted, CacheDescription, ImageDescription, NodeDescription};
 use crate::types::node_options::{DetectZeroes, NodeArguments};
+use crate::types::snapshot_info::SnapshotDescription;
 
 /// What sizes are told in, in bytes.
 const SECTOR: u64 = 512;
@@ -147,6 +148,8 @@ fn image(
         // In whole sectors, as QEMU has it.
         virtual_size: (node.size.div_ceil(SECTOR) * SECTOR).try_into().unwrap_or(i64::MAX),
         backing_filename: backing(node, nodes).map(filename),
+        snapshots: (!node.snapshots.is_empty())
+            .then(|| node.snapshots.iter().map(SnapshotDescription::of).collect()),
         backing_image: below,
     }
 }

@@ -8,6 +8,7 @@ use qmp::schema::Nothing;
 
 use crate::failure::Failure;
 use crate::table::Table;
+use crate::types::snapshot_info::SnapshotDescription;
 
 qmp::structure! {
     /// Arguments of `blockdev-snapshot-internal-sync`.
@@ -28,28 +29,6 @@ qmp::structure! {
         "id" => id: Option<String>,
         /// Its name.
         "name" => name: Option<String>,
-    }
-}
-
-qmp::structure! {
-    /// An internal snapshot.
-    pub struct SnapshotDescription {
-        /// Its id.
-        "id" => id: String,
-        /// Its name.
-        "name" => name: String,
-        /// Bytes of the guest's own state.
-        "vm-state-size" => vm_state_size: i64,
-        /// When it was taken: seconds since 1970.
-        "date-sec" => date_sec: i64,
-        /// And nanoseconds.
-        "date-nsec" => date_nsec: i64,
-        /// How long the guest had run: seconds.
-        "vm-clock-sec" => vm_clock_sec: i64,
-        /// And nanoseconds.
-        "vm-clock-nsec" => vm_clock_nsec: i64,
-        /// Instructions that the guest had executed.
-        "icount" => icount: Option<i64>,
     }
 }
 
@@ -84,7 +63,7 @@ async fn create(engine: &Engine, Create { device, name }: &Create) -> Result<(),
     let failed = |error: BlockError| {
         error.within(format_args!("Failed to create snapshot '{name}' on device '{device}'"))
     };
-    Ok(engine.create_snapshot(device, name).await.map_err(failed)?)
+    Ok(engine.create_snapshot(device, name, None).await.map_err(failed)?)
 }
 
 async fn delete(engine: &Engine, arguments: &Delete) -> Result<SnapshotDescription, Failure> {
@@ -110,7 +89,7 @@ async fn delete(engine: &Engine, arguments: &Delete) -> Result<SnapshotDescripti
         )));
     };
     engine.delete_snapshot(device, &snapshot.id).await?;
-    Ok(description(snapshot))
+    Ok(SnapshotDescription::of(snapshot))
 }
 
 /// The driver of a node that takes writes.
@@ -120,23 +99,12 @@ fn writable(engine: &Engine, device: &str) -> Result<&'static str, Failure> {
         let text = format!("Cannot find device='{device}' nor node-name='{device}'");
         return Err(Failure::new(text));
     };
+    // Whoever lies above would see its own base change.
+    if nodes.iter().any(|above| above.children.iter().any(|(_, child)| child == device)) {
+        return Err(Failure::new("Need a root block node"));
+    }
     match node.read_only {
         true => Err(Failure::new(format!("Device '{device}' is read only"))),
         false => Ok(node.driver),
-    }
-}
-
-fn description(snapshot: &SnapshotInfo) -> SnapshotDescription {
-    const SECOND: u64 = 1_000_000_000;
-    let number = |number: u64| i64::try_from(number).unwrap_or(i64::MAX);
-    SnapshotDescription {
-        id: snapshot.id.clone(),
-        name: snapshot.name.clone(),
-        vm_state_size: number(snapshot.vm_state_size),
-        date_sec: snapshot.date_s.into(),
-        date_nsec: snapshot.date_ns.into(),
-        vm_clock_sec: number(snapshot.vm_clock_ns / SECOND),
-        vm_clock_nsec: number(snapshot.vm_clock_ns % SECOND),
-        icount: snapshot.icount.map(number),
     }
 }

@@ -8,3 +8,4 @@ pub mod node_info;
 pub mod node_options;
 pub mod object_options;
 pub mod schema_info;
+pub mod snapshot_info;

@@ -2,6 +2,7 @@
 //! a filter's here.
 
 use super::node_options::DetectZeroes;
+use super::snapshot_info::SnapshotDescription;
 
 qmp::structure! {
     /// A node.
@@ -56,6 +57,8 @@ qmp::structure! {
         "virtual-size" => virtual_size: i64,
         /// The file that its backing node lies on.
         "backing-filename" => backing_filename: Option<String>,
+        /// Its internal snapshots, if it has any.
+        "snapshots" => snapshots: Option<Vec<SnapshotDescription>>,
         /// The image below it.
         "backing-image" => backing_image: Option<Box<ImageDescription>>,
     }

@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex};
 
 use block::{BlockError, ByteRange, ErrorKind, Mapping, Place, Result};
 use flow::events::NodeEvents;
-use flow::{Next, NodeId, Op, RangeLocks, Request};
+use flow::{Next, NodeId, Op, RangeLocks, Request, SnapshotInfo};
 use io::Lease;
 use qcow2::{
     CompressedCluster, DATA_FILE_CHILD, FILE_CHILD, Geometry, HostOffset, L1Table, L2Slice, Located,
@@ -41,6 +41,8 @@ pub(super) struct Image {
     pub(super) data_len: AtomicU64,
     pub(super) writer: Option<Writer>,
     pub(super) bitmaps: Bitmaps,
+    /// The snapshots as they were read, or changed, last; in an image whose present state is open.
+    pub(super) snapshots: Mutex<Vec<SnapshotInfo>>,
     /// Path of the backing image that the header names.
     pub(super) backing: Mutex<Option<PathBuf>>,
     /// The ends of the chain that its file is.

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::sync::{Arc, Mutex};
 
 use block::{BlockError, ByteRange, ErrorKind, Result};
-use flow::{Body, Node, NodeId, RangeLocks, Role, View, seam};
+use flow::{Body, Node, NodeId, RangeLocks, Role, SnapshotInfo, View, seam};
 use io::LocalFut;
 use qcow2::{BackingMark, Features, Geometry, Header, L1Table, cache};
 
@@ -117,6 +117,7 @@ async fn fresh(
         bound: AtomicU64::new(geometry.virtual_size()),
         l1_offset: AtomicU64::new(geometry.l1_offset().0),
         bitmaps: Bitmaps::open(file, header, options.snapshot.is_none(), context.read_only).await?,
+        snapshots: Mutex::new(listed(file, header, options).await),
         geometry,
         file_len: AtomicU64::new(file_len),
         data_len: AtomicU64::new(data_len),
@@ -126,6 +127,15 @@ async fn fresh(
         events: context.events.clone(),
         lied: AtomicBool::new(false),
     }))
+}
+
+/// The snapshots beside the present state, if that is opened. A table that cannot be read concerns who asks for a state.
+async fn listed(file: &View, header: &Header, options: &Options) -> Vec<SnapshotInfo> {
+    if options.snapshot.is_some() || header.snapshots.count == 0 {
+        return Vec::new();
+    }
+    let read = async |range| seam::read(file, range).await;
+    snapshots::snapshots(header, file.size(), read).await.unwrap_or_default()
 }
 
 /// That of the present state, or of the snapshot that is to be read.

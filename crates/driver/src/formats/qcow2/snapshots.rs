@@ -16,8 +16,8 @@ mod renew;
 mod still;
 pub(super) mod stored;
 
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, MutexGuard, PoisonError};
 
 use block::{BlockError, ByteRange, ErrorKind, NewSnapshot, Result};
 use flow::sabotage::Rule;
@@ -50,6 +50,7 @@ struct Edited {
     switch: Switch,
     l1: Vec<u64>,
     refcounts: Recounted,
+    list: Vec<SnapshotInfo>,
 }
 
 impl flow::Snapshots for Qcow2 {
@@ -59,6 +60,10 @@ impl flow::Snapshots for Qcow2 {
             let stored = stored.await.map_err(|error| self.image.named(error))?;
             Ok(stored.list.all().iter().map(info).collect())
         })
+    }
+
+    fn known(&self) -> Vec<SnapshotInfo> {
+        self.image.listed().clone()
     }
 
     fn create<'a>(&'a self, new: NewSnapshot, next: Next<'a>) -> LocalFut<'a, Result<()>> {
@@ -163,7 +168,8 @@ impl Image {
             refcount_table: refcounts.place,
             snapshots: SnapshotTable { offset: table, count: list.all().len() as u32 },
         };
-        Ok(Edited { switch, l1: l1.words, refcounts })
+        let list = list.all().iter().map(info).collect();
+        Ok(Edited { switch, l1: l1.words, refcounts, list })
     }
 
     /// Where the structures are that the header is about to point to.
@@ -180,9 +186,15 @@ impl Image {
         Ok(found)
     }
 
+    fn listed(&self) -> MutexGuard<'_, Vec<SnapshotInfo>> {
+        // It is replaced as a whole.
+        self.snapshots.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// What is in memory is what the header points to.
     fn install(&self, edited: &Edited, structures: Structures, next: Next<'_>) {
         let Some(writer) = &self.writer else { return };
+        self.listed().clone_from(&edited.list);
         let Switch { virtual_size, l1_offset, .. } = edited.switch;
         let end = self.host(edited.refcounts.end).0;
         self.file_len.fetch_max(end, Ordering::SeqCst);
