@@ -1,6 +1,9 @@
-//! `compare`: whether two images read the same. Exit status 0: they do, 1: they do not, above: they could not be read.
+//! `compare`: whether two images read the same, and with `-s` hold it in the same way. Exit status 0: they do, 1: they do not,
+//! above: they could not be opened (2), asked what they hold (3), or read (4).
 
-use block::ByteRange;
+mod strict;
+
+use block::{BlockError, ByteRange};
 use engine::Reader;
 
 use crate::cache::Cache;
@@ -11,6 +14,7 @@ use crate::given::Flag;
 use crate::image::Image;
 use crate::session::{How, Session, Source};
 use crate::verbs::{Call, Verb};
+use strict::Statuses;
 
 /// The verb.
 pub(crate) const VERB: Verb = Verb {
@@ -25,7 +29,7 @@ pub(crate) const VERB: Verb = Verb {
 const FLAGS: &[Flag] = &[
     Flag::with('f', "a-format", "FMT", "format of the first image"),
     Flag::with('F', "b-format", "FMT", "format of the second image"),
-    Flag::switch('s', "strict", "images of different size differ"),
+    Flag::switch('s', "strict", "images of different size, or that hold bytes in other ways, differ"),
     flags::READ_CACHE,
     flags::PROGRESS,
     flags::QUIET,
@@ -36,6 +40,8 @@ const FLAGS: &[Flag] = &[
 
 const DIFFERENT: u8 = 1;
 const FAILED: u8 = 2;
+const NOT_ASKED: u8 = 3;
+const NOT_READ: u8 = 4;
 /// Bytes that are compared at a time.
 const CHUNK: u64 = 2 << 20;
 
@@ -45,6 +51,8 @@ enum Verdict {
     At(u64),
     /// The sizes differ, and that counts.
     Sizes,
+    /// What they hold from there on differs, and that counts.
+    Held(u64),
 }
 
 async fn run(call: Call) -> Result<u8> {
@@ -67,14 +75,15 @@ async fn run(call: Call) -> Result<u8> {
     };
     let images = (open(first, formats.0).await?, open(second, formats.1).await?);
     let quiet = given.has("quiet");
-    let verdict = compare(&session, &images.0, &images.1, given.has("strict"), quiet).await;
-    let verdict = verdict.map_err(|failure| failure.with_status(FAILED + 1))?;
+    let names = (first.as_str(), second.as_str());
+    let verdict = compare(&session, (&images.0, &images.1), names, given.has("strict"), quiet).await?;
     images.0.close().await?;
     images.1.close().await?;
     let (text, status) = match verdict {
         Verdict::Same => ("Images are identical.".to_owned(), 0),
         Verdict::At(at) => (format!("Content mismatch at offset {at}!"), DIFFERENT),
         Verdict::Sizes => ("Strict mode: Image size mismatch!".to_owned(), DIFFERENT),
+        Verdict::Held(at) => (format!("Strict mode: Offset {at} block status mismatch!"), DIFFERENT),
     };
     if !quiet {
         session.listener.say(&format!("{text}\n"));
@@ -84,8 +93,8 @@ async fn run(call: Call) -> Result<u8> {
 
 async fn compare(
     session: &Session,
-    first: &Image,
-    second: &Image,
+    (first, second): (&Image, &Image),
+    names: (&str, &str),
     strict: bool,
     quiet: bool,
 ) -> Result<Verdict> {
@@ -95,37 +104,81 @@ async fn compare(
     if strict && sizes.0 != sizes.1 {
         return Ok(Verdict::Sizes);
     }
-    let readers =
-        (session.engine.reader("compare", &first.node)?, session.engine.reader("compare", &second.node)?);
+    let side = |name, image: &Image| {
+        Ok::<_, BlockError>(Side { name, reader: session.engine.reader("compare", &image.node)? })
+    };
+    let sides = (side(names.0, first)?, side(names.1, second)?);
     let common = sizes.0.min(sizes.1);
-    let verdict = both(&readers, common, &report).await;
+    let verdict = both(&sides, common, strict, &report).await;
     if sizes.0 != sizes.1 && matches!(verdict, Ok(Verdict::Same)) && !quiet {
         session.listener.say("Warning: Image size mismatch!\n");
     }
     let verdict = match verdict {
         Ok(Verdict::Same) => {
-            let longer = if sizes.0 > sizes.1 { &readers.0 } else { &readers.1 };
+            let longer = if sizes.0 > sizes.1 { &sides.0 } else { &sides.1 };
             rest_is_zero(longer, common, &report).await
         }
         other => other,
     };
-    readers.0.close().await?;
-    readers.1.close().await?;
+    sides.0.reader.close().await?;
+    sides.1.reader.close().await?;
     verdict
 }
 
+/// An image that is compared, under the name that it was given by.
+struct Side<'a> {
+    name: &'a str,
+    reader: Reader,
+}
+
+impl Side<'_> {
+    fn not_asked(&self, error: &BlockError) -> Failure {
+        let doing = format!("Sector allocation test failed for {}", self.name);
+        Failure::of(doing, error).with_status(NOT_ASKED)
+    }
+
+    /// The bytes of a range inside `run`; `None` where they are known to be zeros.
+    async fn read(&self, range: ByteRange, run: Run) -> Result<Option<io::Lease>> {
+        let end = range.end().min(self.reader.size()).max(range.start());
+        let inside = ByteRange::between(range.start(), end);
+        if run.reads_zero || inside.is_empty() {
+            return Ok(None);
+        }
+        let failed = |error: BlockError| {
+            let doing = format!("Error while reading offset {} of {}", range.start(), self.name);
+            Failure::of(doing, &error).with_status(NOT_READ)
+        };
+        Ok(Some(self.reader.read(inside).await.map_err(failed)?))
+    }
+}
+
 /// Compares what both have.
-async fn both(readers: &(Reader, Reader), common: u64, report: &dyn Fn(u64)) -> Result<Verdict> {
+async fn both(
+    sides: &(Side<'_>, Side<'_>),
+    common: u64,
+    strict: bool,
+    report: &dyn Fn(u64),
+) -> Result<Verdict> {
     let mut at = 0;
-    let mut runs = (Runs::new(&readers.0), Runs::new(&readers.1));
+    let mut runs = (Runs::new(&sides.0), Runs::new(&sides.1));
+    let mut statuses = (Statuses::new(&sides.0.reader), Statuses::new(&sides.1.reader));
     while at < common {
+        let mut held = u64::MAX;
+        if strict {
+            let first = statuses.0.at(at).await.map_err(|error| sides.0.not_asked(&error))?;
+            let second = statuses.1.at(at).await.map_err(|error| sides.1.not_asked(&error))?;
+            if first.0 != second.0 {
+                return Ok(Verdict::Held(at));
+            }
+            held = first.1.min(second.1);
+        }
         let (first, second) = (runs.0.at(at).await?, runs.1.at(at).await?);
         let zeroes = first.reads_zero && second.reads_zero;
         let most = if zeroes { u64::MAX } else { CHUNK - at % CHUNK };
-        let end = first.end.min(second.end).min(common).min(at.saturating_add(most));
+        let end = first.end.min(second.end).min(common).min(at.saturating_add(most)).min(held);
         let range = ByteRange::between(at, end);
         if !zeroes {
-            let (a, b) = (read(&readers.0, range, first).await?, read(&readers.1, range, second).await?);
+            let (a, b) = (sides.0.read(range, first).await?, sides.1.read(range, second).await?);
             if let Some(differs) = first_difference(a.as_deref(), b.as_deref()) {
                 // In whole sectors, as QEMU tells it.
                 return Ok(Verdict::At(at + differs / 512 * 512));
@@ -138,14 +191,14 @@ async fn both(readers: &(Reader, Reader), common: u64, report: &dyn Fn(u64)) -> 
 }
 
 /// What only the longer image has must be zeros.
-async fn rest_is_zero(reader: &Reader, from: u64, report: &dyn Fn(u64)) -> Result<Verdict> {
-    let (mut at, size) = (from, reader.size());
-    let mut runs = Runs::new(reader);
+async fn rest_is_zero(side: &Side<'_>, from: u64, report: &dyn Fn(u64)) -> Result<Verdict> {
+    let (mut at, size) = (from, side.reader.size());
+    let mut runs = Runs::new(side);
     while at < size {
         let run = runs.at(at).await?;
         let most = if run.reads_zero { u64::MAX } else { CHUNK - at % CHUNK };
         let end = run.end.min(size).min(at.saturating_add(most));
-        let bytes = read(reader, ByteRange::between(at, end), run).await?;
+        let bytes = side.read(ByteRange::between(at, end), run).await?;
         if let Some(differs) = first_difference(bytes.as_deref(), None) {
             return Ok(Verdict::At(at + differs / 512 * 512));
         }
@@ -153,15 +206,6 @@ async fn rest_is_zero(reader: &Reader, from: u64, report: &dyn Fn(u64)) -> Resul
         report(at);
     }
     Ok(Verdict::Same)
-}
-
-/// The bytes of a range inside `run`; `None` where they are known to be zeros.
-async fn read(reader: &Reader, range: ByteRange, run: Run) -> Result<Option<io::Lease>> {
-    let inside = ByteRange::between(range.start(), range.end().min(reader.size()).max(range.start()));
-    if run.reads_zero || inside.is_empty() {
-        return Ok(None);
-    }
-    Ok(Some(reader.read(inside).await?))
 }
 
 /// Offset of the first byte that differs; what is missing reads as zeros.
@@ -187,7 +231,7 @@ struct Run {
 
 /// The stretches of an image, asked for as they are needed.
 struct Runs<'a> {
-    reader: &'a Reader,
+    side: &'a Side<'a>,
     known: Vec<block::Extent>,
 }
 
@@ -195,20 +239,21 @@ struct Runs<'a> {
 const QUESTION: u64 = 64 << 20;
 
 impl<'a> Runs<'a> {
-    fn new(reader: &'a Reader) -> Self {
-        Self { reader, known: Vec::new() }
+    fn new(side: &'a Side<'a>) -> Self {
+        Self { side, known: Vec::new() }
     }
 
     /// The stretch that holds byte `at`; what lies behind the end reads as zeros.
     async fn at(&mut self, at: u64) -> Result<Run> {
-        let size = self.reader.size();
+        let size = self.side.reader.size();
         if at >= size {
             return Ok(Run { end: u64::MAX, reads_zero: true });
         }
         let covers = |extent: &&block::Extent| extent.range.start() <= at && at < extent.range.end();
         if self.known.iter().find(covers).is_none() {
             let range = ByteRange::between(at, size.min(at.saturating_add(QUESTION)));
-            self.known = self.reader.extents(range).await?;
+            let known = self.side.reader.extents(range).await;
+            self.known = known.map_err(|error| self.side.not_asked(&error))?;
         }
         let found = self.known.iter().find(covers);
         let reads_zero = found.is_some_and(|extent| extent.state.reads_zero());

@@ -27,6 +27,7 @@ mod given;
 mod image;
 mod info;
 mod json;
+mod luks;
 mod made;
 mod map;
 mod measure;

@@ -47,7 +47,9 @@ impl Run {
             (None, None) => true,
             _ => false,
         };
-        let same = self.layer.depth == next.layer.depth && self.layer.holds == next.layer.holds;
+        let nothing = |run: &Self| matches!(run.layer.holds, Holds::Nothing | Holds::Behind);
+        let alike = self.layer.holds == next.layer.holds || nothing(self) && nothing(next);
+        let same = self.layer.depth == next.layer.depth && alike;
         if goes_on && same {
             self.range = ByteRange::between(self.range.start(), next.range.end());
         }
@@ -159,7 +161,7 @@ fn json(run: &Run) -> String {
         run.range.start(),
         run.range.len(),
         run.layer.depth,
-        holds != Holds::Nothing,
+        !matches!(holds, Holds::Nothing | Holds::Behind),
         run.reads_zero(),
         !run.reads_zero(),
         holds == Holds::Special,

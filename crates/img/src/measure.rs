@@ -11,6 +11,7 @@ use crate::foreign;
 use crate::given::{Flag, Given};
 use crate::image::Image;
 use crate::json as printed;
+use crate::luks;
 use crate::numbers::ANY;
 use crate::option_list;
 use crate::session::{How, Session, Source};
@@ -31,7 +32,7 @@ pub(crate) const VERB: Verb = Verb {
 const FLAGS: &[Flag] = &[
     Flag::with('O', "target-format", "FMT", "format of the new image (raw)"),
     Flag::with('o', "options", "OPTIONS", "options of the format"),
-    Flag::with('s', "size", "SIZE", "size of the new image, in place of FILENAME"),
+    Flag::long_with("size", "SIZE", "size of the new image, in place of FILENAME"),
     flags::FORMAT,
     Flag::with('l', "snapshot", "SNAPSHOT", "take this snapshot of FILENAME"),
     flags::OUTPUT,
@@ -88,7 +89,7 @@ async fn run(call: Call) -> Result<u8> {
     };
     let format = given.value("target-format").unwrap_or("raw");
     let settings = settings(&session, &given, format)?;
-    let measured = measure(format, &settings, size.unwrap_or(0), image.as_ref()).await?;
+    let measured = measure(&session, (format, &settings), size.unwrap_or(0), image.as_ref()).await?;
     session.listener.say(&if json { measured.json() } else { measured.text() });
     if let Some(image) = image {
         image.close().await?;
@@ -97,11 +98,11 @@ async fn run(call: Call) -> Result<u8> {
 }
 
 fn settings(session: &Session, given: &Given, format: &str) -> Result<Settings> {
-    if foreign::is_foreign(format) {
+    if foreign::is_foreign(format) && format != "luks" {
         let text = format!("Block driver '{format}' does not support size measurement");
         return Err(Failure::new(text));
     }
-    let mut settings = Settings::new(option_list::on_file(format)?);
+    let mut settings = Settings::new(option_list::measurable(format)?);
     for text in given.values("options") {
         if let Err(failure) = settings.parse(text) {
             session.listener.complain(&failure.text.unwrap_or_default());
@@ -111,7 +112,12 @@ fn settings(session: &Session, given: &Given, format: &str) -> Result<Settings> 
     Ok(settings)
 }
 
-async fn measure(format: &str, settings: &Settings, size: u64, source: Option<&Image>) -> Result<Measured> {
+async fn measure(
+    session: &Session,
+    (format, settings): (&str, &Settings),
+    size: u64,
+    source: Option<&Image>,
+) -> Result<Measured> {
     let size = match source {
         Some(image) => image.size_in_sectors()?,
         None => size,
@@ -120,7 +126,15 @@ async fn measure(format: &str, settings: &Settings, size: u64, source: Option<&I
         let size = size.next_multiple_of(512);
         return Ok(Measured { required: size, fully_allocated: size, bitmaps: None });
     }
+    if format == "luks" {
+        let size = size.checked_add(luks::payload_offset(session, "", settings)?).ok_or_else(too_large)?;
+        return Ok(Measured { required: size, fully_allocated: size, bitmaps: None });
+    }
     let plan = Plan::new(settings)?;
+    let luks = match settings.text("encrypt.format") {
+        Some("luks") => luks::payload_offset(session, "encrypt.", settings)?.next_multiple_of(plan.cluster),
+        _ => 0,
+    };
     let whole = size.checked_next_multiple_of(plan.cluster).ok_or_else(too_large)?;
     let tables = (whole / plan.cluster).div_ceil(plan.cluster / plan.entry);
     if tables * 8 > L1_MAX {
@@ -138,7 +152,7 @@ async fn measure(format: &str, settings: &Settings, size: u64, source: Option<&I
             data?
         }
     };
-    let fully_allocated = plan.file(whole);
+    let fully_allocated = plan.file(whole) + luks;
     let bitmaps = match source {
         Some(image) if plan.version == Version::V3 => bitmaps(image, plan.cluster).await?,
         _ => None,
@@ -197,17 +211,16 @@ impl Plan {
         if !cluster.is_power_of_two() || !(512..=2 << 20).contains(&cluster) {
             return Err(Failure::new("Cluster size must be a power of two between 512 and 2048k"));
         }
+        let modes = ["off", "metadata", "falloc", "full"];
+        if let Some(other) = settings.text("preallocation").filter(|mode| !modes.contains(mode)) {
+            return Err(Failure::new(format!("invalid parameter value: {other}")));
+        }
         let version = match settings.text("compat") {
             None | Some("1.1") => Version::V3,
             Some("0.10") => Version::V2,
             Some(other) => return Err(Failure::new(format!("Invalid compatibility level: '{other}'"))),
         };
         let extended = settings.is_on("extended_l2");
-        if extended && version == Version::V2 {
-            return Err(Failure::new(
-                "Extended L2 entries are only supported with compatibility level 1.1 and above (use version=v3 or greater)",
-            ));
-        }
         if extended && cluster < 16384 {
             return Err(Failure::new(
                 "Extended L2 entries are only supported with cluster sizes of at least 16384 bytes",
@@ -219,7 +232,7 @@ impl Plan {
         }
         if version == Version::V2 && refcount_bits != 16 {
             return Err(Failure::new(
-                "Different refcount widths than 16 bits require compatibility level 1.1 or above (use version=v3 or greater)",
+                "Different refcount widths than 16 bits require compatibility level 1.1 or above (use compat=1.1 or greater)",
             ));
         }
         Ok(Self { cluster, entry: if extended { 16 } else { 8 }, refcount_bits, version })

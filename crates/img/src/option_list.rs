@@ -4,6 +4,7 @@ use engine::keyval;
 
 use crate::failure::{Failure, Result};
 use crate::foreign;
+use crate::luks;
 use crate::settings::{Setting, Takes};
 
 /// A setting without a default.
@@ -92,6 +93,16 @@ pub(crate) fn on_file(format: &str) -> Result<Vec<Setting>> {
     let more = FILE.iter().filter(|row| !table.iter().any(|other| other.name == row.name));
     let more: Vec<_> = more.copied().collect();
     table.extend(more);
+    Ok(table)
+}
+
+/// Settings of a format whose images are measured, and of the file that they lie on: one more than are made.
+pub(crate) fn measurable(format: &str) -> Result<Vec<Setting>> {
+    let mut table = match format {
+        "luks" => luks::SETTINGS.to_vec(),
+        _ => return on_file(format),
+    };
+    table.extend(FILE);
     Ok(table)
 }
 

@@ -174,7 +174,7 @@ impl Piece {
 async fn one_piece(user: &Use, rest: ByteRange) -> Result<Piece> {
     let layer = seam::layer(&user.root.view(), rest).await?;
     let run = rest.head(layer.len);
-    if layer.depth == 0 && layer.holds != Holds::Nothing {
+    if layer.depth == 0 && !matches!(layer.holds, Holds::Nothing | Holds::Behind) {
         return Ok(Piece::Own(run));
     }
     // Chunks and clusters share their boundaries.

@@ -59,7 +59,8 @@ async fn run(call: Call) -> Result<u8> {
     let by = wanted(size)?;
     session.add_objects(given.values("object")).await?;
     let source = Source { name, format: given.format()?, image_opts: given.has("image-opts") };
-    let how = How { cache: Cache::WRITEBACK, ..How::WRITE };
+    // What is cut off goes back to the file system.
+    let how = How { cache: Cache::WRITEBACK, unmap: true, ..How::WRITE };
     let image = session.open(source, how).await?;
     let before = image.size_in_sectors()?;
     let after = match by {

@@ -19,6 +19,8 @@ pub enum Holds {
     Special,
     /// Nothing, and no layer below it has anything either: zeros.
     Nothing,
+    /// Nothing, and the layer below it ends before: zeros.
+    Behind,
 }
 
 /// A run of bytes that one layer answers for.
@@ -71,7 +73,7 @@ pub(crate) async fn layer(view: &View, mut index: ViewIndex, mut range: ByteRang
                 let Some(backing) = view.backing(index) else { return found(Holds::Nothing, None) };
                 let inside = view.size_of(backing).saturating_sub(run.start());
                 if inside == 0 {
-                    return found(Holds::Nothing, None);
+                    return found(Holds::Behind, None);
                 }
                 (index, range, depth) = (backing, run.head(inside), depth + 1);
             }

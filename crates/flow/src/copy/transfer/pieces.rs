@@ -105,8 +105,8 @@ impl<'a> Pieces<'a> {
             _ if layer.depth >= self.how.layers => What::Pass,
             Holds::Data | Holds::Special => What::Copy,
             // One between ends before, and hides what the target has there.
-            Holds::Nothing if layer.depth + 1 < self.how.layers => What::Zero,
-            Holds::Nothing => What::Pass,
+            Holds::Nothing | Holds::Behind if layer.depth + 1 < self.how.layers => What::Zero,
+            Holds::Nothing | Holds::Behind => What::Pass,
             // What lies behind the backing image reads as zeros by itself.
             Holds::Hole | Holds::Zeroes if below => What::Zero,
             Holds::Hole | Holds::Zeroes => What::Pass,
