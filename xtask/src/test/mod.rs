@@ -74,7 +74,11 @@ pub(crate) fn run(root: &Path, options: &Options) -> Result<bool, String> {
     };
     timed("format", &mut || cargo("fmt --all --check"));
     timed("clippy", &mut || cargo("clippy --workspace --all-targets -- -D warnings"));
-    let runner = if step::has_nextest(root) { "nextest run" } else { "test --all-targets --no-fail-fast" };
+    let runner = match step::has_nextest(root) {
+        true if options.full => "nextest run --profile full",
+        true => "nextest run",
+        false => "test --all-targets --no-fail-fast",
+    };
     timed("tests", &mut || cargo(&format!("{runner} --workspace")));
     timed("crash points", &mut || {
         let said = std::fs::read_to_string(&points_log).unwrap_or_default();

@@ -20,8 +20,8 @@ use sim::campaign::{self, Budget, Budgets, Scenario};
 
 const BUDGETS: Budgets = Budgets {
     quick: Budget { seeds: 8, points: 30 },
-    full: Budget { seeds: 60, points: 60 },
-    full_points: 5_000,
+    full: Budget { seeds: 24, points: 60 },
+    full_points: 2_000,
 };
 
 /// Rules without which bitmaps are wrong, each with a scenario that finds it.

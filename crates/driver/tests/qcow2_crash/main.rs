@@ -30,7 +30,7 @@ use sim::campaign::{self, Budget, Budgets, Scenario};
 
 const BUDGETS: Budgets = Budgets {
     quick: Budget { seeds: 4, points: 24 },
-    full: Budget { seeds: 24, points: 48 },
+    full: Budget { seeds: 8, points: 40 },
     full_points: 10_000,
 };
 

@@ -143,8 +143,8 @@ fn stream_again(seed: u64, scene: &Scene, left: SimDisk, disk: &Disk) -> SimDisk
 
 const BUDGETS: Budgets = Budgets {
     quick: Budget { seeds: 12, points: 12 },
-    full: Budget { seeds: 100, points: 24 },
-    full_points: 1_500,
+    full: Budget { seeds: 60, points: 24 },
+    full_points: 700,
 };
 
 #[test]

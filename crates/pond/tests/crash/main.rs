@@ -27,8 +27,8 @@ use sim::{Counts, CrashPoint, Rng, SimDisk};
 const RULES: &[Rule] = &[Rule::DataBarrier, Rule::LastBarrier];
 const BUDGETS: Budgets = Budgets {
     quick: Budget { seeds: 34, points: 60 },
-    full: Budget { seeds: 300, points: usize::MAX },
-    full_points: 10_000,
+    full: Budget { seeds: 120, points: usize::MAX },
+    full_points: 4_000,
 };
 
 /// A host that fetches, cuts off and pivots, whose VMs live on.

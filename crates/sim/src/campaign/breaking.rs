@@ -42,7 +42,7 @@ fn table_name(table: &[Box<dyn Scenario>]) -> String {
 }
 
 /// Plays one scenario of this program's table in a process of its own without `rule`, until the first failure or to the
-/// end of the full test.
+/// end of a long run.
 ///
 /// Panics when nothing was wrong with it.
 #[track_caller]

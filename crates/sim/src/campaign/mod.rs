@@ -86,6 +86,9 @@ pub struct Budget {
     pub points: usize,
 }
 
+/// What is played of a scenario whose rule is broken, unless something is wrong before.
+const BROKEN: Budget = Budget { seeds: 100, points: 60 };
+
 /// Plays a table on all cores, as the environment wishes ([`Wishes::from_env`]). Prints progress and a summary. Answers the
 /// crash points that were played.
 ///
@@ -93,7 +96,7 @@ pub struct Budget {
 /// With `stop_early` the first failure ends it all.
 #[track_caller]
 pub fn play(table: &[Box<dyn Scenario>], budgets: &Budgets, stop_early: bool) -> u64 {
-    let wishes = Wishes::from_env(budgets);
+    let wishes = Wishes::from_env(&if stop_early { Budgets { full: BROKEN, ..*budgets } } else { *budgets });
     let names: BTreeSet<_> = table.iter().map(|scenario| scenario.name()).collect();
     assert_eq!(names.len(), table.len(), "two scenarios have the same name");
     if wishes.list {
