@@ -10,6 +10,7 @@
 //! [`Gate`] says.
 
 mod chunks;
+mod flying;
 mod transfer;
 mod window;
 
@@ -17,8 +18,6 @@ use std::collections::VecDeque;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use block::{BlockError, Priority, Result};
-use futures_util::StreamExt;
-use futures_util::stream::FuturesUnordered;
 use io::select::{Either, race};
 use io::{Lease, LocalFut, Moment};
 
@@ -27,6 +26,7 @@ use crate::request::{Flags, Op, Request};
 use crate::root::Root;
 use crate::seam;
 use chunks::{Chunks, Piece, What};
+use flying::Flying;
 
 pub use transfer::{Failed, Follow, Transfer, Zeroes, transfer};
 pub use window::{Window, WindowLimits};
@@ -126,7 +126,7 @@ pub async fn populate(root: &Root, policy: &Policy, progress: &Progress, gate: &
     };
     progress.total.store(copy.chunks.size(), Ordering::Relaxed);
     let mut window = Window::new(policy.window);
-    let mut flying = FuturesUnordered::new();
+    let mut flying = Flying::new();
     loop {
         if flying.is_empty() && (copy.is_over() || gate.is_shut()) {
             if copy.is_over() {
@@ -135,7 +135,7 @@ pub async fn populate(root: &Root, policy: &Policy, progress: &Progress, gate: &
             gate.opened().await?;
         }
         if copy.bytes < room(root, policy, &window) {
-            copy.look().await;
+            flying.beside(copy.look()).await;
         }
         copy.tell();
         match race(copy.admitted(), landed(&mut flying)).await {
@@ -150,7 +150,7 @@ pub async fn populate(root: &Root, policy: &Policy, progress: &Progress, gate: &
                 copy.bytes -= cost;
                 // What made room for others says nothing about the link.
                 if !landed.pressed {
-                    window.landed(io::now(), landed.begun, cost);
+                    window.landed(landed.ended, landed.begun, cost);
                 }
                 progress.window.store(window.bytes(), Ordering::Relaxed);
                 copy.landed(landed.piece, landed.outcome);
@@ -171,13 +171,14 @@ fn pressed(root: &Root) -> bool {
 struct Landed {
     piece: Piece,
     begun: Moment,
+    ended: Moment,
     /// Whether guests waited when it began or when it landed.
     pressed: bool,
     outcome: Result<()>,
 }
 
 /// The next one that lands; never ready while nothing flies.
-async fn landed<F: Future<Output = Landed>>(flying: &mut FuturesUnordered<F>) -> Landed {
+async fn landed<F: Future<Output = Landed>>(flying: &mut Flying<F>) -> Landed {
     match flying.next().await {
         Some(landed) => landed,
         None => std::future::pending().await,
@@ -194,7 +195,7 @@ async fn bring(root: &Root, piece: Piece, policy: &Policy) -> Landed {
     };
     let view = root.view();
     let (outcome, _) = seam::execute(&view, rq.with_priority(policy.priority), Lease::empty()).await;
-    Landed { piece, begun, pressed: before || pressed(root), outcome }
+    Landed { piece, begun, ended: io::now(), pressed: before || pressed(root), outcome }
 }
 
 /// A copy that is under way.

@@ -12,12 +12,11 @@ mod turns;
 use std::time::Duration;
 
 use block::{BlockError, ByteRange};
-use futures_util::StreamExt;
 use futures_util::future::try_join_all;
-use futures_util::stream::FuturesUnordered;
 use io::file::Offload;
 use io::{Lease, Moment};
 
+use super::flying::Flying;
 use crate::powers::Packed;
 use crate::request::{Flags, Op, Request};
 use crate::root::Root;
@@ -107,7 +106,7 @@ pub async fn transfer(
     let (granule, turns) = (granule(to), Turns::new(how.ordered));
     let copy = Copy { from, to, how, follow, granule, turns, known: Known::default() };
     let mut pieces = Pieces::new(from, how, copy.granule);
-    let mut flying = FuturesUnordered::new();
+    let mut flying = Flying::new();
     let (begun, mut sent) = (io::now(), 0);
     let mut outcome = Ok(());
     loop {
@@ -116,13 +115,16 @@ pub async fn transfer(
                 outcome = Err(Failed::Ended);
                 break;
             }
-            match pieces.next().await {
+            match flying.beside(pieces.next()).await {
                 Ok(Some(piece)) => {
                     flying.push(copy.carry_at(piece, how.due(begun, sent)));
                     sent += piece.range.len();
                 }
                 Ok(None) => break,
                 Err(error) => outcome = Err(Failed::Reading(pieces.asked_to(), error)),
+            }
+            while let Some(landed) = flying.landed() {
+                outcome = outcome.and(landed);
             }
         }
         if outcome.is_err() {
