@@ -16,7 +16,7 @@ const IMAGES: &[Mistake] = &[
     (&["-f", "raw", "/dev/null"], &["'/dev/null'", "name a disk image"]),
     (&["-f", "raw", "-o", "99999999", "disk.img"], &["'disk.img'", "99999999", "smaller offset"]),
     (&["-f", "qcow2", "-r", "luks.qcow2"], &["'luks.qcow2'", "encrypted", "qemu-img convert"]),
-    (&["-f", "qcow2", "-r", "feature.qcow2"], &["'feature.qcow2'", "features", "qemu-img convert"]),
+    (&["-f", "qcow2", "-r", "feature.qcow2"], &["'feature.qcow2'", "feature(s)", "qemu-img convert"]),
     (&["-f", "qcow2", "-r", "disk.img"], &["'disk.img'", "not a qcow2 image", "-f"]),
     (&["-f", "qcow2", "-r", "orphan.qcow2"], &["'orphan.qcow2'", "'gone.qcow2'", "check the name"]),
     (
