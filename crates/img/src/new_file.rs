@@ -54,19 +54,20 @@ impl<'s> NewFile<'s> {
             )));
         };
         let (world, path) = (session.engine.world(), Path::new(path));
+        let opening = session.made.open();
         let before = world.folders().about(path).await;
         // Tables of a new image are written once and read by nobody soon.
         let options = OpenOptions { transient: true, ..OpenOptions::CREATE };
         let file = world.open(path, options).await.map_err(could_not)?;
-        if before.is_err() {
-            session.made.note(path);
-        }
         lock(&*file, name)?;
         let reads_zero = before.as_ref().map_or(true, |about| about.kind == Kind::File);
+        match before {
+            Err(_) => opening.made(path),
+            Ok(_) if reads_zero => opening.taken(path),
+            Ok(_) => drop(opening),
+        }
+        session.check_called_off()?;
         if reads_zero {
-            if before.is_ok() {
-                session.made.note_emptied(path);
-            }
             file.set_len(0).await.map_err(could_not)?;
         }
         Ok(Self { session, file, name: name.to_owned(), reads_zero })

@@ -139,14 +139,13 @@ impl Session {
         if self.called_off.get() { Err(Failure::silent(1)) } else { Ok(()) }
     }
 
-    /// Takes away what an unfinished verb has made. For whoever calls it off.
-    pub async fn undo(&self) {
-        self.made.undo(&**self.engine.world()).await;
-    }
-
-    /// Stores what images that are still open keep in memory until they are at rest. For whoever ends a verb early.
-    pub async fn rest(&self) {
-        if let Err(error) = self.engine.rest_all().await {
+    /// Leaves things in order after a verb that did not end well: takes away what it was making, else stores what images
+    /// that are still open keep in memory until they are at rest.
+    pub async fn end_early(&self) {
+        if !self.made.is_empty() {
+            // What its image keeps in memory would only be written into what is emptied.
+            self.made.undo(&**self.engine.world()).await;
+        } else if let Err(error) = self.engine.rest_all().await {
             self.listener.complain(&words::explained(&error));
         }
     }

@@ -14,7 +14,7 @@ use sim::{Rng, SimDisk, SimWorld};
 
 /// What a verb has said.
 #[derive(Default)]
-struct Said(RefCell<String>);
+pub struct Said(RefCell<String>);
 
 impl Listener for Said {
     fn say(&self, text: &str) {
@@ -39,6 +39,9 @@ fn engine(world: &SimWorld) -> Arc<Engine> {
     Engine::new(Arc::new(world.clone()), options).unwrap()
 }
 
+/// A verb that is being carried out.
+pub type Running = io::LocalFut<'static, Result<u8, img::Failure>>;
+
 /// A call of a verb.
 pub struct Command {
     pub verb: &'static str,
@@ -57,17 +60,22 @@ impl Command {
 
     /// Carries it out and tells what it says; answers the exit status, and why it failed.
     pub async fn run_telling(&self, world: &SimWorld, listener: Rc<dyn Listener>) -> (u8, String) {
+        match self.begin(world, listener).1.await {
+            Ok(status) => (status, String::new()),
+            Err(failure) => (failure.status, failure.text.unwrap_or_default()),
+        }
+    }
+
+    /// The call, to be ended early or not.
+    pub fn begin(&self, world: &SimWorld, listener: Rc<dyn Listener>) -> (Rc<Session>, Running) {
         let mut given = Given::default();
         given.operands = self.operands.iter().map(|&text| text.into()).collect();
         for (long, value) in &self.flags {
             given.flag(long, value.map(str::to_owned));
         }
         let session = Session::new(engine(world), listener);
-        let ended = (img::find(self.verb).unwrap().run)(Call { session, given }).await;
-        match ended {
-            Ok(status) => (status, String::new()),
-            Err(failure) => (failure.status, failure.text.unwrap_or_default()),
-        }
+        let running = (img::find(self.verb).unwrap().run)(Call { session: session.clone(), given });
+        (session, running)
     }
 }
 

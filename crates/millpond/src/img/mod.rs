@@ -133,8 +133,7 @@ async fn carry_out(
     let running = (verb.run)(Call { session: session.clone(), given });
     let outcome = until_ended(running, &session, &told, &mut signals).await;
     if !matches!(outcome, Ok(0)) {
-        session.undo().await;
-        session.rest().await;
+        session.end_early().await;
     }
     Ok(outcome)
 }

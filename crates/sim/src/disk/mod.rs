@@ -183,12 +183,14 @@ impl SimDisk {
     }
 
     pub(crate) async fn open(&self, path: &Path, options: OpenOptions) -> io::Result<Arc<dyn File>> {
-        self.arrive(path).await?;
-        Ok(Arc::new(SimFile::open(self, path, options)?))
+        // Made at once and told later: a caller who does not wait has made it all the same.
+        let mut file = None;
+        self.arrive(path, || file = Some(SimFile::open(self, path, options))).await?;
+        Ok(Arc::new(file.ok_or(io::ErrorKind::Other)??))
     }
 
     pub(crate) async fn read_file(&self, path: &Path, limit: usize) -> io::Result<Vec<u8>> {
-        self.arrive(path).await?;
+        self.arrive(path, || ()).await?;
         let bytes = self.bytes(path).ok_or(io::ErrorKind::NotFound)?;
         if bytes.len() > limit {
             return Err(io::ErrorKind::FileTooLarge.into());
@@ -196,18 +198,20 @@ impl SimDisk {
         Ok(bytes)
     }
 
-    /// Takes the time of an open; fails if that shall fail.
-    async fn arrive(&self, path: &Path) -> io::Result<()> {
+    /// Takes the time of an open, at whose begin something is done; fails if that shall fail.
+    async fn arrive(&self, path: &Path, begin: impl FnOnce()) -> io::Result<()> {
         let op = Op { path: path.to_owned(), kind: OpKind::Open, range: ByteRange::default(), inline: false };
         let (latency, verdict) = self.judge_open(&op);
-        match verdict {
+        let span = match verdict {
             Verdict::Fail(errno) => {
                 ::io::sleep(latency).await;
                 return Err(os_error(errno));
             }
-            Verdict::Delay(span) => ::io::sleep(span).await,
-            Verdict::Go | Verdict::Hold => ::io::sleep(latency).await,
-        }
+            Verdict::Delay(span) => span,
+            Verdict::Go | Verdict::Hold => latency,
+        };
+        begin();
+        ::io::sleep(span).await;
         Ok(())
     }
 
