@@ -57,9 +57,9 @@ impl ByteRange {
         self.start <= other.start && other.end() <= self.end()
     }
 
-    /// Whether a byte lies in both.
-    pub const fn overlaps(self, other: Self) -> bool {
-        self.start < other.end() && other.start < self.end()
+    /// Whether a byte lies in both; none lies in an empty range.
+    pub fn overlaps(self, other: Self) -> bool {
+        !self.intersection(other).is_empty()
     }
 
     /// The bytes that lie in both; empty when there are none.
@@ -133,7 +133,7 @@ impl RangeSet {
                 ByteRange::between(r.start(), r.end().min(range.start())),
                 ByteRange::between(r.start().max(range.end()), r.end()),
             ] {
-                if !piece.is_empty() && (range.is_empty() || !piece.overlaps(range)) {
+                if !piece.is_empty() {
                     self.insert(piece);
                 }
             }
@@ -189,6 +189,7 @@ mod tests {
         assert_eq!(range.skip(5), r(15, 30));
         assert_eq!(range.skip(50), r(30, 30));
         assert!(range.overlaps(r(29, 31)) && !range.overlaps(r(30, 31)));
+        assert!(!range.overlaps(r(20, 20)) && !r(20, 20).overlaps(range));
         assert_eq!(range.intersection(r(0, 12)), r(10, 12));
         assert!(range.intersection(r(40, 50)).is_empty());
         assert_eq!(ByteRange::checked(u64::MAX, 1), None);

@@ -89,7 +89,7 @@ impl Label {
     /// Whether `rq` bears it.
     pub(crate) fn fits(&self, rq: &Request) -> bool {
         self.op.is_none_or(|op| op == rq.op)
-            && self.range.is_none_or(|range| range.overlaps(rq.range) && !rq.range.is_empty())
+            && self.range.is_none_or(|range| range.overlaps(rq.range))
             && self.priority.is_none_or(|priority| priority == rq.priority)
     }
 

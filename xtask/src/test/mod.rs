@@ -44,6 +44,15 @@ fn second_reader(root: &Path) -> Result<Output, String> {
     Ok(Output::of(true))
 }
 
+/// A seed for the random cases of a full run, shown so that they can be had again. The quick run always has those of
+/// `.cargo/config.toml`.
+fn chance() -> String {
+    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+    let seed = since.map_or(0, |since| since.as_secs()).to_string();
+    println!("PROPTEST_RNG_SEED={seed}");
+    seed
+}
+
 /// Runs everything in the repository at `root`; returns whether all of it passed.
 pub(crate) fn run(root: &Path, options: &Options) -> Result<bool, String> {
     let (skip_log, points_log) = (root.join(SKIP_LOG), root.join(POINTS_LOG));
@@ -61,11 +70,13 @@ pub(crate) fn run(root: &Path, options: &Options) -> Result<bool, String> {
     timed("tidy", &mut || crate::tidy::run(root, false).map(Output::of));
     let reader = root.join(SECOND_READER).join("debug/second-reader");
     timed("second reader", &mut || second_reader(root));
+    let seed = if options.full { chance() } else { String::new() };
     let cargo = |arguments: &str| {
         let full = if options.full { "1" } else { "" };
         let reader = if reader.exists() { reader.to_string_lossy() } else { "".into() };
         let env = [
             ("MILLPOND_TEST_FULL", full),
+            ("PROPTEST_RNG_SEED", &seed),
             ("MILLPOND_SKIP_LOG", &skip_log.to_string_lossy()),
             ("MILLPOND_POINTS_LOG", &points_log.to_string_lossy()),
             ("MILLPOND_SECOND_READER", &reader),

@@ -103,7 +103,12 @@ fn whatever_is_ended_leaves_a_whole_image_or_none() {
     for was_there in [false, true] {
         for (command, format) in making() {
             let through = (0..10_000).find(|steps| end_after(*steps, &command, format, was_there));
-            assert!(through.is_some_and(|steps| steps > 5), "{} {:?}: {through:?}", command.verb, command.flags);
+            assert!(
+                through.is_some_and(|steps| steps > 5),
+                "{} {:?}: {through:?}",
+                command.verb,
+                command.flags
+            );
         }
     }
 }
