@@ -1,6 +1,7 @@
 //! `info`: what an image is. It reads the image's own tables and opens nothing that the image names, but for
 //! `--backing-chain`.
 
+use std::collections::HashSet;
 use std::path::Path;
 
 use block::ByteRange;
@@ -89,9 +90,11 @@ async fn run(call: Call) -> Result<u8> {
 /// The image and all that lie below it.
 async fn all_below(session: &Session, source: Source<'_>, how: How<'_>) -> Result<Vec<About>> {
     let mut found: Vec<About> = Vec::new();
+    let mut asked = HashSet::new();
     let mut next = Some((source.name.to_owned(), source.format.map(str::to_owned), source.image_opts));
     while let Some((name, format, image_opts)) = next.take() {
-        if found.iter().any(|about| about.filename == name) {
+        // By what was asked for, not by what it led to: other names may lead to the same file.
+        if !asked.insert(name.clone()) {
             return Err(Failure::new(format!("Backing file '{name}' creates an infinite loop.")));
         }
         let source = Source { name: &name, format: format.as_deref(), image_opts };

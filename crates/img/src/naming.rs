@@ -40,17 +40,16 @@ pub(crate) fn named(name: &str, format: Option<&str>, image_opts: bool) -> Resul
         return from_options(keyval::parse(name, Some("driver"))?);
     }
     if let Some(text) = name.strip_prefix("json:") {
-        let mut named = match json::parse(text) {
-            Ok(Value::Object(map)) => from_options(keyval::nest(map)?)?,
+        let mut map = match json::parse(text) {
+            Ok(Value::Object(map)) => keyval::nest(map)?,
             Ok(_) => return Err(Failure::new("Invalid JSON object given")),
             Err(error) => return Err(Failure::new(format!("Could not parse the JSON options: {error}"))),
         };
-        match (&named.format, format) {
-            (Some(_), Some(_)) => return Err(Failure::new("Driver specified twice")),
-            (None, Some(format)) => named.format = Some(format.to_owned()),
-            _ => {}
+        if let Some(format) = format {
+            // What stands beside the name counts more than what it says.
+            map.insert("driver".to_owned(), format.into());
         }
-        return Ok(named);
+        return from_options(map);
     }
     Ok(Named { format: format.map(str::to_owned), file: protocol(name)?, own: Map::new() })
 }
