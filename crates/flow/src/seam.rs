@@ -104,40 +104,30 @@ pub async fn rest(view: &View) -> Result<()> {
 
 /// Makes room for `range` of the root, which reads as zeros and was never written to.
 pub async fn preallocate(view: &View, range: ByteRange, how: Preallocation) -> Result<()> {
-    let root = view.root();
-    match root.powers().resize {
-        Some(power) => power.preallocate(range, how, Next::new(view, ViewIndex::ROOT)).await,
-        None => {
-            let context = format!("node '{}': driver '{}' cannot make room", root.name(), root.driver());
-            Err(BlockError::new(ErrorKind::Unsupported, context))
-        }
-    }
+    let power = power(view, view.root().powers().resize, "cannot make room")?;
+    power.preallocate(range, how, Next::new(view, ViewIndex::ROOT)).await
 }
 
 /// Has the root drop all that it holds itself, durably, so that what lies below shows. The caller has seen to it that both
 /// read the same.
 pub async fn make_empty(view: &View) -> Result<()> {
-    let root = view.root();
-    match root.powers().empty {
-        Some(power) => power.make_empty(Next::new(view, ViewIndex::ROOT)).await,
-        None => {
-            let context = format!("node '{}': driver '{}' cannot be emptied", root.name(), root.driver());
-            Err(BlockError::new(ErrorKind::Unsupported, context))
-        }
-    }
+    let power = power(view, view.root().powers().empty, "cannot be emptied")?;
+    power.make_empty(Next::new(view, ViewIndex::ROOT)).await
 }
 
 /// Has the root check its own tables, if its driver can, and mend what `repair` says.
 pub async fn check_tables(view: &View, repair: Repair, tell: Tell<'_>) -> Result<CheckReport> {
+    let power = power(view, view.root().powers().check, "has no tables to check")?;
+    power.check(repair, tell, Next::new(view, ViewIndex::ROOT)).await
+}
+
+/// A power of the root, or what it is that the driver has not.
+fn power<P>(view: &View, power: Option<P>, cannot: &str) -> Result<P> {
     let root = view.root();
-    match root.powers().check {
-        Some(power) => power.check(repair, tell, Next::new(view, ViewIndex::ROOT)).await,
-        None => {
-            let context =
-                format!("node '{}': driver '{}' has no tables to check", root.name(), root.driver());
-            Err(BlockError::new(ErrorKind::Unsupported, context))
-        }
-    }
+    power.ok_or_else(|| {
+        let context = format!("node '{}': driver '{}' {cannot}", root.name(), root.driver());
+        BlockError::new(ErrorKind::Unsupported, context)
+    })
 }
 
 /// The internal snapshots of the root (of the first node below filters), and what they are asked with. `Unsupported` where

@@ -101,6 +101,12 @@ impl Features {
         self.autoclear & !KNOWN_AUTOCLEAR
     }
 
+    /// The incompatible bits that stand for something which version 2 has not. An image may be clean again, and of a
+    /// compression type of which nothing is compressed.
+    pub const fn beyond_version_2(self) -> u64 {
+        self.incompatible & !(DIRTY | COMPRESSION_TYPE)
+    }
+
     /// The autoclear bits that stay true whatever a writer of this project does: that the data file reads as the disk.
     pub const fn kept_autoclear(self) -> u64 {
         self.autoclear & DATA_FILE_RAW

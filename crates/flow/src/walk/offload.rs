@@ -56,9 +56,14 @@ pub(crate) async fn lies(view: &View, range: ByteRange) -> Result<(Option<Lies<'
     }
 }
 
+/// Whether somebody has to see what is written, or that it is.
+fn looks_at_bytes(view: &View) -> bool {
+    view.records() || view.detect_zeroes() != DetectZeroes::Off
+}
+
 /// Whether a file below the root may ever take bytes from `source`.
 pub(crate) async fn may_take(view: &View, source: &dyn File, how: Offload) -> bool {
-    if view.records() || view.detect_zeroes() != DetectZeroes::Off {
+    if looks_at_bytes(view) {
         return false;
     }
     for node in view.nodes() {
@@ -74,7 +79,7 @@ pub(crate) async fn may_take(view: &View, source: &dyn File, how: Offload) -> bo
 /// Has the root take `source` in place of what it holds in `range`, which is as long. After anything but
 /// [`Taken::All`] a part of it may have been taken.
 pub(crate) async fn take(view: &View, range: ByteRange, source: &Lies<'_>, how: Offload) -> Result<Taken> {
-    if view.records() || view.detect_zeroes() != DetectZeroes::Off {
+    if looks_at_bytes(view) {
         return Ok(Taken::Never);
     }
     let from = From { file: &*source.file, offset: source.range.start(), how };

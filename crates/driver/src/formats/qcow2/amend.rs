@@ -13,13 +13,6 @@ use serde_json::{Map, Value};
 
 use super::check::{CheckOnly, ImageFile, check, run};
 
-/// The incompatible feature bits that say nothing that version 2 could not: an image that is clean again, and a compression
-/// type of which nothing is compressed.
-const DIRTY: u64 = 1;
-const COMPRESSION: u64 = 8;
-/// The autoclear feature bits of bitmaps and of raw data files: what guests read, and wrote, stays what it is.
-const BITMAPS: u64 = 1;
-const RAW: u64 = 2;
 /// The width of refcounts in version 2.
 const V2_REFCOUNT_BITS: u32 = 16;
 
@@ -40,7 +33,7 @@ async fn amend(file: ImageFile<'_>, change: &Amendment) -> Result<()> {
         Amendment::RefcountBits(bits) => refcount_bits(file, &header, *bits).await,
         Amendment::LazyRefcounts(on) => edit(file, &HeaderEdit::LazyRefcounts(*on)).await,
         Amendment::DataFile(name) => edit(file, &HeaderEdit::DataFileName(name.clone())).await,
-        Amendment::NotRaw => edit(file, &HeaderEdit::ClearAutoclear(header.features.autoclear & RAW)).await,
+        Amendment::NotRaw => edit(file, &HeaderEdit::ClearAutoclear(header.features.kept_autoclear())).await,
         Amendment::Quota(quota) => set_quota(file, &header, *quota).await,
         Amendment::NoteBacking(len, modified) => {
             let (modified_s, modified_ns) = (modified.as_secs(), modified.subsec_nanos());
@@ -50,11 +43,12 @@ async fn amend(file: ImageFile<'_>, change: &Amendment) -> Result<()> {
     }
 }
 
-/// Before the first change of an image: clears the autoclear bits of those whom we do not know.
-pub(super) async fn disarm(file: ImageFile<'_>, header: &Header) -> Result<()> {
-    match header.features.autoclear & !(cache::AUTOCLEAR | BackingMark::AUTOCLEAR | BITMAPS | RAW) {
-        0 => Ok(()),
-        foreign => edit(file, &HeaderEdit::ClearAutoclear(foreign)).await,
+/// Before the first change of an image: clears the autoclear bits of those whom we do not know. Answers whether there were
+/// any.
+pub(super) async fn disarm(file: ImageFile<'_>, header: &Header) -> Result<bool> {
+    match header.features.unknown_autoclear() & !(cache::AUTOCLEAR | BackingMark::AUTOCLEAR) {
+        0 => Ok(false),
+        foreign => edit(file, &HeaderEdit::ClearAutoclear(foreign)).await.map(|()| true),
     }
 }
 
@@ -155,7 +149,7 @@ fn check_version_2(header: &Header, seen: &Check) -> Result<()> {
             "Cannot downgrade an image with zstd compression type and existing compressed clusters",
         ));
     }
-    let features = header.features.incompatible & !(DIRTY | COMPRESSION);
+    let features = header.features.beyond_version_2();
     if features != 0 {
         let context = format!("Cannot downgrade an image with incompatible features {features:#x} set");
         return Err(unsupported(context));

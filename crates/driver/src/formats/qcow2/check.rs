@@ -94,9 +94,8 @@ impl ImageFile<'_> {
 /// Checks the image in `file`, and mends what `repair` says.
 pub(super) async fn check(file: ImageFile<'_>, repair: Repair, tell: Tell<'_>) -> Result<CheckReport> {
     let mut first = file.first_cluster().await?;
-    if repair != Repair::Nothing {
-        // Whatever is written, and as QEMU does even where nothing is.
-        disarm(file, &Header::parse(&first)?).await?;
+    // Before whatever is written, and as QEMU does even where nothing is.
+    if repair != Repair::Nothing && disarm(file, &Header::parse(&first)?).await? {
         first = file.first_cluster().await?;
     }
     let mut check = Check::new(&first, file.len()?, file.grows()?, kind(repair))?;
