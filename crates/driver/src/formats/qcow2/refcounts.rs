@@ -11,8 +11,11 @@
 //!   in use, whatever its counter says.
 
 mod cut;
+mod lies;
 mod long;
 mod switch;
+#[cfg(test)]
+mod tests;
 
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -24,6 +27,7 @@ use super::claims::Claims;
 use super::corruption::Corruption;
 use super::structures::{Structure, Structures, Watched};
 pub(super) use cut::End;
+pub(super) use long::table_full;
 pub(super) use switch::NewTables;
 
 /// What is stored whole or not at all.
@@ -280,6 +284,13 @@ impl Refcounts {
         }
     }
 
+    /// Has the table say that a block is there; 0: nowhere.
+    fn set_entry(&mut self, block: u64, offset: u64) {
+        self.table[block as usize] = offset;
+        let at = block as usize * 8;
+        self.table_dirty = hull(&self.table_dirty, &(at..at + 8));
+    }
+
     fn touch(&mut self, block: u64, bytes: Range<usize>) {
         self.clock += 1;
         if let Some(found) = self.blocks.get_mut(&block) {
@@ -471,7 +482,3 @@ fn hull(a: &Range<usize>, b: &Range<usize>) -> Range<usize> {
 fn in_sectors(range: &Range<usize>, len: usize) -> Range<usize> {
     range.start / SECTOR * SECTOR..range.end.next_multiple_of(SECTOR).min(len)
 }
-
-mod lies;
-#[cfg(test)]
-mod tests;

@@ -1,6 +1,6 @@
 //! What lies at the end of the file: the last cluster in use, and blocks that count nothing but themselves.
 
-use super::{Refcounts, hull};
+use super::Refcounts;
 
 /// What is known of the end of what is in use.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -42,9 +42,7 @@ impl Refcounts {
         }
         let own = self.table[block as usize] >> self.cluster_bits;
         let start = block * self.per_block();
-        self.table[block as usize] = 0;
-        let at = block as usize * 8;
-        self.table_dirty = hull(&self.table_dirty, &(at..at + 8));
+        self.set_entry(block, 0);
         self.blocks.remove(&block);
         self.structures.forget(own);
         self.claims.remove(own);

@@ -7,7 +7,7 @@ use block::{BlockError, ErrorKind, Result};
 use qcow2::{RefcountBlock, RefcountTable};
 
 use super::super::structures::Structure;
-use super::{Refcounts, Run, Took, hull};
+use super::{Refcounts, Run, Took};
 
 /// What is taken behind the end: so many clusters for each.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -24,11 +24,7 @@ impl Refcounts {
     /// Takes `count` clusters in one run, none at or beyond `end`.
     pub(in super::super) fn take_behind(&mut self, count: u64, end: u64) -> Result<Took> {
         match self.extend(count, end)? {
-            Some(run) => {
-                let clean = run.first >= self.untouched;
-                self.count_up(run);
-                Ok(Took::Run { run, clean })
-            }
+            Some(run) => Ok(self.hand_out(run)),
             None => Ok(Took::Full),
         }
     }
@@ -37,7 +33,7 @@ impl Refcounts {
     pub(super) fn grow(&mut self, end: u64) -> Result<()> {
         match self.extend(0, end)? {
             Some(_) => Ok(()),
-            None => Err(too_long()),
+            None => Err(table_full()),
         }
     }
 
@@ -81,7 +77,7 @@ impl Refcounts {
                 let bytes = (entries.max(self.table.len() as u64 * 2) * 8).min(RefcountTable::BYTES_MAX);
                 plan.table = bytes.div_ceil(cluster);
                 if plan.table * cluster / 8 < entries {
-                    return Err(too_long());
+                    return Err(table_full());
                 }
             }
             if plan.blocks + plan.table + plan.run <= plan.blocks * self.per_block() {
@@ -93,17 +89,16 @@ impl Refcounts {
 
     /// That block counts from now on; all of it has to be written.
     pub(super) fn place_block(&mut self, block: u64, cluster: u64, counts: RefcountBlock) {
-        self.table[block as usize] = cluster << self.cluster_bits;
-        let at = block as usize * 8;
-        self.table_dirty = hull(&self.table_dirty, &(at..at + 8));
+        self.set_entry(block, cluster << self.cluster_bits);
         self.insert(block, counts);
         // Nobody knows what is there.
         self.touch(block, 0..1 << self.cluster_bits);
     }
 }
 
+/// Its table can have no more entries.
 #[cold]
-fn too_long() -> BlockError {
+pub(in super::super) fn table_full() -> BlockError {
     BlockError::new(
         ErrorKind::NoSpace,
         "its refcount table is full and cannot grow: convert the image to one with larger clusters",

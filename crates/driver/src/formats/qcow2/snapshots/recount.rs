@@ -16,7 +16,7 @@ use qcow2::{FILE_CHILD, RefcountBlock, RefcountTable};
 
 use super::super::allocate::full;
 use super::super::image::Image;
-use super::super::refcounts::Run;
+use super::super::refcounts::{Run, table_full};
 use super::super::writer::Turn;
 
 /// Refcounts that change.
@@ -168,8 +168,7 @@ impl<'a> Recount<'a> {
         let mut clusters = u64::from(self.old_place.clusters);
         loop {
             if clusters << self.cluster_bits > RefcountTable::BYTES_MAX {
-                let context = "its refcount table is full and cannot grow: convert the image to one with larger clusters";
-                return Err(BlockError::new(ErrorKind::NoSpace, context));
+                return Err(table_full());
             }
             let run = Run { first: self.take(clusters).await?, count: clusters };
             let needed = (self.new.len() as u64 * 8).div_ceil(1 << self.cluster_bits);
@@ -335,12 +334,6 @@ pub(super) struct Recounted {
     pub(super) old: Vec<u64>,
     /// The clusters of the blocks that it named, in order.
     pub(super) own: Vec<u64>,
-}
-
-#[cold]
-fn table_full() -> BlockError {
-    let context = "its refcount table is full and cannot grow: convert the image to one with larger clusters";
-    BlockError::new(ErrorKind::NoSpace, context)
 }
 
 #[cold]
