@@ -20,12 +20,10 @@ use super::pool::{Lane, Pool};
 use super::probe::{self, InlineReads};
 use super::ring::{self, Direction, Operation, Outcome};
 use super::transient::Transient;
+use super::transfer::PLAIN;
 use super::{offload, space, transfer};
 use crate::file::{Offload, ZeroMode};
 use crate::{File, FileInfo, Lease, LocalFut};
-
-/// No flags.
-const PLAIN: ReadWriteFlags = ReadWriteFlags::empty();
 
 pub(super) struct RealFile {
     fd: Arc<OwnedFd>,
@@ -54,7 +52,7 @@ impl RealFile {
     /// Flags of requests on the ring; `None` where they need more than that.
     fn ring_flags(&self) -> Option<ReadWriteFlags> {
         match &self.transient {
-            None => Some(ReadWriteFlags::empty()),
+            None => Some(PLAIN),
             Some(transient) => transient.read_flags(),
         }
     }

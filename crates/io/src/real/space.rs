@@ -9,7 +9,7 @@ use std::os::fd::{AsRawFd, BorrowedFd};
 
 use block::{ByteRange, Extent, ExtentState, push_extent};
 use rustix::fs::{FallocateFlags, SeekFrom, fallocate, fstat, seek};
-use rustix::io::{Errno, ReadWriteFlags, retry_on_intr};
+use rustix::io::{Errno, retry_on_intr};
 
 use super::open::Kind;
 use super::transfer;
@@ -88,7 +88,7 @@ fn write_zeros(file: BorrowedFd<'_>, range: ByteRange) -> io::Result<()> {
     let mut rest = range;
     while !rest.is_empty() {
         let piece = rest.head(zeros.len() as u64);
-        transfer::write_all(file, piece.start(), &zeros[..piece.len() as usize], ReadWriteFlags::empty())?;
+        transfer::write_all(file, piece.start(), &zeros[..piece.len() as usize], transfer::PLAIN)?;
         rest = rest.skip(piece.len());
     }
     Ok(())

@@ -8,6 +8,9 @@ use std::os::fd::BorrowedFd;
 use block::Alignment;
 use rustix::io::{Errno, ReadWriteFlags, preadv2, pwritev2};
 
+/// No flags.
+pub(super) const PLAIN: ReadWriteFlags = ReadWriteFlags::empty();
+
 /// `RWF_DONTCACHE` of `linux/fs.h`: pages that the request brings into the page cache leave it again.
 pub(super) const DONTCACHE: ReadWriteFlags = ReadWriteFlags::from_bits_retain(0x80);
 

@@ -105,7 +105,7 @@ impl Transient {
         }
         let range = ByteRange::new(offset, buf.len() as u64);
         Self::around_read(Some(self), file, range, || {
-            transfer::read_all(file, offset, buf, alignment, ReadWriteFlags::empty())
+            transfer::read_all(file, offset, buf, alignment, transfer::PLAIN)
         })
     }
 
@@ -150,7 +150,7 @@ impl Transient {
             self.written().flag(range);
             return transfer::write_all(file, offset, bytes, transfer::DONTCACHE);
         }
-        let flags = if by_flag { transfer::DONTCACHE } else { ReadWriteFlags::empty() };
+        let flags = if by_flag { transfer::DONTCACHE } else { transfer::PLAIN };
         Self::around_write(Some(self), file, range, || transfer::write_all(file, offset, bytes, flags))
     }
 
@@ -266,7 +266,7 @@ mod tests {
     fn file() -> Option<std::fs::File> {
         let file = tempfile::tempfile_in("/var/tmp").unwrap();
         let known = probe::cached(file.as_fd(), ByteRange::new(0, 1)).is_some();
-        transfer::write_all(file.as_fd(), 0, &vec![7; MIB], ReadWriteFlags::empty()).unwrap();
+        transfer::write_all(file.as_fd(), 0, &vec![7; MIB], transfer::PLAIN).unwrap();
         file.sync_all().unwrap();
         fadvise(&file, 0, None, Advice::Random).unwrap();
         give_back(file.as_fd(), ByteRange::new(0, MIB as u64));

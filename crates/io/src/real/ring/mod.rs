@@ -217,7 +217,7 @@ mod tests {
     fn read(ring: &Rc<Ring>, fd: &Arc<OwnedFd>, block: usize) -> Transfer {
         let (fd, lease) = (fd.clone(), Lease::new(BLOCK));
         let (direction, alignment, offset) = (Direction::Read, Alignment::BYTE, (block * BLOCK) as u64);
-        let flags = rustix::io::ReadWriteFlags::empty();
+        let flags = crate::real::transfer::PLAIN;
         ring.clone().transfer(Operation { direction, fd, offset, alignment, flags, lease, done: 0 })
     }
 

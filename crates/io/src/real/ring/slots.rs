@@ -152,7 +152,7 @@ mod tests {
                 fd,
                 offset: 0,
                 alignment,
-                flags: ReadWriteFlags::empty(),
+                flags: crate::real::transfer::PLAIN,
                 lease,
                 done: 0,
             }),
