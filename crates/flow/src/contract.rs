@@ -78,6 +78,12 @@ pub trait Format: Send + Sync {
     /// first. Must not block, wait or allocate.
     fn map_now(&self, range: ByteRange) -> Result<Option<Mapping>>;
 
+    /// Where the format keeps room for the first bytes of `run`, of which [`Format::map_now`] has just said that they read
+    /// as zeros, and how many share the answer: for those who show where things are.
+    fn room_of_zeros(&self, run: ByteRange) -> Result<(Option<(ChildIndex, u64)>, u64)> {
+        Ok((None, run.len()))
+    }
+
     /// [`Format::map_now`] was an error for who reads (or only looks) or writes at `range`; answers the error that he is
     /// told.
     fn unmapped(&self, error: BlockError, _op: Op, _range: ByteRange, _next: Next<'_>) -> BlockError {

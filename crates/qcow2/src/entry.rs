@@ -125,6 +125,31 @@ impl Geometry {
         Ok(Entry::Plain { host, exclusive: exclusive && is_there, parts })
     }
 
+    /// Where the clusters lie that the first bytes of `run` keep though they read as zeros, and how many bytes share the
+    /// answer, as far as `slice` goes. `Corrupt` where an entry lies, `Invalid` where `run` does not begin in the slice.
+    pub fn room_of_zeros(&self, slice: &L2Slice, run: ByteRange) -> Result<(Option<u64>, u64), BlockError> {
+        let from = self.in_slice(slice, run.start())?;
+        let run = run.head(self.slice_span() - from);
+        let room = |rest: ByteRange| {
+            let part = rest.head(self.cluster_size() - rest.start() % self.cluster_size());
+            let room = match self.entry_of(slice, part.start())? {
+                Entry::Plain { host: Some(host), parts, .. } if parts.zero & self.parts_of(part) != 0 => {
+                    Some((host << self.cluster_bits) + part.start() % self.cluster_size())
+                }
+                _ => None,
+            };
+            Ok::<_, BlockError>((room, part.len()))
+        };
+        let (first, mut len) = room(run)?;
+        while len < run.len() {
+            match room(run.skip(len)) {
+                Ok((next, more)) if next == first.map(|first| first + len) => len += more,
+                _ => break,
+            }
+        }
+        Ok((first, len))
+    }
+
     /// Changes the entry for the cluster of `guest`, for all who look from now on. One writer at a time. `Invalid` where
     /// `guest` is not in the slice.
     pub fn set_entry(&self, slice: &L2Slice, guest: u64, entry: NewEntry) -> Result<(), BlockError> {

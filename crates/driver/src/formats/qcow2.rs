@@ -46,7 +46,7 @@ use std::any::Any;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use block::{BlockError, ByteRange, Mapping, Result};
+use block::{BlockError, ByteRange, ChildIndex, Mapping, Result};
 use flow::{Changes, Format, Limits, Next, Op, Powers, Prepared, Quota, Recorder, Request, ZeroCost};
 use io::{Lease, LocalFut};
 
@@ -76,6 +76,11 @@ impl Format for Qcow2 {
 
     fn map_now(&self, range: ByteRange) -> Result<Option<Mapping>> {
         self.image.map(range)
+    }
+
+    fn room_of_zeros(&self, run: ByteRange) -> Result<(Option<(ChildIndex, u64)>, u64)> {
+        let (room, len) = self.image.room_of_zeros(run)?;
+        Ok((room.map(|offset| (self.image.geometry.data_child(), offset)), len))
     }
 
     fn unmapped(&self, error: BlockError, op: Op, range: ByteRange, next: Next<'_>) -> BlockError {

@@ -32,7 +32,7 @@ pub struct Layer {
     pub holds: Holds,
     /// Length of the run in bytes, at least 1 and at most what was asked for.
     pub len: u64,
-    /// The node that has the bytes, by name, and the offset of the first one there.
+    /// The node that has the bytes, or room for them, by name, and the offset of the first one there.
     pub at: Option<(String, u64)>,
 }
 
@@ -56,7 +56,16 @@ pub(crate) async fn layer(view: &View, mut index: ViewIndex, mut range: ByteRang
         let run = range.head(mapping.len);
         let found = |holds, at| Ok(Layer { depth, holds, len: run.len(), at });
         match mapping.place {
-            Place::Zero => return found(Holds::Zeroes, None),
+            Place::Zero => {
+                let (room, len) = format.room_of_zeros(run)?;
+                let at = match room {
+                    Some((child, offset)) => {
+                        Some((view.node(view.child(index, child)?).name().to_string(), offset))
+                    }
+                    None => None,
+                };
+                return Ok(Layer { depth, holds: Holds::Zeroes, len, at });
+            }
             Place::Special => return found(Holds::Special, None),
             Place::Data { child, offset, .. } => {
                 let child = view.child(index, child)?;

@@ -74,6 +74,17 @@ impl Image {
         }
     }
 
+    /// Where room is kept for the first bytes of `run`, which read as zeros, and how many share the answer.
+    pub(super) fn room_of_zeros(&self, run: ByteRange) -> Result<(Option<u64>, u64)> {
+        let found = match self.locate(run)? {
+            Located::Slice(address) => {
+                self.slices.find(address, |slice| self.geometry.room_of_zeros(slice, run)).transpose()?
+            }
+            Located::Unallocated { .. } => None,
+        };
+        Ok(found.unwrap_or((None, run.len())))
+    }
+
     fn has_grown(&self, file_len: u64, data_len: u64) -> bool {
         (self.file_len.load(Ordering::Acquire), self.data_len.load(Ordering::Acquire)) != (file_len, data_len)
     }
