@@ -27,7 +27,12 @@ impl Named {
 
     /// The file name as QEMU shows it; `given` where there is none.
     pub(crate) fn filename(&self, given: &str) -> String {
-        self.file.get("filename").and_then(Value::as_str).unwrap_or(given).to_owned()
+        match self.file.get("filename").and_then(Value::as_str) {
+            // Else it would name a protocol.
+            Some(path) if self.driver() == "file" && prefix(path).is_some() => format!("./{path}"),
+            Some(path) => path.to_owned(),
+            None => given.to_owned(),
+        }
     }
 }
 

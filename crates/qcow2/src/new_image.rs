@@ -280,12 +280,14 @@ impl Plan {
             l2: if image.preallocated { tables } else { 0 },
             data: if image.preallocated && !external { guest_clusters } else { 0 },
         };
-        plan.table = plan.table_clusters(guest_clusters + l1_entries + l1 + 1);
-        if plan.table * cluster > RefcountTable::BYTES_MAX {
-            return Err(too_large(size, cluster));
-        }
+        // Room to count all that the disk may hold, as far as a table can: a disk need never be full.
+        let most = RefcountTable::BYTES_MAX / cluster;
+        plan.table = plan.table_clusters(guest_clusters + l1_entries + l1 + 1).min(most);
         while plan.blocks < plan.used().div_ceil(plan.per_block()) {
             plan.blocks = plan.used().div_ceil(plan.per_block());
+        }
+        if plan.blocks * 8 > plan.table * cluster {
+            return Err(too_large(size, cluster));
         }
         Ok(plan)
     }

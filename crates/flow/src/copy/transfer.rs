@@ -309,8 +309,9 @@ impl Copy<'_> {
         if self.how.sparse == 0 {
             return (true, bytes.len() as u64);
         }
-        // A cluster is written whole or not at all.
-        let unit = self.how.sparse.next_multiple_of(self.granule);
+        // A cluster is written whole or not at all; each that is packed is one by itself.
+        let least = if self.how.compress { 1 } else { self.how.sparse };
+        let unit = least.next_multiple_of(self.granule);
         let first = (unit - (self.how.at + at) % unit).min(bytes.len() as u64) as usize;
         let (head, tail) = bytes.split_at(first);
         let is_data = !seam::is_zero(head);

@@ -21,6 +21,11 @@ pub(super) struct Target {
 impl Target {
     /// Makes the target unless it is there, and opens it.
     pub(super) async fn prepare(session: &Session, options: &Options<'_>, sources: &[Image]) -> Result<Self> {
+        if sources.len() > 1 && backing(options) {
+            return Err(Failure::new(
+                "Having a backing file for the target makes no sense when concatenating multiple input images",
+            ));
+        }
         let mut size = 0;
         for source in sources {
             size += source.size_in_sectors()?;

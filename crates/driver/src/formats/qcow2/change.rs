@@ -144,14 +144,15 @@ impl Image {
         if self.geometry.has_zeros() {
             let (all, dropped) = (self.geometry.all_parts(), self.dropped());
             let new = move |entry: &Entry| match entry {
-                Entry::Plain { host: None, parts, .. } if !backing || parts.zero == all => None,
+                Entry::Plain { host: None, parts, .. } if parts.zero == all => None,
                 Entry::Plain { parts, exclusive: true, .. } if !unmap && parts.zero == all => None,
                 Entry::Plain { host, exclusive: true, .. } if !unmap => {
                     Some(NewEntry::Plain { host: *host, parts: Parts { allocated: 0, zero: all } })
                 }
                 _ => Some(dropped),
             };
-            self.replace_all(whole, (Why::Request, backing), next, new).await?;
+            // Said also where nothing else would show: the image may get a backing image later.
+            self.replace_all(whole, (Why::Request, true), next, new).await?;
         } else if unmap && !backing {
             let new = |entry: &Entry| match entry {
                 Entry::Plain { host: None, .. } => None,
@@ -242,22 +243,25 @@ impl Image {
         if part.is_empty() {
             return Ok(());
         }
-        let backing = self.has_backing(next);
-        let Some(pin) = self.pin(part.start(), backing, next).await? else { return Ok(()) };
-        let unit = if self.geometry.has_zeros() { self.subcluster() } else { self.cluster() };
+        let (backing, has_bits) = (self.has_backing(next), self.geometry.has_zeros());
+        let Some(pin) = self.pin(part.start(), backing || has_bits, next).await? else { return Ok(()) };
+        let unit = if has_bits { self.subcluster() } else { self.cluster() };
         let (head, whole, tail) = self.split(part, unit);
-        let by_bits = self.geometry.has_zeros() && self.zero_subclusters(&pin, whole, backing, next)?;
+        let by_bits = has_bits && self.zero_subclusters(&pin, whole, next)?;
         let written = if by_bits { [head, tail] } else { [part, ByteRange::default()] };
         for piece in written.into_iter().filter(|piece| !piece.is_empty()) {
             if self.shows(&pin, piece, backing)? {
                 self.zero_bytes(&pin, piece, next).await?;
+            } else if has_bits {
+                // All around it reads as zeros, too.
+                self.zero_subclusters(&pin, unit.around(piece), next)?;
             }
         }
         Ok(())
     }
 
     /// Marks whole subclusters of one cluster as zero; false where its bytes are not ours alone.
-    fn zero_subclusters(&self, pin: &Pin, whole: ByteRange, backing: bool, next: Next<'_>) -> Result<bool> {
+    fn zero_subclusters(&self, pin: &Pin, whole: ByteRange, next: Next<'_>) -> Result<bool> {
         let around = self.cluster().around(whole);
         if whole.is_empty() {
             return Ok(true);
@@ -266,9 +270,7 @@ impl Image {
         let mut is_ours = true;
         let mut new = |_, entry: &Entry| match entry {
             Entry::Plain { host, exclusive, parts } if *exclusive || host.is_none() => {
-                // What nothing shows through reads as zeros already.
-                let concerned = if backing { zeroed } else { zeroed & parts.allocated };
-                let new = parts.with_zero(concerned);
+                let new = parts.with_zero(zeroed);
                 (new != *parts).then_some(NewEntry::Plain { host: *host, parts: new })
             }
             _ => {
