@@ -46,6 +46,49 @@ impl Drop for Room {
     }
 }
 
+/// Clusters that were dropped and count until their bytes have left the file. Dropped before that, they are freed as if
+/// they had never been mapped.
+struct Holes {
+    books: Arc<Locked>,
+    runs: Vec<Run>,
+}
+
+/// One of them.
+struct Hole {
+    books: Arc<Locked>,
+    run: Run,
+    is_free: AtomicBool,
+}
+
+impl Holes {
+    fn each(mut self) -> Vec<Hole> {
+        let hole = |run| Hole { books: self.books.clone(), run, is_free: AtomicBool::new(false) };
+        std::mem::take(&mut self.runs).into_iter().map(hole).collect()
+    }
+}
+
+impl Drop for Holes {
+    fn drop(&mut self) {
+        let mut books = self.books.lock();
+        self.runs.iter().for_each(|run| books.abandon(*run));
+    }
+}
+
+impl Hole {
+    /// Nobody else has to see to it.
+    fn is_free(&self) {
+        self.is_free.store(true, Ordering::SeqCst);
+    }
+}
+
+impl Drop for Hole {
+    fn drop(&mut self) {
+        if !self.is_free.load(Ordering::SeqCst) {
+            self.books.lock().abandon(self.run);
+        }
+    }
+}
+
 impl Image {
     /// Takes up to `count` clusters in one run.
     pub(super) async fn take(self: &Arc<Self>, count: u64, next: Next<'_>) -> Result<Arc<Room>> {
@@ -142,10 +185,11 @@ impl Image {
     /// Frees what nobody can see any more, and gives the bytes that are wanted no more back to the file. They are counted
     /// until then, so that nobody writes there meanwhile.
     pub(super) async fn settle_all(self: &Arc<Self>, next: Next<'_>) {
-        let mut holes = Vec::new();
-        self.free(Some(&mut holes), next).await;
-        let punch = |run| self.punch(run, next);
-        stream::iter(holes.into_iter().map(punch)).buffer_unordered(PUNCHES_MAX).collect::<()>().await;
+        let Some(writer) = &self.writer else { return };
+        let mut holes = Holes { books: writer.books.clone(), runs: Vec::new() };
+        self.free(Some(&mut holes.runs), next).await;
+        let punch = |hole| self.punch(hole, next);
+        stream::iter(holes.each().into_iter().map(punch)).buffer_unordered(PUNCHES_MAX).collect::<()>().await;
     }
 
     /// What cannot be freed because its refcounts cannot be read leaks.
@@ -157,7 +201,7 @@ impl Image {
             let Settled::Load(block) = settled else { return self.look_at_lies(next) };
             if let Err(error) = self.load_block(block, next).await {
                 self.refused(error, next);
-                writer.books.lock().freed.done();
+                writer.books.lock().leak_in(block, next.reclaim(), seen);
             }
         }
     }
@@ -170,16 +214,25 @@ impl Image {
         }
     }
 
-    async fn punch(self: &Arc<Self>, run: Run, next: Next<'_>) {
+    async fn punch(self: &Arc<Self>, hole: Hole, next: Next<'_>) {
         let (Some(writer), bits) = (&self.writer, self.geometry.cluster_bits()) else { return };
+        let run = hole.run;
         let range = ByteRange::new(run.first << bits, run.count << bits);
+        let (hole, mut lease) = (Arc::new(hole), Lease::empty());
+        // Given up, nobody writes there before the file has done it.
+        lease.carry(hole.clone());
         // A file that keeps them takes more space than it has to, that is all.
-        let _ = next.execute(FILE_CHILD, Request::new(Op::Discard, range), Lease::empty()).await;
+        let (_, lease) = next.execute(FILE_CHILD, Request::new(Op::Discard, range), lease).await;
+        drop(lease);
         loop {
             let settled = writer.books.lock().punched(run);
-            let Settled::Load(block) = settled else { return };
-            if self.load_block(block, next).await.is_err() {
-                return;
+            let loaded = match settled {
+                Settled::Load(block) => self.load_block(block, next).await,
+                Settled::All => return hole.is_free(),
+            };
+            if loaded.is_err() {
+                // It leaks.
+                return hole.is_free();
             }
         }
     }

@@ -209,6 +209,14 @@ impl Books {
         Settled::All
     }
 
+    /// What would be freed next stays counted for ever, if it is that refcount block that cannot be read.
+    pub(super) fn leak_in(&mut self, block: u64, reclaim: &Reclaim, seen: bool) {
+        let per_block = self.refcounts.per_block();
+        if self.freed.next(reclaim, seen).is_some_and(|(run, _)| run.first / per_block == block) {
+            self.freed.done();
+        }
+    }
+
     /// A run has lost its bytes in the file, and is free; answers the refcount block that has to be loaded first.
     pub(super) fn punched(&mut self, run: Run) -> Settled {
         self.refcounts.release(run, false).map_or_else(Settled::Load, |_| Settled::All)
