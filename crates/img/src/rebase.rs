@@ -5,7 +5,7 @@
 
 use block::ByteRange;
 use engine::Reader;
-use flow::{BackingName, Holds, Op, Request, seam};
+use flow::{BackingName, Holds, Layer, Op, Request, seam};
 use graph::Demand;
 use io::Lease;
 use qcow2::Target;
@@ -174,11 +174,26 @@ impl Piece {
 async fn one_piece(user: &Use, rest: ByteRange) -> Result<Piece> {
     let layer = seam::layer(&user.root.view(), rest).await?;
     let run = rest.head(layer.len);
-    if layer.depth == 0 && !matches!(layer.holds, Holds::Nothing | Holds::Behind) {
+    if is_own(&layer) {
         return Ok(Piece::Own(run));
     }
-    // Chunks and clusters share their boundaries.
-    Ok(Piece::Below(run.head(CHUNK.max(seam::granule(&user.root.view())) - run.start() % CHUNK)))
+    // Chunks and clusters share their boundaries. Whoever has it below does not matter: clusters are stored whole.
+    let most = rest.head(CHUNK.max(seam::granule(&user.root.view())) - run.start() % CHUNK);
+    let mut end = run.end();
+    while end < most.end() {
+        let next = ByteRange::between(end, most.end());
+        let layer = seam::layer(&user.root.view(), next).await?;
+        if is_own(&layer) {
+            break;
+        }
+        end += layer.len;
+    }
+    Ok(Piece::Below(ByteRange::between(run.start(), end.min(most.end()))))
+}
+
+/// Whether the overlay has it itself.
+fn is_own(layer: &Layer) -> bool {
+    layer.depth == 0 && !matches!(layer.holds, Holds::Nothing | Holds::Behind)
 }
 
 /// Stores the clusters of `range` that read differently over `fresh`.
