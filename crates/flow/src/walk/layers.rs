@@ -2,6 +2,7 @@
 
 use block::{ByteRange, ChildIndex, ExtentState, Place, Result};
 
+use crate::contract::Format;
 use crate::node::Body;
 use crate::request::Op;
 use crate::view::{View, ViewIndex};
@@ -57,13 +58,7 @@ pub(crate) async fn layer(view: &View, mut index: ViewIndex, mut range: ByteRang
         let found = |holds, at| Ok(Layer { depth, holds, len: run.len(), at });
         match mapping.place {
             Place::Zero => {
-                let (room, len) = format.room_of_zeros(run)?;
-                let at = match room {
-                    Some((child, offset)) => {
-                        Some((view.node(view.child(index, child)?).name().to_string(), offset))
-                    }
-                    None => None,
-                };
+                let (at, len) = room_of_zeros(view, index, &**format, run)?;
                 return Ok(Layer { depth, holds: Holds::Zeroes, len, at });
             }
             Place::Special => return found(Holds::Special, None),
@@ -88,6 +83,19 @@ pub(crate) async fn layer(view: &View, mut index: ViewIndex, mut range: ByteRang
             }
         }
     }
+}
+
+/// Where room is kept for the first bytes of a run that reads as zeros, and how many share the answer.
+fn room_of_zeros(
+    view: &View,
+    index: ViewIndex,
+    format: &dyn Format,
+    run: ByteRange,
+) -> Result<(Option<(String, u64)>, u64)> {
+    let (room, len) = format.room_of_zeros(run)?;
+    let Some((child, offset)) = room else { return Ok((None, len)) };
+    let child = view.child(index, child)?;
+    Ok((Some((view.node(child).name().to_string(), offset)), len))
 }
 
 /// What a file has of `range`.
