@@ -3,15 +3,20 @@
 use std::io::Result;
 
 use io::{Lease, Stream};
+use nbd::codec::REQUEST_LEN;
 
 /// Room for requests and the payloads of short writes.
 const ROOM: usize = 256 << 10;
+/// Payloads of at least this many bytes are worth a receive of their own.
+const LONG: usize = 32 << 10;
 
 /// Bytes from one client.
 pub(super) struct Inbox {
     room: Box<[u8]>,
     start: usize,
     end: usize,
+    /// The next request may be a write whose payload goes into a buffer of its own: it is received without that.
+    long: bool,
 }
 
 /// The payload of a long or a refused write on its way into its own buffer.
@@ -38,12 +43,18 @@ impl Inbox {
     pub(super) fn with(early: &[u8]) -> Self {
         let mut room = vec![0; ROOM].into_boxed_slice();
         room[..early.len()].copy_from_slice(early);
-        Self { room, start: 0, end: early.len() }
+        Self { room, start: 0, end: early.len(), long: false }
     }
 
-    /// Longest payload that is received together with its request.
-    pub(super) const fn payload_max() -> usize {
-        ROOM / 2
+    /// Whether a payload of `len` bytes that is not here is received into a buffer of its own.
+    pub(super) fn is_apart(&self, len: usize) -> bool {
+        len > ROOM / 2 || self.long && len >= LONG
+    }
+
+    /// A request came whose payload of so many bytes (0: none) had to be copied into a buffer, or had one. Clients go on
+    /// as they have begun: the next payload that is as long is not copied.
+    pub(super) fn came(&mut self, payload: usize) {
+        self.long = payload >= LONG;
     }
 
     /// What was received and not consumed.
@@ -68,10 +79,11 @@ impl Inbox {
             self.room.copy_within(self.start..self.end, 0);
             (self.start, self.end) = (0, self.end - self.start);
         }
-        if self.end == self.room.len() {
+        let most = if self.long && self.end < REQUEST_LEN { REQUEST_LEN } else { self.room.len() };
+        if self.end == most {
             return Ok(Received::Nothing);
         }
-        Ok(match stream.try_recv(&mut self.room[self.end..])? {
+        Ok(match stream.try_recv(&mut self.room[self.end..most])? {
             None => Received::Nothing,
             Some(0) => Received::End,
             Some(len) => {

@@ -95,10 +95,14 @@ impl Desk<'_> {
         }
         match validate(&header, self.limits) {
             Err(refusal) => self.refuse(&header, &refusal, tally),
-            Ok(Command::Read) => self.read(turn, &header, tally),
+            Ok(Command::Read) => {
+                self.inbox.came(0);
+                self.read(turn, &header, tally)
+            }
             Ok(Command::Write) => self.write(turn, &header, tally),
             Ok(Command::Disconnect) => Taken::End(Ended::Goodbye),
             Ok(command) => {
+                self.inbox.came(0);
                 self.inbox.consume(REQUEST_LEN);
                 self.other(turn, &header, command, tally);
                 Taken::Yes
@@ -176,7 +180,8 @@ impl Desk<'_> {
     fn write(&mut self, turn: &Turn<'_>, header: &RequestHeader, tally: &mut Tally) -> Taken {
         let len = header.len as usize;
         let Some(payload) = self.inbox.bytes().get(REQUEST_LEN..REQUEST_LEN + len) else {
-            if len > Inbox::payload_max() {
+            if self.inbox.is_apart(len) {
+                self.inbox.came(len);
                 self.inbox.consume(REQUEST_LEN);
                 *self.arriving = Some((*header, self.inbox.begin_payload(len)));
             }
@@ -187,8 +192,12 @@ impl Desk<'_> {
             Ok(Now::Wait) => {
                 let lease = Lease::copy_of(payload);
                 self.wait(turn, header, rq, lease);
+                self.inbox.came(len);
             }
-            Ok(_) => put_success(self.outbox, header.cookie),
+            Ok(_) => {
+                put_success(self.outbox, header.cookie);
+                self.inbox.came(0);
+            }
             Err(error) => {
                 self.inbox.consume(len);
                 return self.failed(header, error, tally);
