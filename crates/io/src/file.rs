@@ -21,14 +21,22 @@ pub struct OpenOptions {
     /// Leave the page cache as it is found, where the system can: what is read or written does not stay there, what
     /// others have there does.
     pub transient: bool,
+    /// What is appended through the page cache begins to go to the disk at once, where the system can be told.
+    pub write_behind: bool,
     /// How requests that would wait are carried out.
     pub engine: Engine,
 }
 
 impl OpenOptions {
     /// Read and written, made where it is not there.
-    pub const CREATE: Self =
-        Self { write: true, create: true, direct: false, transient: false, engine: Engine::Auto };
+    pub const CREATE: Self = Self {
+        write: true,
+        create: true,
+        direct: false,
+        transient: false,
+        write_behind: false,
+        engine: Engine::Auto,
+    };
 }
 
 /// How requests that cannot be answered at once are carried out (QEMU's `aio`).

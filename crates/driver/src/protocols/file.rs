@@ -73,6 +73,8 @@ async fn open_file(context: &OpenContext, options: &Options) -> Result<Arc<dyn F
         create: false,
         direct: context.direct,
         transient: context.transient,
+        // Who takes flushes for granted may want nothing of it on the disk.
+        write_behind: !context.no_flush,
         engine: options.aio.engine(),
     };
     let world: &dyn World = &*context.world;

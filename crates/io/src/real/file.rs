@@ -21,6 +21,7 @@ use super::probe::{self, InlineReads};
 use super::ring::{self, Direction, Operation, Outcome};
 use super::transfer::PLAIN;
 use super::transient::Transient;
+use super::writeback::Behind;
 use super::{offload, space, transfer};
 use crate::file::{Offload, ZeroMode};
 use crate::{File, FileInfo, Lease, LocalFut};
@@ -35,6 +36,8 @@ pub(super) struct RealFile {
     writes: Option<Arc<Lane>>,
     /// How it leaves the page cache as it was, if it does.
     transient: Option<Arc<Transient>>,
+    /// What is appended goes to the disk before it is flushed, if it does.
+    behind: Option<Arc<Behind>>,
     locks: Mutex<Held>,
     /// The errno of a flush that failed; 0: none has.
     unflushed: Arc<AtomicI32>,
@@ -42,11 +45,11 @@ pub(super) struct RealFile {
 
 impl RealFile {
     pub(super) fn new(opened: Opened, pool: Arc<Pool>) -> Self {
-        let Opened { fd, info, kind, inline, transient } = opened;
+        let Opened { fd, info, kind, inline, transient, behind } = opened;
         let writes = (kind == Kind::Regular && !info.direct).then(Arc::default);
         let (locks, unflushed) = (Mutex::default(), Arc::default());
-        let (fd, transient) = (Arc::new(fd), transient.map(Arc::new));
-        Self { fd, info, kind, inline, pool, writes, transient, locks, unflushed }
+        let (fd, transient, behind) = (Arc::new(fd), transient.map(Arc::new), behind.map(Arc::new));
+        Self { fd, info, kind, inline, pool, writes, transient, behind, locks, unflushed }
     }
 
     /// Flags of requests on the ring; `None` where they need more than that.
@@ -93,6 +96,16 @@ impl RealFile {
                     None => self.pool.run(job).await,
                 }
             }
+        }
+    }
+
+    /// That range was written.
+    fn wrote(&self, range: ByteRange) {
+        let Some(behind) = &self.behind else { return };
+        if let Some(ripe) = behind.wrote(range) {
+            let (fd, behind) = (self.fd.clone(), behind.clone());
+            // Nobody waits for it.
+            drop(self.pool.run(move || behind.tell(fd.as_fd(), ripe)));
         }
     }
 
@@ -143,7 +156,9 @@ impl File for RealFile {
         if !self.info.inline_writes {
             return Err(ErrorKind::WouldBlock.into());
         }
-        transfer::write_now(self.fd.as_fd(), offset, bytes)
+        let written = transfer::write_now(self.fd.as_fd(), offset, bytes)?;
+        self.wrote(ByteRange::new(offset, written as u64));
+        Ok(written)
     }
 
     fn resident(&self, range: ByteRange) -> bool {
@@ -155,7 +170,14 @@ impl File for RealFile {
     }
 
     fn write<'a>(&'a self, offset: u64, lease: Lease) -> LocalFut<'a, (io::Result<()>, Lease)> {
-        Box::pin(self.transfer(Direction::Write, offset, lease))
+        Box::pin(async move {
+            let range = ByteRange::new(offset, lease.len() as u64);
+            let (outcome, lease) = self.transfer(Direction::Write, offset, lease).await;
+            if outcome.is_ok() {
+                self.wrote(range);
+            }
+            (outcome, lease)
+        })
     }
 
     fn may_take<'a>(&'a self, source: &'a dyn File, how: Offload) -> LocalFut<'a, bool> {

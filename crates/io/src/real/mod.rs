@@ -27,5 +27,6 @@ mod transfer;
 mod transient;
 mod watch;
 mod world;
+mod writeback;
 
 pub use world::RealWorld;

@@ -2,7 +2,7 @@
 
 use std::fs::OpenOptions as SystemOptions;
 use std::io::{self, ErrorKind};
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
 use std::path::Path;
 use std::sync::Arc;
@@ -14,6 +14,7 @@ use super::file::RealFile;
 use super::probe::{self, InlineReads};
 use super::transient::{Left, Transient};
 use super::world::Shared;
+use super::writeback::Behind;
 use crate::file::Engine;
 use crate::{FileInfo, OpenOptions};
 
@@ -29,6 +30,7 @@ pub(super) struct Opened {
     pub(super) kind: Kind,
     pub(super) inline: InlineReads,
     pub(super) transient: Option<Transient>,
+    pub(super) behind: Option<Behind>,
 }
 
 /// What lies behind the descriptor.
@@ -77,7 +79,15 @@ pub(super) fn open(
         direct: options.direct,
         transient: transient.is_some(),
     };
-    Ok(Opened { fd, info, kind, inline, transient })
+    let behind = behind(fd.as_fd(), &info, kind).filter(|_| options.write_behind);
+    Ok(Opened { fd, info, kind, inline, transient, behind })
+}
+
+/// Only what stays in the page cache has to be written from there.
+fn behind(fd: BorrowedFd<'_>, info: &FileInfo, kind: Kind) -> Option<Behind> {
+    let keeps = info.writable && !info.direct && !info.transient && kind == Kind::Regular;
+    let size = keeps.then(|| rustix::fs::fstat(fd)).and_then(Result::ok)?.st_size;
+    Some(Behind::new(u64::try_from(size).unwrap_or(0)))
 }
 
 /// Chooses what carries out requests that wait. Where buffered reads cannot be asked not to wait, the kernel

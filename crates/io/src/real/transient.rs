@@ -9,7 +9,6 @@
 //! page). Where neither can be had pages stay.
 //!
 //! Invariants: no page that was there before is ever given back; what waits to go is bounded. Everything here blocks.
-#![allow(unsafe_code, reason = "sync_file_range, which rustix does not have")]
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
@@ -19,6 +18,7 @@ use block::{Alignment, ByteRange, RangeSet};
 use rustix::fs::{Advice, CWD, Mode, OFlags, SeekFrom, fadvise, fstat, openat, seek};
 use rustix::io::{Errno, ReadWriteFlags};
 
+use super::writeback::sync_range;
 use super::{probe, transfer};
 
 /// Written bytes after which those that were written before have to go.
@@ -218,12 +218,6 @@ impl Written {
 const START: libc::c_uint = libc::SYNC_FILE_RANGE_WRITE;
 
 /// Has the kernel write dirty pages of `range`. This makes nothing durable and reports nothing that a flush does not.
-fn sync_range(file: BorrowedFd<'_>, range: ByteRange, flags: libc::c_uint) {
-    let (offset, len) = (range.start() as libc::off64_t, range.len() as libc::off64_t);
-    // SAFETY: takes integers only, and a descriptor that is open.
-    let _ = unsafe { libc::sync_file_range(file.as_raw_fd(), offset, len, flags) };
-}
-
 /// Lets clean pages of `range` go. Those that cannot stay, which does no harm.
 fn give_back(file: BorrowedFd<'_>, range: ByteRange) {
     let _ = fadvise(file, range.start(), std::num::NonZeroU64::new(range.len()), Advice::DontNeed);
