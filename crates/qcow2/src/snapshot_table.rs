@@ -9,8 +9,6 @@ use crate::{HostOffset, corrupt};
 
 /// Bytes of an entry before its extra data.
 const FIXED: usize = 40;
-/// Most bytes of extra data that QEMU accepts.
-const MAX_EXTRA: usize = 1024;
 /// Longest table that QEMU accepts, in bytes.
 const MAX_TABLE: usize = 64 << 20;
 /// Extra data that every entry of a version 3 image has: size of the VM state, size of the disk.
@@ -54,34 +52,82 @@ pub enum ParsedSnapshots {
     More(u64),
 }
 
+/// What is more than QEMU accepts.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Excess {
+    /// The extra data of an entry: so many bytes.
+    Extra { entry: u32, len: usize },
+    /// The table: so many entries lie behind its end, or across it.
+    Table { left: u32 },
+}
+
 impl Snapshot {
+    /// Most bytes of extra data that QEMU accepts.
+    pub(crate) const EXTRA_MAX: usize = 1024;
+
     /// Parses `count` entries from the first bytes of the table. `at_end`: the file has no more bytes; what is missing reads
     /// as zeros, as in QEMU.
     ///
     /// Errors: `Corrupt` where an entry has more than 1024 bytes of extra data or the table more than 64 MiB.
     pub fn parse_table(bytes: &[u8], count: u32, at_end: bool) -> Result<ParsedSnapshots, BlockError> {
-        let (mut snapshots, mut at) = (Vec::new(), 0usize);
-        for number in 0..count {
-            at = at.next_multiple_of(8);
-            let head = part(bytes, at, FIXED, at_end);
-            let Some(head) = head else { return Ok(ParsedSnapshots::More((at + FIXED) as u64)) };
-            let lengths = Lengths::read(&head);
-            if lengths.extra > MAX_EXTRA {
-                return Err(corrupt(format!(
-                    "entry {number} of the snapshot table claims {} bytes of extra data, more than {MAX_EXTRA}",
-                    lengths.extra
-                )));
-            }
-            let Some(rest) = part(bytes, at + FIXED, lengths.sum(), at_end) else {
-                return Ok(ParsedSnapshots::More((at + FIXED + lengths.sum()) as u64));
+        Self::read_table(bytes, count, at_end, |excess| {
+            let why = match excess {
+                Excess::Extra { entry, len } => format!(
+                    "entry {entry} of the snapshot table claims {len} bytes of extra data, more than {}",
+                    Self::EXTRA_MAX
+                ),
+                Excess::Table { .. } => format!("the snapshot table is longer than {MAX_TABLE} bytes"),
             };
-            snapshots.push(Self::read(&head, &rest, &lengths));
-            at += FIXED + lengths.sum();
-            if at > MAX_TABLE {
-                return Err(corrupt(format!("the snapshot table is longer than {MAX_TABLE} bytes")));
+            Err(corrupt(format!("{why}: a repair ('check -r all') takes away what is too much")))
+        })
+    }
+
+    /// The same of a table that is to be repaired: takes away what is too much, and tells `noted` of it.
+    pub(crate) fn salvage_table(
+        bytes: &[u8],
+        count: u32,
+        at_end: bool,
+        mut noted: impl FnMut(Excess),
+    ) -> Result<ParsedSnapshots, BlockError> {
+        Self::read_table(bytes, count, at_end, |excess| {
+            noted(excess);
+            Ok(())
+        })
+    }
+
+    /// Of what is too much `found` is told; if it has nothing against it, it is left out.
+    fn read_table(
+        bytes: &[u8],
+        count: u32,
+        at_end: bool,
+        mut found: impl FnMut(Excess) -> Result<(), BlockError>,
+    ) -> Result<ParsedSnapshots, BlockError> {
+        let (mut snapshots, mut end) = (Vec::new(), 0usize);
+        for entry in 0..count {
+            let at = end.next_multiple_of(8);
+            let Some(head) = part(bytes, at, FIXED, at_end) else {
+                return Ok(ParsedSnapshots::More((at + FIXED) as u64));
+            };
+            let mut lengths = Lengths::read(&head);
+            let after = at + FIXED + lengths.sum();
+            let texts = at + FIXED + lengths.extra;
+            if lengths.extra > Self::EXTRA_MAX {
+                found(Excess::Extra { entry, len: lengths.extra })?;
+                lengths.extra = Self::EXTRA_MAX;
             }
+            if after > MAX_TABLE {
+                found(Excess::Table { left: count - entry })?;
+                break;
+            }
+            let extra = part(bytes, at + FIXED, lengths.extra, at_end);
+            let texts = part(bytes, texts, lengths.id + lengths.name, at_end);
+            let (Some(extra), Some(texts)) = (extra, texts) else {
+                return Ok(ParsedSnapshots::More(after as u64));
+            };
+            snapshots.push(Self::read(&head, &extra, &texts, &lengths));
+            end = after;
         }
-        Ok(ParsedSnapshots::Whole(snapshots, at as u64))
+        Ok(ParsedSnapshots::Whole(snapshots, end as u64))
     }
 
     /// The bytes of a table of these.
@@ -104,10 +150,9 @@ impl Snapshot {
         FIXED + WRITTEN_EXTRA + self.unknown_extra.len() + self.id.len() + self.name.len() + 8
     }
 
-    fn read(head: &[u8], rest: &[u8], lengths: &Lengths) -> Self {
+    fn read(head: &[u8], extra: &[u8], texts: &[u8], lengths: &Lengths) -> Self {
         let word = |bytes: &[u8], at| be64(bytes, at).unwrap_or_default();
         let half = |at| be32(head, at).unwrap_or_default();
-        let (extra, texts) = rest.split_at(lengths.extra);
         let (id, name) = texts.split_at(lengths.id);
         Self {
             l1_offset: HostOffset(word(head, 0)),
@@ -223,6 +268,29 @@ mod tests {
             let zeros = Snapshot::parse_table(&bytes[..len], 2, true);
             assert!(matches!(zeros, Ok(ParsedSnapshots::Whole(found, _)) if found.len() == 2));
         }
+    }
+
+    #[test]
+    fn what_is_too_much_is_taken_away_in_a_repair() {
+        let mut long = snapshot("2", "y");
+        long.icount = Some(1);
+        long.unknown_extra = vec![7; 2000];
+        let table = Snapshot::table_bytes(&[snapshot("1", "x"), long, snapshot("3", "z")]);
+        // The last one claims more than a table may have.
+        let mut bytes = table;
+        let last = bytes.len() - 40 - 24 - 2;
+        bytes[last + 36..last + 40].copy_from_slice(&u32::MAX.to_be_bytes());
+        let mut noted = Vec::new();
+        let parsed = Snapshot::salvage_table(&bytes, 5, true, |excess| noted.push(excess)).expect("mended");
+        let longest = Excess::Extra { entry: 2, len: u32::MAX as usize };
+        assert_eq!(noted, [Excess::Extra { entry: 1, len: 2024 }, longest, Excess::Table { left: 3 }]);
+        let ParsedSnapshots::Whole(found, len) = parsed else { panic!("all is there") };
+        assert_eq!((found.len(), found[1].unknown_extra.len(), &found[1].name[..]), (2, 1000, &b"y"[..]));
+        assert!(len <= last as u64 && len + 8 > last as u64);
+        assert!(matches!(
+            Snapshot::parse_table(&Snapshot::table_bytes(&found), 2, false),
+            Ok(ParsedSnapshots::Whole(..))
+        ));
     }
 
     #[test]

@@ -234,3 +234,51 @@ fn broken_images_are_judged_and_repaired_as_qemu_does() {
     }
     assert!(broken > 2 * KINDS.len() && repaired > 0, "{broken} broken, {repaired} repaired");
 }
+
+/// Where the entries of the snapshot table begin.
+fn snapshot_entries(file: &[u8]) -> Vec<usize> {
+    let number = |at: usize, len: usize| {
+        file[at..at + len].iter().fold(0usize, |number, byte| number << 8 | usize::from(*byte))
+    };
+    let header = Header::parse(&file[..Header::needed(file).unwrap()]).unwrap();
+    let (mut at, mut entries) = (header.snapshots.offset.0 as usize, Vec::new());
+    for _ in 0..header.snapshots.count {
+        entries.push(at);
+        at += 40 + number(at + 36, 4) + number(at + 12, 2) + number(at + 14, 2);
+        at = at.next_multiple_of(8);
+    }
+    entries
+}
+
+#[test]
+fn snapshot_tables_that_are_too_long_are_cut_as_qemu_does() {
+    let tools = ["qemu-img", "qemu-io"];
+    let Some(mut lab) = Images::with_tools("snapshot tables beside QEMU", &tools) else { return };
+    lab.img(&["create", "-q", "-f", "qcow2", "image", "3M"]);
+    for name in ["first", "second", "third"] {
+        lab.scribble("image", SIZE, 4096, 6);
+        lab.img(&["snapshot", "-c", name, "image"]);
+    }
+    let whole = std::fs::read(lab.path("image")).unwrap();
+    let entries = snapshot_entries(&whole);
+    for (entry, extra) in [(2, 2000u32), (2, 3 << 30), (1, u32::MAX), (0, 1 << 31)] {
+        let mut file = whole.clone();
+        file[entries[entry] + 36..][..4].copy_from_slice(&extra.to_be_bytes());
+        let how = format!("extra data of entry {entry}: {extra}");
+        std::fs::write(lab.path("theirs"), &file).unwrap();
+        let (theirs, code, said) = checking::qemu(&lab.path("theirs"), &["-r", "all"]);
+        assert!(theirs.is_some() && code == 0, "{how}: QEMU: {code} {said}");
+        assert!(checking::check(&mut file.clone(), Repair::Nothing).is_err(), "{how}: nothing is wrong");
+        let content = content(&lab, "theirs");
+        let ours = checking::check(&mut file, Repair::All).unwrap();
+        assert_eq!(verdict(&ours.found), [0; 3], "{how}: {ours:?}");
+        assert_eq!(ours.found.corruptions_fixed, theirs.unwrap().corruptions_fixed, "{how}: {ours:?} {said}");
+        assert_eq!(ours.lines.first().map(String::as_str), said.lines().next(), "{how}");
+        std::fs::write(lab.path("ours"), &file).unwrap();
+        let (after, _, said) = checking::qemu(&lab.path("ours"), &[]);
+        assert_eq!(after.map(|found| verdict(&found)), Some([0; 3]), "{how}: {said}");
+        assert_eq!(lab.img(&["snapshot", "-l", "ours"]), lab.img(&["snapshot", "-l", "theirs"]), "{how}");
+        std::fs::copy(lab.path("ours"), lab.path("theirs")).unwrap();
+        assert!(content.is_some() && self::content(&lab, "theirs") == content, "{how}: reads otherwise");
+    }
+}

@@ -147,7 +147,7 @@ impl Check {
     }
 
     fn makes_anew(&self) -> bool {
-        self.repair == Repair::All && (self.rebuild || self.incomplete_snapshots > 0)
+        self.repair == Repair::All && (self.rebuild || self.snapshot_faults > 0)
     }
 
     /// Whether nothing but the header refers to its cluster, so that it may change.

@@ -132,7 +132,8 @@ pub struct Check {
     snapshots: Vec<Snapshot>,
     snapshots_len: u64,
     snapshots_want: u64,
-    incomplete_snapshots: u64,
+    /// Corruptions that a new snapshot table mends.
+    snapshot_faults: u64,
     /// Of `found.corruptions`: those of where tables are that are made anew elsewhere.
     table_corruptions: u64,
     bitmaps: Vec<BitmapEntry>,
@@ -276,7 +277,7 @@ impl Check {
             snapshots: Vec::new(),
             snapshots_len: 0,
             snapshots_want: 1 << 16,
-            incomplete_snapshots: 0,
+            snapshot_faults: 0,
             table_corruptions: 0,
             bitmaps: Vec::new(),
             directory: Vec::new(),

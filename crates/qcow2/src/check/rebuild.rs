@@ -22,7 +22,7 @@ pub(super) struct Plan {
     table_clusters: u64,
     /// Number and cluster of each refcount block.
     blocks: Vec<(u64, u64)>,
-    /// The snapshot table, where it is made anew: its cluster and its bytes.
+    /// The snapshot table, where it is made anew: its cluster and its bytes; none of both where no snapshot is left.
     snapshots: Option<(u64, Vec<u8>)>,
     /// Clusters of the file when all of it is there.
     end: u64,
@@ -43,7 +43,7 @@ impl Check {
         }
         let mut writes = blocks.clone();
         writes.push((plan.table << bits, word_bytes(&table)));
-        if let Some((cluster, bytes)) = &plan.snapshots {
+        if let Some((cluster, bytes)) = plan.snapshots.as_ref().filter(|(_, bytes)| !bytes.is_empty()) {
             writes.push((cluster << bits, bytes.clone()));
         }
         self.facts.new_sector = Some(self.sector_to(&plan));
@@ -72,13 +72,15 @@ impl Check {
             let mut finder = Finder { check: self, named: &named, at: 0 };
             let table = finder.find(table_clusters)?;
             let made = snapshots.as_ref().map(|bytes| (bytes.len() as u64).div_ceil(self.facts.cluster()));
-            let made = made.map(|count| finder.find(count).map(|at| (at, count))).transpose()?;
+            let mut place = |count| if count == 0 { Ok(0) } else { finder.find(count) };
+            let made = made.map(|count| place(count).map(|at| (at, count))).transpose()?;
             let found = numbers.iter().map(|number| Ok((*number, finder.find(1)?)));
             let blocks: Vec<_> = found.collect::<Result<_, BlockError>>()?;
             let runs = blocks.iter().map(|(_, at)| (*at, 1)).chain(made).chain([(table, table_clusters)]);
             let end = runs.clone().map(|(at, count)| at + count).max().unwrap_or(0);
             let inside = self.beyond_clusters.range(..=end).map(|cluster| (*cluster, 1));
             let needed: BTreeSet<u64> = (runs.chain(inside))
+                .filter(|(_, count)| *count > 0)
                 .flat_map(|(at, count)| at >> per_block_bits..=(at + count - 1) >> per_block_bits)
                 .collect();
             if needed.is_subset(&numbers) {
@@ -95,7 +97,7 @@ impl Check {
             Snapshot { disk_size: Some(disk_size), ..snapshot.clone() }
         };
         let snapshots: Vec<_> = self.snapshots.iter().map(whole).collect();
-        (self.incomplete_snapshots > 0).then(|| Snapshot::table_bytes(&snapshots))
+        (self.snapshot_faults > 0).then(|| Snapshot::table_bytes(&snapshots))
     }
 
     /// Counts what there is once the header points to the new structures.
@@ -179,6 +181,7 @@ impl Check {
             put(REFCOUNT_ORDER_AT, &width.ilog2().to_be_bytes());
         }
         if let Some((cluster, _)) = &plan.snapshots {
+            put(SNAPSHOTS_AT, &(self.snapshots.len() as u32).to_be_bytes());
             put(SNAPSHOTS_AT + 4, &(cluster << bits).to_be_bytes());
         }
         sector

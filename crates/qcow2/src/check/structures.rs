@@ -4,6 +4,7 @@ use block::BlockError;
 
 use super::{Check, PIECE, Piece, Repair, State};
 use crate::check::disk_counts::TableEntry;
+use crate::snapshot_table::Excess;
 use crate::{BitmapCluster, BitmapEntry, L1Table, ParsedSnapshots, Snapshot, corrupt};
 
 /// No file has bytes from here on.
@@ -25,15 +26,40 @@ impl Check {
     pub(super) fn take_snapshots(&mut self, bytes: &[u8]) -> Result<(), BlockError> {
         let table = self.facts.header.snapshots;
         let at_end = (bytes.len() as u64) < self.snapshots_want;
-        match Snapshot::parse_table(bytes, table.count, at_end)? {
+        let mut excess = Vec::new();
+        let parsed = match self.repair {
+            Repair::All => Snapshot::salvage_table(bytes, table.count, at_end, |found| excess.push(found))?,
+            _ => Snapshot::parse_table(bytes, table.count, at_end)?,
+        };
+        match parsed {
             ParsedSnapshots::More(more) => self.snapshots_want = more.max(2 * self.snapshots_want),
             ParsedSnapshots::Whole(snapshots, len) => {
                 (self.snapshots, self.snapshots_len) = (snapshots, len);
                 self.state = State::RefcountTable;
+                excess.into_iter().for_each(|excess| self.discard(excess));
                 self.check_complete();
             }
         }
         Ok(())
+    }
+
+    /// Notes what the new snapshot table leaves out.
+    fn discard(&mut self, excess: Excess) {
+        match excess {
+            Excess::Extra { entry, len } => {
+                self.snapshot_faults += 1;
+                let kept = Snapshot::EXTRA_MAX;
+                let line = format!(
+                    "Discarding too much extra metadata in snapshot table entry {entry} ({len} > {kept})"
+                );
+                self.corrupt(1, line);
+            }
+            Excess::Table { left } => {
+                let line = format!("Discarding {left} overhanging snapshots (snapshot table is too big)");
+                self.snapshot_faults += u64::from(left);
+                self.corrupt(left.into(), line);
+            }
+        }
     }
 
     /// Entries of version 3 images say how large the disk was.
@@ -46,7 +72,7 @@ impl Check {
         }
         let verb = if self.repair == Repair::All { "Repairing" } else { "ERROR" };
         for number in lacking {
-            self.incomplete_snapshots += 1;
+            self.snapshot_faults += 1;
             self.corrupt(1, format!("{verb} snapshot table entry {number} is incomplete"));
         }
     }
@@ -103,7 +129,7 @@ impl Check {
 
     pub(super) fn ask_bitmaps(&mut self) -> Result<(), BlockError> {
         let (snapshots, table) = (self.facts.header.snapshots, self.facts.header.refcount_table);
-        let is_replaced = self.incomplete_snapshots > 0;
+        let is_replaced = self.snapshot_faults > 0;
         self.refer_to_table(snapshots.offset.0, self.snapshots_len, is_replaced);
         self.refer_to_table(table.offset.0, u64::from(table.clusters) << self.facts.bits(), true);
         self.state = State::BitmapTables;
@@ -162,7 +188,7 @@ impl Check {
         self.settle_zeroings();
         let zeroed: u64 = self.zeroings.iter().map(|zeroing| zeroing.counted).sum();
         // What blocks are found to be is mended by others in their place.
-        self.lasting = self.found.corruptions - self.incomplete_snapshots - self.table_corruptions - zeroed;
+        self.lasting = self.found.corruptions - self.snapshot_faults - self.table_corruptions - zeroed;
         for block in 0..self.disk.table.len() as u64 {
             let said = match self.disk.entry(block) {
                 TableEntry::Nothing => continue,
