@@ -22,25 +22,25 @@ const PUNCHES_MAX: usize = 16;
 const TRIES: usize = 64;
 const PAUSE: Duration = Duration::from_millis(1);
 
-/// Clusters that are counted and that nothing points to yet. Dropped before something does, they are given back.
+/// Clusters that are counted and that nothing points to, yet or any more. Dropped unless they are kept, they are given back.
 pub(super) struct Room {
     pub(super) run: Run,
     /// It reads as zeros where nobody has written yet.
     pub(super) clean: bool,
     books: Arc<Locked>,
-    mapped: AtomicBool,
+    kept: AtomicBool,
 }
 
 impl Room {
-    /// Notes that a table points here now.
-    pub(super) fn map(&self) {
-        self.mapped.store(true, Ordering::SeqCst);
+    /// Notes that somebody else sees to them: a table points here now, or they are free.
+    pub(super) fn keep(&self) {
+        self.kept.store(true, Ordering::SeqCst);
     }
 }
 
 impl Drop for Room {
     fn drop(&mut self) {
-        if !self.mapped.load(Ordering::SeqCst) {
+        if !self.kept.load(Ordering::SeqCst) {
             self.books.lock().abandon(self.run);
         }
     }
@@ -53,17 +53,10 @@ struct Holes {
     runs: Vec<Run>,
 }
 
-/// One of them.
-struct Hole {
-    books: Arc<Locked>,
-    run: Run,
-    is_free: AtomicBool,
-}
-
 impl Holes {
-    fn each(mut self) -> Vec<Hole> {
-        let hole = |run| Hole { books: self.books.clone(), run, is_free: AtomicBool::new(false) };
-        std::mem::take(&mut self.runs).into_iter().map(hole).collect()
+    fn each(mut self) -> Vec<Arc<Room>> {
+        let room = |run| Room { run, clean: false, books: self.books.clone(), kept: AtomicBool::new(false) };
+        std::mem::take(&mut self.runs).into_iter().map(|run| Arc::new(room(run))).collect()
     }
 }
 
@@ -71,21 +64,6 @@ impl Drop for Holes {
     fn drop(&mut self) {
         let mut books = self.books.lock();
         self.runs.iter().for_each(|run| books.abandon(*run));
-    }
-}
-
-impl Hole {
-    /// Nobody else has to see to it.
-    fn is_free(&self) {
-        self.is_free.store(true, Ordering::SeqCst);
-    }
-}
-
-impl Drop for Hole {
-    fn drop(&mut self) {
-        if !self.is_free.load(Ordering::SeqCst) {
-            self.books.lock().abandon(self.run);
-        }
     }
 }
 
@@ -174,7 +152,7 @@ impl Image {
         let books = self.writer.as_ref().map(|writer| writer.books.clone());
         // Only who has a writer takes clusters.
         let books = books.expect("a cluster was taken from the books");
-        Arc::new(Room { run, clean, books, mapped: AtomicBool::new(false) })
+        Arc::new(Room { run, clean, books, kept: AtomicBool::new(false) })
     }
 
     /// Frees what nobody can see any more, but for what has to leave the file first.
@@ -214,11 +192,11 @@ impl Image {
         }
     }
 
-    async fn punch(self: &Arc<Self>, hole: Hole, next: Next<'_>) {
+    async fn punch(self: &Arc<Self>, hole: Arc<Room>, next: Next<'_>) {
         let (Some(writer), bits) = (&self.writer, self.geometry.cluster_bits()) else { return };
         let run = hole.run;
         let range = ByteRange::new(run.first << bits, run.count << bits);
-        let (hole, mut lease) = (Arc::new(hole), Lease::empty());
+        let mut lease = Lease::empty();
         // Given up, nobody writes there before the file has done it.
         lease.carry(hole.clone());
         // A file that keeps them takes more space than it has to, that is all.
@@ -228,11 +206,11 @@ impl Image {
             let settled = writer.books.lock().punched(run);
             let loaded = match settled {
                 Settled::Load(block) => self.load_block(block, next).await,
-                Settled::All => return hole.is_free(),
+                Settled::All => return hole.keep(),
             };
             if loaded.is_err() {
                 // It leaks.
-                return hole.is_free();
+                return hole.keep();
             }
         }
     }

@@ -20,6 +20,8 @@ use super::image::Image;
 /// Reads of tables, and writes, that are under way at a time. A read is at most 2 MiB long.
 const READS_MAX: usize = 8;
 const WRITES_MAX: usize = 8;
+/// Reads after which what they have shown to be wrong is written.
+const GROUP: usize = 16;
 
 /// The file of an image, as who checks it reaches it.
 #[derive(Clone, Copy)]
@@ -124,12 +126,16 @@ async fn read_all(
     check: &mut Check,
     tell: Tell<'_>,
 ) -> Result<()> {
-    let mut reads = stream::iter(ranges.into_iter().map(|range| file.read(range))).buffered(READS_MAX);
-    while let Some(bytes) = reads.next().await {
-        check.take(&bytes?)?;
-        check.drain_lines().iter().for_each(|line| tell(line));
-        // What is written was read before: reads that are under way are of others.
-        file.write(check.drain_writes()).await?;
+    for ranges in ranges.chunks(GROUP) {
+        let reads = ranges.iter().map(|range| file.read(*range));
+        let (mut reads, mut writes) = (stream::iter(reads).buffered(READS_MAX), Vec::new());
+        while let Some(bytes) = reads.next().await {
+            check.take(&bytes?)?;
+            check.drain_lines().iter().for_each(|line| tell(line));
+            writes.extend(check.drain_writes());
+        }
+        // None waits for a read that nobody drives: below a throttle they would come first.
+        file.write(writes).await?;
     }
     Ok(())
 }

@@ -54,7 +54,7 @@ impl Image {
         let whole = ByteRange::new(guest, self.geometry.cluster_size());
         let entry = NewEntry::Compressed { offset: HostOffset(offset), len };
         self.replace(&pin, whole, (Why::Other, next.reclaim()), &mut |_, _| Some(entry))?;
-        room.map();
+        room.keep();
         self.inflated.forget(guest);
         let pressure = {
             let mut books = self.writer()?.books.lock();

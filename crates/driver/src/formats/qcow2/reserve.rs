@@ -135,7 +135,7 @@ impl Image {
         };
         self.replace(pin, whole, (Why::Other, next.reclaim()), &mut new)?;
         if let Some(room) = room {
-            room.map();
+            room.keep();
         }
         Ok(())
     }

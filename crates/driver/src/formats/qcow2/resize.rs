@@ -233,7 +233,7 @@ impl Image {
             self.write_table(offset.0, table, turn, next).await?;
             self.barrier(Rule::RefcountBarrier, next).await?;
             // Whatever comes of it, the header may point there.
-            room.map();
+            room.keep();
             let edit = HeaderEdit::L1Table { offset, entries: wanted as u32 };
             self.say(&edit, Rule::LastBarrier, turn, next).await?;
             self.l1_offset.store(offset.0, Ordering::Release);

@@ -214,7 +214,7 @@ impl Image {
         };
         self.replace(&token.pin, whole, (Why::Other, next.reclaim()), &mut new)?;
         if let Some(room) = &token.room {
-            room.map();
+            room.keep();
         }
         let pressure = {
             let mut books = self.writer()?.books.lock();

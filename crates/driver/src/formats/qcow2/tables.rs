@@ -56,7 +56,7 @@ impl Image {
         let piece = self.l1.publish(&self.geometry, guest, table);
         books.l1_dirty.extend(piece);
         books.refcounts.structures.add_l2(true, room.run);
-        room.map();
+        room.keep();
         if let Some(shared) = shared {
             self.forget_slices(shared, guest);
             let run = Run { first: shared.0 >> self.geometry.cluster_bits(), count: 1 };

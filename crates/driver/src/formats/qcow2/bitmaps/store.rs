@@ -275,7 +275,7 @@ impl Image {
         self.flush(next).await?;
         self.alone(async |turn| {
             // Whatever comes of it, the header may point there.
-            fresh.rooms.iter().for_each(|room| room.map());
+            fresh.rooms.iter().for_each(|room| room.keep());
             self.say(&HeaderEdit::Bitmaps(place), Rule::BitmapSwitch, turn, next).await
         })
         .await?;
