@@ -54,7 +54,9 @@ impl NewImage {
             Self::Raw { size, room } => {
                 let file = NewFile::create(session, name).await?;
                 file.fill(size, room).await?;
-                Ok(file.reads_zero)
+                let zero = file.reads_zero;
+                file.close().await?;
+                Ok(zero)
             }
             Self::Qcow2 { image, room } => {
                 let image = marked(session, image, name).await;
@@ -67,8 +69,10 @@ impl NewImage {
                     let data = NewFile::create(session, data).await?;
                     data.fill(image.size, room).await?;
                     zero = data.reads_zero;
+                    data.close().await?;
                 }
                 file.put(fresh, if data.is_some() { Room::Later } else { room }).await?;
+                file.close().await?;
                 Ok(zero)
             }
         }

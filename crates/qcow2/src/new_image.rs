@@ -56,6 +56,8 @@ pub struct FreshImage {
     pub pieces: Vec<(HostOffset, Vec<u8>)>,
     /// The tables of a preallocated image.
     pub tables: Option<Preallocated>,
+    /// Header and tables end here; what lies behind is room for data, of which it does not matter what it holds.
+    pub tables_len: u64,
     /// Length of the file in bytes, a multiple of the cluster size.
     pub len: u64,
 }
@@ -116,7 +118,7 @@ impl NewImage {
             pieces.push((HostOffset(blocks_at), ones(plan.used(), self.refcount_bits)));
         }
         pieces.push((HostOffset(0), self.header(&plan)?));
-        Ok(FreshImage { pieces, tables, len: plan.used() * cluster })
+        Ok(FreshImage { pieces, tables, tables_len: plan.data_at() * cluster, len: plan.used() * cluster })
     }
 
     /// Refuses what cannot be had together.

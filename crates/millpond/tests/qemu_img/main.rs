@@ -28,6 +28,7 @@ const CHECKING: &str = include_str!("checking.txt");
 const CHANGING: &str = include_str!("changing.txt");
 const OPTIONS: &str = include_str!("options.txt");
 const AMENDING: &str = include_str!("amending.txt");
+const EXPORTS: &str = include_str!("exports.txt");
 const BENCHING: &str = include_str!("benching.txt");
 const SNAPSHOTS: &str = include_str!("snapshots.txt");
 
@@ -67,6 +68,11 @@ fn amended_images_are_those_of_qemu_img() {
 #[test]
 fn options_are_taken_as_qemu_img_takes_them() {
     both("options_are_taken_as_qemu_img_takes_them", OPTIONS);
+}
+
+#[test]
+fn images_are_made_on_exports_as_qemu_img_makes_them() {
+    both("images_are_made_on_exports_as_qemu_img_makes_them", EXPORTS);
 }
 
 #[test]
