@@ -8,7 +8,7 @@ mod lab;
 use std::collections::BTreeMap;
 use std::process::{Command, Output, Stdio};
 
-use block::{ByteRange, DirtyBitmap};
+use block::{ByteRange, DirtyBitmap, RangeSet};
 use flow::{BitmapChange, Bitmaps, Flags, Op, Request, Role, View, seam};
 use io::Lease;
 use io::real::RealWorld;
@@ -225,16 +225,13 @@ impl Bench {
         server.wait().unwrap();
         std::fs::remove_file(&socket).unwrap();
         let runs: Vec<Value> = serde_json::from_slice(&said).unwrap();
-        let mut dirty: Vec<ByteRange> = Vec::new();
+        let mut dirty = RangeSet::new();
         // Dirty is told as a hole.
         for run in runs.iter().filter(|run| run["data"] == false) {
             let range = ByteRange::new(run["start"].as_u64().unwrap(), run["length"].as_u64().unwrap());
-            match dirty.last_mut().filter(|last| last.end() == range.start()) {
-                Some(last) => *last = ByteRange::between(last.start(), range.end()),
-                None => dirty.push(range),
-            }
+            dirty.insert(range);
         }
-        dirty
+        dirty.iter().collect()
     }
 }
 

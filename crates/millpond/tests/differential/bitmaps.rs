@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use block::{ByteRange, DirtyBitmap};
+use block::{ByteRange, DirtyBitmap, RangeSet};
 use serde_json::{Value, json};
 
 use crate::lab::Server;
@@ -129,14 +129,11 @@ fn read_by_qemu(stage: &Stage<'_>, name: &str) -> Vec<ByteRange> {
     );
     let said = stage.lab.ok("qemu-img", &["map", "--output=json", "--image-opts", &image]);
     let runs: Vec<Value> = serde_json::from_str(&said).unwrap();
-    let mut dirty: Vec<ByteRange> = Vec::new();
+    let mut dirty = RangeSet::new();
     // Dirty is told as a hole.
     for run in runs.iter().filter(|run| run["data"] == false) {
         let range = ByteRange::new(run["start"].as_u64().unwrap(), run["length"].as_u64().unwrap());
-        match dirty.last_mut().filter(|last| last.end() == range.start()) {
-            Some(last) => *last = ByteRange::between(last.start(), range.end()),
-            None => dirty.push(range),
-        }
+        dirty.insert(range);
     }
-    dirty
+    dirty.iter().collect()
 }
