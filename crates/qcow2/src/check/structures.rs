@@ -45,21 +45,22 @@ impl Check {
 
     /// Notes what the new snapshot table leaves out.
     fn discard(&mut self, excess: Excess) {
-        match excess {
+        let (times, line) = match excess {
             Excess::Extra { entry, len } => {
-                self.snapshot_faults += 1;
-                let kept = Snapshot::EXTRA_MAX;
-                let line = format!(
-                    "Discarding too much extra metadata in snapshot table entry {entry} ({len} > {kept})"
-                );
-                self.corrupt(1, line);
+                let (what, kept) = ("too much extra metadata in snapshot table entry", Snapshot::EXTRA_MAX);
+                (1, format!("Discarding {what} {entry} ({len} > {kept})"))
             }
             Excess::Table { left } => {
-                let line = format!("Discarding {left} overhanging snapshots (snapshot table is too big)");
-                self.snapshot_faults += u64::from(left);
-                self.corrupt(left.into(), line);
+                (left, format!("Discarding {left} overhanging snapshots (snapshot table is too big)"))
             }
-        }
+        };
+        self.snapshot_fault(times.into(), line);
+    }
+
+    /// What a new snapshot table mends.
+    fn snapshot_fault(&mut self, times: u64, line: String) {
+        self.snapshot_faults += times;
+        self.corrupt(times, line);
     }
 
     /// Entries of version 3 images say how large the disk was.
@@ -72,8 +73,7 @@ impl Check {
         }
         let verb = if self.repair == Repair::All { "Repairing" } else { "ERROR" };
         for number in lacking {
-            self.snapshot_faults += 1;
-            self.corrupt(1, format!("{verb} snapshot table entry {number} is incomplete"));
+            self.snapshot_fault(1, format!("{verb} snapshot table entry {number} is incomplete"));
         }
     }
 

@@ -204,15 +204,13 @@ impl Image {
         drop(lease);
         loop {
             let settled = writer.books.lock().punched(run);
-            let loaded = match settled {
-                Settled::Load(block) => self.load_block(block, next).await,
-                Settled::All => return hole.keep(),
-            };
-            if loaded.is_err() {
+            let Settled::Load(block) = settled else { break };
+            if self.load_block(block, next).await.is_err() {
                 // It leaks.
-                return hole.keep();
+                break;
             }
         }
+        hole.keep();
     }
 
     /// Reads a refcount block, unless it is here.
