@@ -79,7 +79,7 @@ pub(super) fn open(
         direct: options.direct,
         transient: transient.is_some(),
     };
-    let behind = behind(fd.as_fd(), &info, kind).filter(|_| options.write_behind);
+    let behind = if options.write_behind { behind(fd.as_fd(), &info, kind) } else { None };
     Ok(Opened { fd, info, kind, inline, transient, behind })
 }
 

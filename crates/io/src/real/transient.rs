@@ -217,7 +217,6 @@ impl Written {
 
 const START: libc::c_uint = libc::SYNC_FILE_RANGE_WRITE;
 
-/// Has the kernel write dirty pages of `range`. This makes nothing durable and reports nothing that a flush does not.
 /// Lets clean pages of `range` go. Those that cannot stay, which does no harm.
 fn give_back(file: BorrowedFd<'_>, range: ByteRange) {
     let _ = fadvise(file, range.start(), std::num::NonZeroU64::new(range.len()), Advice::DontNeed);

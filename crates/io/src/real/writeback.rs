@@ -7,7 +7,7 @@
 #![allow(unsafe_code, reason = "sync_file_range, which rustix does not have")]
 
 use std::os::fd::{AsRawFd, BorrowedFd};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use block::ByteRange;
 
@@ -36,7 +36,7 @@ impl Behind {
 
     /// That range was written; answers the one to [`Behind::tell`] of, if there is enough.
     pub(super) fn wrote(&self, range: ByteRange) -> Option<ByteRange> {
-        let mut front = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut front = self.front();
         if range.end() <= front.end {
             return None;
         }
@@ -52,11 +52,17 @@ impl Behind {
     /// Has the kernel begin to write that range. Blocks while the disk's queue is full.
     pub(super) fn tell(&self, file: BorrowedFd<'_>, range: ByteRange) {
         sync_range(file, range, libc::SYNC_FILE_RANGE_WRITE);
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).busy = false;
+        self.front().busy = false;
+    }
+
+    fn front(&self) -> MutexGuard<'_, Front> {
+        // It is whole between any two statements that hold it.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// `sync_file_range(2)`. That it fails does no harm to whoever uses it as a hint.
+/// Has the kernel write dirty pages of `range` (`sync_file_range(2)`). This makes nothing durable and reports nothing that a
+/// flush does not.
 pub(super) fn sync_range(file: BorrowedFd<'_>, range: ByteRange, flags: libc::c_uint) {
     let (offset, len) = (range.start() as libc::off64_t, range.len() as libc::off64_t);
     // SAFETY: takes integers only, and a descriptor that is open.

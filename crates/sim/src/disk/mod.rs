@@ -183,14 +183,16 @@ impl SimDisk {
     }
 
     pub(crate) async fn open(&self, path: &Path, options: OpenOptions) -> io::Result<Arc<dyn File>> {
+        let span = self.arrive(path).await?;
         // Made at once and told later: a caller who does not wait has made it all the same.
-        let mut file = None;
-        self.arrive(path, || file = Some(SimFile::open(self, path, options))).await?;
-        Ok(Arc::new(file.ok_or(io::ErrorKind::Other)??))
+        let file = SimFile::open(self, path, options);
+        ::io::sleep(span).await;
+        Ok(Arc::new(file?))
     }
 
     pub(crate) async fn read_file(&self, path: &Path, limit: usize) -> io::Result<Vec<u8>> {
-        self.arrive(path, || ()).await?;
+        let span = self.arrive(path).await?;
+        ::io::sleep(span).await;
         let bytes = self.bytes(path).ok_or(io::ErrorKind::NotFound)?;
         if bytes.len() > limit {
             return Err(io::ErrorKind::FileTooLarge.into());
@@ -198,21 +200,18 @@ impl SimDisk {
         Ok(bytes)
     }
 
-    /// Takes the time of an open, at whose begin something is done; fails if that shall fail.
-    async fn arrive(&self, path: &Path, begin: impl FnOnce()) -> io::Result<()> {
+    /// How long an open takes; fails in its time if that shall fail.
+    async fn arrive(&self, path: &Path) -> io::Result<Duration> {
         let op = Op { path: path.to_owned(), kind: OpKind::Open, range: ByteRange::default(), inline: false };
         let (latency, verdict) = self.judge_open(&op);
-        let span = match verdict {
+        match verdict {
             Verdict::Fail(errno) => {
                 ::io::sleep(latency).await;
-                return Err(os_error(errno));
+                Err(os_error(errno))
             }
-            Verdict::Delay(span) => span,
-            Verdict::Go | Verdict::Hold => latency,
-        };
-        begin();
-        ::io::sleep(span).await;
-        Ok(())
+            Verdict::Delay(span) => Ok(span),
+            Verdict::Go | Verdict::Hold => Ok(latency),
+        }
     }
 
     fn judge_open(&self, op: &Op) -> (Duration, Verdict) {
