@@ -121,11 +121,14 @@ impl<'s> NewFile<'s> {
     }
 
     async fn set_len(&self, len: u64) -> Result<()> {
-        match &self.medium {
-            Medium::File(file) => file.set_len(len).await.map_err(|error| self.failed(error)),
-            Medium::There(..) if len <= self.len()? => Ok(()),
-            Medium::There(..) => Err(Failure::new("Cannot grow NBD nodes")),
-        }
+        let keeps = match &self.medium {
+            Medium::File(file) if self.reads_zero => {
+                return file.set_len(len).await.map_err(|error| self.failed(error));
+            }
+            Medium::File(_) => "Cannot grow device files",
+            Medium::There(..) => "Cannot grow NBD nodes",
+        };
+        if len <= self.len()? { Ok(()) } else { Err(Failure::new(keeps)) }
     }
 
     /// Writes bytes; answers the buffer.

@@ -29,6 +29,7 @@ const CHANGING: &str = include_str!("changing.txt");
 const OPTIONS: &str = include_str!("options.txt");
 const AMENDING: &str = include_str!("amending.txt");
 const EXPORTS: &str = include_str!("exports.txt");
+const DEVICES: &str = include_str!("devices.txt");
 const BENCHING: &str = include_str!("benching.txt");
 const SNAPSHOTS: &str = include_str!("snapshots.txt");
 
@@ -73,6 +74,17 @@ fn options_are_taken_as_qemu_img_takes_them() {
 #[test]
 fn images_are_made_on_exports_as_qemu_img_makes_them() {
     both("images_are_made_on_exports_as_qemu_img_makes_them", EXPORTS);
+}
+
+#[test]
+fn images_are_made_on_devices_as_qemu_img_makes_them() {
+    let test = "images_are_made_on_devices_as_qemu_img_makes_them";
+    let may = std::fs::OpenOptions::new().write(true).open("/dev/loop-control").is_ok();
+    let free = Command::new("losetup").arg("--find").output();
+    if !may || !free.is_ok_and(|found| found.status.success()) {
+        return lab::skip(test, "loop device (needs root)");
+    }
+    both(test, DEVICES);
 }
 
 #[test]
