@@ -91,6 +91,28 @@ fn what_has_no_room_is_read_through_and_not_stored() {
     assert_eq!(images::check(&file(&world)).unwrap().leaks, 0);
 }
 
+#[test]
+fn of_what_is_read_at_once_as_much_is_kept_as_has_room() {
+    for op in [Op::Read, Op::Cache] {
+        let (world, bytes) = (SimWorld::new(1, Options::calm()), bytes());
+        world.run(async {
+            let lab = Lab::new(&world);
+            world.disk().put("base", &bytes);
+            let (base, _) = lab.file("base").await;
+            let cache = lab.qcow2("disk", &image(), json!({}), Some(&base)).await;
+            let top = over(&lab, &cache).await;
+            let lease = Lease::new(if op == Op::Read { SIZE as usize } else { 0 });
+            let (result, lease) =
+                seam::execute(&top.view(), Request::new(op, ByteRange::new(0, SIZE)), lease).await;
+            result.unwrap();
+            assert!(lease.is_empty() || lease[..] == bytes[..]);
+            sync(&top.view()).await;
+        });
+        let used = world.disk().durable_bytes("disk").unwrap().len() as u64;
+        assert!(used <= QUOTA && used + 3 * CLUSTER > QUOTA, "{op:?}: {used} of {QUOTA}");
+    }
+}
+
 async fn missing(view: &View) -> u64 {
     let (mut missing, mut rest) = (0, ByteRange::new(0, SIZE));
     while !rest.is_empty() {

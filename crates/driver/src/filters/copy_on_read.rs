@@ -119,13 +119,13 @@ impl CopyOnRead {
                     return (Err(error), head);
                 }
             };
-            let range = rq.rest().head(len);
+            let run = rq.rest().head(len);
+            let kept = self.kept(whence, run, next);
+            let range = if kept.is_empty() { run } else { kept };
             let part = lease.split_to(range.len() as usize);
-            let (result, part) = match whence {
-                Whence::Between if !self.is_full(range, next) => {
-                    self.read_missing(rq.priority, range, part, next).await
-                }
-                _ => next.execute(CHILD, rq.on(range), part).await,
+            let (result, part) = match kept.is_empty() {
+                true => next.execute(CHILD, rq.on(range), part).await,
+                false => self.read_missing(rq.priority, range, part, next).await,
             };
             rq.done += range.len() as u32;
             rq.acted = 0;
@@ -199,11 +199,17 @@ impl CopyOnRead {
         flight
     }
 
-    /// Whether the cache has a bound that leaves no room for the granules of `range`, and for a table to map them.
-    fn is_full(&self, range: ByteRange, next: Next<'_>) -> bool {
-        let (Ok(Some(quota)), Ok(granule)) = (next.quota(CHILD), granule(next)) else { return false };
-        let wanted = granule.around(range).len() + granule.bytes();
-        quota.used().saturating_add(self.flights.bytes()).saturating_add(wanted) > quota.limit()
+    /// The first bytes of `range`, which come from where `whence` says, that the cache shall take: nothing if it has them
+    /// or shall not have them; those whose granules, and a table to map them, it has room for if it has a bound.
+    fn kept(&self, whence: Whence, range: ByteRange, next: Next<'_>) -> ByteRange {
+        if whence != Whence::Between {
+            return ByteRange::default();
+        }
+        let (Ok(Some(quota)), Ok(granule)) = (next.quota(CHILD), granule(next)) else { return range };
+        let taken = [quota.used(), self.flights.bytes(), granule.bytes()];
+        let free = taken.into_iter().fold(quota.limit(), u64::saturating_sub);
+        let end = granule.down(range.start()).saturating_add(granule.down(free));
+        range.head(end.saturating_sub(range.start()))
     }
 
     /// Has what the child shall hold of `range`, and does not hold yet, fetched, as far as
@@ -217,8 +223,9 @@ impl CopyOnRead {
         let (mut rest, mut flights) = (range, Vec::new());
         while !rest.is_empty() {
             let (whence, len) = next.whence(CHILD, self.bottom, rest).await?;
-            if whence == Whence::Between && !self.is_full(rest.head(len), next) {
-                self.fetch(priority, rest.head(len), next, |flight, _| flights.push(flight.clone())).await?;
+            let kept = self.kept(whence, rest.head(len), next);
+            if !kept.is_empty() {
+                self.fetch(priority, kept, next, |flight, _| flights.push(flight.clone())).await?;
             }
             rest = rest.skip(len);
         }
