@@ -68,7 +68,7 @@ impl RefcountTable {
 pub struct SnapshotTable {
     /// A multiple of the cluster size.
     pub offset: HostOffset,
-    /// Number of internal snapshots, at most 65536.
+    /// Number of internal snapshots. Not checked: any number.
     pub count: u32,
 }
 

@@ -7,10 +7,6 @@ use block::{BlockError, ErrorKind, NewSnapshot};
 
 use crate::{HostOffset, Snapshot};
 
-/// Most snapshots of an image.
-const COUNT_MAX: usize = 65536;
-/// Longest table in bytes.
-const TABLE_MAX: usize = 64 << 20;
 /// Longest name in bytes: QEMU cuts longer ones.
 const NAME_MAX: usize = 255;
 
@@ -50,7 +46,7 @@ impl SnapshotList {
         l1_offset: HostOffset,
         l1_entries: u32,
     ) -> Result<&Snapshot, BlockError> {
-        if self.0.len() >= COUNT_MAX {
+        if self.0.len() >= Snapshot::COUNT_MAX {
             return Err(too_many());
         }
         let name = new.name.as_bytes();
@@ -68,7 +64,7 @@ impl SnapshotList {
             unknown_extra: Vec::new(),
         });
         let long: usize = self.0.iter().map(Snapshot::stored_bytes_max).sum();
-        if long > TABLE_MAX {
+        if long > Snapshot::TABLE_MAX {
             self.0.pop();
             return Err(too_many());
         }
@@ -157,7 +153,7 @@ mod tests {
     fn a_list_that_could_not_be_stored_is_not_made() {
         let mut list = SnapshotList::default();
         add(&mut list, "a");
-        list.0 = vec![list.0[0].clone(); COUNT_MAX];
+        list.0 = vec![list.0[0].clone(); Snapshot::COUNT_MAX];
         assert!(list.add(&named("b"), 0, HostOffset(0), 0).is_err());
         let long = Snapshot { unknown_extra: vec![0; 1000], ..list.0[0].clone() };
         list.0 = vec![long; 64_000];

@@ -9,8 +9,6 @@ use crate::{HostOffset, corrupt};
 
 /// Bytes of an entry before its extra data.
 const FIXED: usize = 40;
-/// Longest table that QEMU accepts, in bytes.
-const MAX_TABLE: usize = 64 << 20;
 /// Extra data that every entry of a version 3 image has: size of the VM state, size of the disk.
 const V3_EXTRA: usize = 16;
 /// Extra data that we write: those, and the instruction count.
@@ -23,9 +21,9 @@ pub struct Snapshot {
     pub l1_offset: HostOffset,
     /// Number of entries of that table. Not checked: any number.
     pub l1_entries: u32,
-    /// Its id, unique in the image; as a rule a decimal number.
+    /// Its id, unique in the image; as a rule a decimal number. No NUL.
     pub id: Vec<u8>,
-    /// Its name.
+    /// Its name. No NUL.
     pub name: Vec<u8>,
     /// When it was taken: seconds since 1970.
     pub date_s: u32,
@@ -55,6 +53,8 @@ pub enum ParsedSnapshots {
 /// What is more than QEMU accepts.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Excess {
+    /// The header's number of entries: so many are left out.
+    Count { left: u32 },
     /// The extra data of an entry: so many bytes.
     Extra { entry: u32, len: usize },
     /// The table: so many entries lie behind its end, or across it.
@@ -62,23 +62,33 @@ pub(crate) enum Excess {
 }
 
 impl Snapshot {
+    /// Most snapshots of an image.
+    pub(crate) const COUNT_MAX: usize = 65536;
+    /// Longest table that QEMU accepts, in bytes.
+    pub(crate) const TABLE_MAX: usize = 64 << 20;
     /// Most bytes of extra data that QEMU accepts.
     pub(crate) const EXTRA_MAX: usize = 1024;
 
     /// Parses `count` entries from the first bytes of the table. `at_end`: the file has no more bytes; what is missing reads
     /// as zeros, as in QEMU.
     ///
-    /// Errors: `Corrupt` where an entry has more than 1024 bytes of extra data or the table more than 64 MiB.
+    /// Errors: `Corrupt` where an entry has more than 1024 bytes of extra data or the table more than 64 MiB or 65536
+    /// entries, in the words of QEMU.
     pub fn parse_table(bytes: &[u8], count: u32, at_end: bool) -> Result<ParsedSnapshots, BlockError> {
         Self::read_table(bytes, count, at_end, |excess| {
-            let why = match excess {
-                Excess::Extra { entry, len } => format!(
-                    "entry {entry} of the snapshot table claims {len} bytes of extra data, more than {}",
-                    Self::EXTRA_MAX
+            let (what, which) = match excess {
+                Excess::Count { left } => {
+                    ("Snapshot table too large".to_owned(), format!("all {left} overhanging snapshots"))
+                }
+                Excess::Extra { entry, .. } => (
+                    format!("Too much extra metadata in snapshot table entry {entry}"),
+                    "this extra metadata".to_owned(),
                 ),
-                Excess::Table { .. } => format!("the snapshot table is longer than {MAX_TABLE} bytes"),
+                Excess::Table { left } => {
+                    ("Snapshot table is too big".to_owned(), format!("all {left} overhanging snapshots"))
+                }
             };
-            Err(corrupt(format!("{why}: a repair ('check -r all') takes away what is too much")))
+            Err(corrupt(format!("{what}; you can force-remove {which} with 'check -r all'")))
         })
     }
 
@@ -98,11 +108,15 @@ impl Snapshot {
     /// Of what is too much `found` is told; if it has nothing against it, it is left out.
     fn read_table(
         bytes: &[u8],
-        count: u32,
+        mut count: u32,
         at_end: bool,
         mut found: impl FnMut(Excess) -> Result<(), BlockError>,
     ) -> Result<ParsedSnapshots, BlockError> {
         let (mut snapshots, mut end) = (Vec::new(), 0usize);
+        if count > Self::COUNT_MAX as u32 {
+            found(Excess::Count { left: count - Self::COUNT_MAX as u32 })?;
+            count = Self::COUNT_MAX as u32;
+        }
         for entry in 0..count {
             let at = end.next_multiple_of(8);
             let Some(head) = part(bytes, at, FIXED, at_end) else {
@@ -115,7 +129,7 @@ impl Snapshot {
                 found(Excess::Extra { entry, len: lengths.extra })?;
                 lengths.extra = Self::EXTRA_MAX;
             }
-            if after > MAX_TABLE {
+            if after > Self::TABLE_MAX {
                 found(Excess::Table { left: count - entry })?;
                 break;
             }
@@ -157,8 +171,8 @@ impl Snapshot {
         Self {
             l1_offset: HostOffset(word(head, 0)),
             l1_entries: half(8),
-            id: id.to_vec(),
-            name: name.to_vec(),
+            id: until_nul(id),
+            name: until_nul(name),
             date_s: half(16),
             date_ns: half(20),
             vm_clock_ns: word(head, 24),
@@ -210,6 +224,11 @@ impl Lengths {
     fn sum(&self) -> usize {
         self.extra + self.id + self.name
     }
+}
+
+/// A text ends at its first NUL, as for QEMU.
+fn until_nul(text: &[u8]) -> Vec<u8> {
+    text.split(|byte| *byte == 0).next().unwrap_or_default().to_vec()
 }
 
 /// `len` bytes from `at` on; at the end of the file zeros stand for what is missing.
@@ -291,6 +310,28 @@ mod tests {
             Snapshot::parse_table(&Snapshot::table_bytes(&found), 2, false),
             Ok(ParsedSnapshots::Whole(..))
         ));
+    }
+
+    #[test]
+    fn texts_end_at_a_nul() {
+        let bytes = Snapshot::table_bytes(&[snapshot("1\0\0", "na\0me"), snapshot("\0", "")]);
+        let Ok(ParsedSnapshots::Whole(found, _)) = Snapshot::parse_table(&bytes, 2, false) else {
+            panic!("whole")
+        };
+        let texts: Vec<_> = found.iter().map(|found| (&found.id[..], &found.name[..])).collect();
+        assert_eq!(texts, [(&b"1"[..], &b"na"[..]), (b"", b"")]);
+    }
+
+    #[test]
+    fn more_than_there_may_be_are_refused_and_left_out_by_a_repair() {
+        let most = Snapshot::COUNT_MAX as u32;
+        assert!(Snapshot::parse_table(&[], most, true).is_ok(), "of version 2 all zeros may be entries");
+        let refused = Snapshot::parse_table(&[], most + 7, true).expect_err("more");
+        assert!(refused.to_string().contains("all 7 overhanging snapshots"), "{refused}");
+        let mut noted = Vec::new();
+        let parsed = Snapshot::salvage_table(&[], most + 7, true, |excess| noted.push(excess));
+        assert!(matches!(parsed, Ok(ParsedSnapshots::Whole(found, _)) if found.len() == most as usize));
+        assert_eq!(noted, [Excess::Count { left: 7 }]);
     }
 
     #[test]

@@ -36,6 +36,7 @@ fn verdict(image: &[u8]) -> String {
     let checked = checking::check(&mut image.to_vec(), Repair::Nothing);
     let found = match (opened, checked) {
         (Err(error), Err(_)) => return format!("refused: {error}"),
+        (Ok(()), Err(error)) if is_mended(image) => return format!("mendable: {error}"),
         (Ok(()), Err(error)) => return format!("uncheckable: {error}"),
         (_, Ok(outcome)) => numbers(&outcome.found),
     };
@@ -52,6 +53,12 @@ fn verdict(image: &[u8]) -> String {
             format!("found {found}, left {}", numbers(&again.found))
         }
     }
+}
+
+/// Whether a repair of everything leaves a whole image.
+fn is_mended(image: &[u8]) -> bool {
+    let mut repaired = image.to_vec();
+    checking::check(&mut repaired, Repair::All).is_ok() && verdict(&repaired) == "found 0 0 0, left 0 0 0"
 }
 
 /// Whether the stated verdict is the one that was found; texts may be the beginning of it.

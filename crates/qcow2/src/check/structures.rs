@@ -50,6 +50,7 @@ impl Check {
                 let (what, kept) = ("too much extra metadata in snapshot table entry", Snapshot::EXTRA_MAX);
                 (1, format!("Discarding {what} {entry} ({len} > {kept})"))
             }
+            Excess::Count { left } => (left, format!("Discarding {left} overhanging snapshots")),
             Excess::Table { left } => {
                 (left, format!("Discarding {left} overhanging snapshots (snapshot table is too big)"))
             }

@@ -12,7 +12,6 @@ const MAX_CLUSTER_BITS: u32 = 21;
 const MIN_EXTENDED_CLUSTER_BITS: u32 = 14;
 const MIN_V3_LEN: u32 = 104;
 const MAX_REFCOUNT_ORDER: u32 = 6;
-const MAX_SNAPSHOTS: u32 = 65536;
 /// Offsets in the file stay below 2^56.
 const MAX_HOST_OFFSET: u64 = 1 << 56;
 
@@ -78,9 +77,6 @@ pub(super) fn tables(fixed: &Fixed) -> Result<(), BlockError> {
         return Err(corrupt(format!("refcount table of {refcount_bytes} bytes, not 1 cluster to 8 MiB")));
     }
     aligned(fixed, "snapshot table", fixed.snapshots_offset)?;
-    if fixed.snapshots > MAX_SNAPSHOTS {
-        return Err(corrupt(format!("{} internal snapshots, more than {MAX_SNAPSHOTS}", fixed.snapshots)));
-    }
     aligned(fixed, "L1 table", fixed.l1_offset)?;
     l1_size(fixed)
 }
