@@ -23,6 +23,7 @@ mod failure;
 mod flags;
 mod following;
 mod foreign;
+pub mod fuzz;
 mod given;
 mod image;
 mod info;

@@ -93,6 +93,11 @@ impl Settings {
         Ok(())
     }
 
+    /// All that were given.
+    pub(crate) fn given(&self) -> &[(&'static str, Value)] {
+        &self.given
+    }
+
     fn value(&self, name: &str) -> Option<&Value> {
         self.given.iter().find(|(given, _)| *given == name).map(|(_, value)| value)
     }

@@ -18,6 +18,16 @@ const IMAGES: &[&str] = &[
 /// Other inputs, by target.
 const WORDS: &[(&str, &[&[u8]])] = &[
     ("nbd_uri", &[b"nbd://host:10810/a%20b", b"nbd+unix:///x?socket=/run/s", b"nbd://[::1]/"]),
+    (
+        "img_name",
+        &[
+            b"\0nbd://h/e",
+            b"\x01json:{\"driver\":\"qcow2\",\"file\":{\"filename\":\"x\"}}",
+            b"\x02driver=qcow2,file.filename=a,,b",
+        ],
+    ),
+    ("img_options", &[b"size=1M,backing_file=a,,b,extended_l2,refcount_bits=0x10"]),
+    ("img_size", &[b"1.5G", b"0x10", b"-1"]),
     ("qcow2_own_extensions", &[br#"{"quota":1048576,"source":"nbd://h/x"}"#, &[1; 32]]),
     ("qcow2_name", &[br#"json:{"driver":"nbd","server":{"type":"unix","path":"/s"}}"#, b"../base.raw"]),
     // An entry that owns its cluster, one of zeros, and a compressed one.
