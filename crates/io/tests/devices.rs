@@ -79,3 +79,53 @@ async fn works(world: &RealWorld, device: &Path, direct: bool) {
     outcome.unwrap();
     assert!(lease[..4096].iter().all(|b| *b == 9) && lease[4096..].iter().all(|b| *b == 0));
 }
+
+/// A file system of one MiB, gone when dropped.
+struct Small(PathBuf);
+
+impl Small {
+    fn at(folder: PathBuf) -> Option<Self> {
+        std::fs::create_dir(&folder).ok()?;
+        let mounted = Command::new("mount")
+            .args(["-t", "tmpfs", "-o", "size=1m", "tmpfs"])
+            .arg(&folder)
+            .output()
+            .ok()?;
+        mounted.status.success().then(|| Self(folder))
+    }
+}
+
+impl Drop for Small {
+    fn drop(&mut self) {
+        let _ = Command::new("umount").arg(&self.0).status();
+    }
+}
+
+#[test]
+fn of_bytes_that_are_lost_every_flush_tells() {
+    let folder = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+    let small = Small::at(folder.path().join("small"));
+    let image = small.as_ref().map(|small| small.0.join("image"));
+    let device = image.and_then(|image| {
+        std::fs::File::create(&image).unwrap().set_len(SIZE).unwrap();
+        Loop::over(&image)
+    });
+    let Some(device) = device else {
+        peers::skip("of_bytes_that_are_lost_every_flush_tells", "loop device on a full file system");
+        return;
+    };
+    let world = RealWorld::new();
+    world.block_on(async {
+        let how = OpenOptions { write: true, ..OpenOptions::default() };
+        let file = world.open(&device.0, how).await.unwrap();
+        let mut lease = Lease::zeroed(SIZE as usize);
+        lease.fill(7);
+        // The page cache has room for all of it, the disk has not.
+        file.write(0, lease).await.0.unwrap();
+        let flushed = futures_util::future::join_all((0..3).map(|_| file.flush())).await;
+        assert!(flushed.iter().all(Result::is_err), "{flushed:?}");
+        file.flush().await.unwrap_err();
+    });
+    drop(device);
+    drop(small);
+}

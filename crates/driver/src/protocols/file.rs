@@ -6,6 +6,7 @@
 //! * Bytes are lent (sent without copying them) only where nobody can change them: we opened the file for reading
 //!   only, and our locks keep every other process from writing or cutting it.
 //! * The size in memory is never below what was written through this node.
+//! * What was written through this node is flushed, and of bytes that were lost every flush tells, also over a reopen.
 //! * Every error names the file.
 
 mod lending;
@@ -15,8 +16,8 @@ mod options;
 use std::fmt;
 use std::io::ErrorKind as Std;
 use std::path::Path;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 
 use ::io::file::{Offload, ZeroMode};
 use ::io::{File, Lease, LocalFut, OpenOptions, World};
@@ -42,22 +43,28 @@ pub fn open(mut context: OpenContext) -> LocalFut<'static, Result<Opened>> {
         context.events.opened(format_args!("file '{}', {}", options.filename, file.info()));
         let name: Arc<str> = options.filename.as_str().into();
         let before = context.kept.take().and_then(|kept| kept.downcast::<Before>().ok());
-        let before = before.filter(|before| before.name == name);
-        let size = match &before {
-            Some(before) => before.size.clone(),
-            None => Arc::new(AtomicU64::new(file.size().map_err(|e| opening(&name, e))?)),
+        let before = match before.filter(|before| before.name == name) {
+            Some(before) => (*before).clone(),
+            None => Before {
+                name: name.clone(),
+                size: Arc::new(AtomicU64::new(file.size().map_err(|e| opening(&name, e))?)),
+                holder: file.clone(),
+                written: false,
+                lost: Arc::default(),
+            },
         };
-        let holder = before.map_or_else(|| file.clone(), |before| before.holder.clone());
         Ok(Opened::new(Body::Executes(Arc::new(FileNode {
             locks: Locks {
-                holder,
+                holder: before.holder,
                 locking: if context.force_share { Locking::Off } else { options.locking },
             },
             lending: Lending::default(),
             unmap: context.unmap,
             no_flush: context.no_flush,
             name,
-            size,
+            size: before.size,
+            written: before.written || file.info().writable,
+            lost: before.lost,
             file,
         }))))
     })
@@ -87,11 +94,14 @@ fn opening(name: &str, error: std::io::Error) -> BlockError {
 }
 
 /// What outlives a reopen.
+#[derive(Clone)]
 struct Before {
     name: Arc<str>,
     size: Arc<AtomicU64>,
     /// The open file whose locks count: the first one.
     holder: Arc<dyn File>,
+    written: bool,
+    lost: Arc<OnceLock<i32>>,
 }
 
 struct FileNode {
@@ -99,6 +109,10 @@ struct FileNode {
     name: Arc<str>,
     /// Grows with what is written.
     size: Arc<AtomicU64>,
+    /// Something may have been written and not flushed, here or before a reopen.
+    written: bool,
+    /// The errno of a flush that failed where the kernel forgets what it could not write.
+    lost: Arc<OnceLock<i32>>,
     locks: Locks,
     lending: Lending,
     unmap: bool,
@@ -165,11 +179,21 @@ impl FileNode {
         if self.takes_flush_for_granted() {
             return Ok(());
         }
-        self.file.flush().await.map_err(|e| self.failed("flush", e))
+        let flushed = match self.lost.get() {
+            Some(errno) => Err(std::io::Error::from_raw_os_error(*errno)),
+            None => self.file.flush().await,
+        };
+        flushed.map_err(|error| {
+            if let (Some(errno), false) = (error.raw_os_error(), self.file.info().direct) {
+                // Whoever was first has said why.
+                let _ = self.lost.set(errno);
+            }
+            self.failed("flush", error)
+        })
     }
 
     fn takes_flush_for_granted(&self) -> bool {
-        self.no_flush || !self.file.info().writable
+        self.no_flush || !self.written
     }
 
     /// Brings `range` into the page cache by reading it.
@@ -264,8 +288,13 @@ impl Execute for FileNode {
     }
 
     fn keep(&self) -> Option<Kept> {
-        let holder = self.locks.holder.clone();
-        Some(Arc::new(Before { name: self.name.clone(), size: self.size.clone(), holder }))
+        Some(Arc::new(Before {
+            name: self.name.clone(),
+            size: self.size.clone(),
+            holder: self.locks.holder.clone(),
+            written: self.written,
+            lost: self.lost.clone(),
+        }))
     }
 
     fn powers(&self) -> Powers<'_> {

@@ -1,19 +1,19 @@
 //! An open file.
 //!
 //! Invariants: the descriptor lives as long as any operation on it, so a dropped future or file never lets a
-//! number be reused under one; after a flush of a buffered file failed, no later flush of it succeeds, since
-//! the kernel forgets which pages it could not write.
+//! number be reused under one; after bytes of a buffered file were lost, no flush of it succeeds
+//! ([`super::flushing`]).
 
 use std::any::Any;
 use std::io::{self, ErrorKind};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::sync::atomic::{AtomicI32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use block::{ByteRange, Extent, Permissions};
-use rustix::fs::{SeekFrom, fdatasync, fstat, ftruncate, seek};
+use rustix::fs::{SeekFrom, fstat, ftruncate, seek};
 use rustix::io::{ReadWriteFlags, retry_on_intr};
 
+use super::flushing::Flushes;
 use super::lock::{self, Held};
 use super::open::{IO_URING, Kind, Opened};
 use super::pool::{Lane, Pool};
@@ -39,17 +39,17 @@ pub(super) struct RealFile {
     /// What is appended goes to the disk before it is flushed, if it does.
     behind: Option<Arc<Behind>>,
     locks: Mutex<Held>,
-    /// The errno of a flush that failed; 0: none has.
-    unflushed: Arc<AtomicI32>,
+    flushes: Arc<Flushes>,
 }
 
 impl RealFile {
     pub(super) fn new(opened: Opened, pool: Arc<Pool>) -> Self {
         let Opened { fd, info, kind, inline, transient, behind } = opened;
         let writes = (kind == Kind::Regular && !info.direct).then(Arc::default);
-        let (locks, unflushed) = (Mutex::default(), Arc::default());
         let (fd, transient, behind) = (Arc::new(fd), transient.map(Arc::new), behind.map(Arc::new));
-        Self { fd, info, kind, inline, pool, writes, transient, behind, locks, unflushed }
+        let lost = transient.as_ref().map_or_else(Arc::default, |transient| transient.lost().clone());
+        let (locks, flushes) = (Mutex::default(), Arc::new(Flushes::new(!info.direct, lost)));
+        Self { fd, info, kind, inline, pool, writes, transient, behind, locks, flushes }
     }
 
     /// Flags of requests on the ring; `None` where they need more than that.
@@ -233,8 +233,7 @@ impl File for RealFile {
     }
 
     fn flush(&self) -> LocalFut<'_, io::Result<()>> {
-        let (buffered, failed) = (!self.info.direct, self.unflushed.clone());
-        self.in_pool(move |fd| flush(fd, buffered, &failed))
+        Box::pin(self.flushes.run(&self.pool, self.fd.clone()))
     }
 
     fn extents<'a>(&'a self, range: ByteRange) -> LocalFut<'a, io::Result<Vec<Extent>>> {
@@ -267,16 +266,4 @@ impl Drop for RealFile {
 
 fn is_resident(file: BorrowedFd<'_>, offset: u64, len: usize) -> bool {
     ByteRange::checked(offset, len as u64).is_some_and(|range| probe::resident(file, range))
-}
-
-fn flush(file: BorrowedFd<'_>, buffered: bool, failed: &AtomicI32) -> io::Result<()> {
-    let before = failed.load(Ordering::Acquire);
-    if before != 0 {
-        return Err(io::Error::from_raw_os_error(before));
-    }
-    let outcome = retry_on_intr(|| fdatasync(file));
-    if let (Err(error), true) = (outcome, buffered) {
-        failed.store(error.raw_os_error(), Ordering::Release);
-    }
-    Ok(outcome?)
 }

@@ -9,6 +9,7 @@
 mod address;
 mod connect;
 mod file;
+mod flushing;
 mod folders;
 mod here;
 mod inherited;

@@ -8,7 +8,8 @@
 //! place that the file has already (a disk that is told nothing new ends them in an interrupt, where the kernel drops no
 //! page). Where neither can be had pages stay.
 //!
-//! Invariants: no page that was there before is ever given back; what waits to go is bounded. Everything here blocks.
+//! Invariants: no page that was there before is ever given back; what waits to go is bounded; bytes that were lost on
+//! their way to the disk fail the write that waited for them and all flushes from then on. Everything here blocks.
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
@@ -18,6 +19,7 @@ use block::{Alignment, ByteRange, RangeSet};
 use rustix::fs::{Advice, CWD, Mode, OFlags, SeekFrom, fadvise, fstat, openat, seek};
 use rustix::io::{Errno, ReadWriteFlags};
 
+use super::flushing::Lost;
 use super::writeback::sync_range;
 use super::{probe, transfer};
 
@@ -32,6 +34,7 @@ pub(super) struct Transient {
     aside: Option<OwnedFd>,
     written: Mutex<Written>,
     left: Arc<Left>,
+    lost: Arc<Lost>,
     id: FileId,
 }
 
@@ -76,7 +79,12 @@ impl Transient {
         let id = fstat(file).map(|about| (about.st_dev, about.st_ino)).ok()?;
         let written = Mutex::new(Written { flagged: left.take(id), ..Written::default() });
         // Without one, some pages stay.
-        Some(Self { by_flag, aside: again().ok(), written, left: left.clone(), id })
+        Some(Self { by_flag, aside: again().ok(), written, left: left.clone(), lost: Arc::default(), id })
+    }
+
+    /// What did not come to the disk and was told to us instead of to a flush.
+    pub(super) const fn lost(&self) -> &Arc<Lost> {
+        &self.lost
     }
 
     /// The file is closed: what of it is on its way out is known to who opens it next. Does not block.
@@ -123,12 +131,12 @@ impl Transient {
     }
 
     /// Has `write` bring pages in, which go when they are on disk, if `this` says so.
-    pub(super) fn around_write<T>(
+    pub(super) fn around_write(
         this: Option<&Self>,
         file: BorrowedFd<'_>,
         range: ByteRange,
-        write: impl FnOnce() -> T,
-    ) -> T {
+        write: impl FnOnce() -> io::Result<()>,
+    ) -> io::Result<()> {
         let Some(this) = this else { return write() };
         let whole = Alignment::PAGE.around(range);
         let brought = absent(file, whole);
@@ -136,10 +144,14 @@ impl Transient {
         let mut written = this.written();
         let ours: Vec<_> = written.flagged.iter().map(|ours| ours.intersection(whole)).collect();
         brought.iter().chain(ours).for_each(|range| written.fresh.insert(range));
-        if written.fresh.bytes() >= BATCH {
-            written.turn(file);
+        if written.fresh.bytes() < BATCH {
+            return outcome;
         }
-        outcome
+        let turned = written.turn(file);
+        if let Err(error) = &turned {
+            this.lost.note(error.raw_os_error().unwrap_or(libc::EIO));
+        }
+        outcome.and(turned)
     }
 
     /// As [`transfer::write_all`].
@@ -157,8 +169,8 @@ impl Transient {
     /// Has all go that is still to go, when the file is closed.
     pub(super) fn leave(&self) {
         let (Some(file), mut written) = (&self.aside, self.written()) else { return };
-        written.turn(file.as_fd());
-        written.turn(file.as_fd());
+        // The file is closed, and nobody there to be told of what is lost now.
+        let _ = written.turn(file.as_fd()).and(written.turn(file.as_fd()));
     }
 
     fn written(&self) -> MutexGuard<'_, Written> {
@@ -198,20 +210,19 @@ impl Written {
         }
     }
 
-    /// Gives back what is on its way, and sets off what is fresh.
-    fn turn(&mut self, file: BorrowedFd<'_>) {
+    /// Gives back what is on its way, and sets off what is fresh. Fails where some of it was lost.
+    fn turn(&mut self, file: BorrowedFd<'_>) -> io::Result<()> {
+        let mut outcome = Ok(());
         for range in self.going.iter() {
-            sync_range(
-                file,
-                range,
-                libc::SYNC_FILE_RANGE_WAIT_BEFORE | START | libc::SYNC_FILE_RANGE_WAIT_AFTER,
-            );
+            let waiting = libc::SYNC_FILE_RANGE_WAIT_BEFORE | START | libc::SYNC_FILE_RANGE_WAIT_AFTER;
+            outcome = outcome.and(sync_range(file, range, waiting));
             give_back(file, range);
         }
         for range in self.fresh.iter() {
-            sync_range(file, range, START);
+            outcome = outcome.and(sync_range(file, range, START));
         }
         self.going = std::mem::take(&mut self.fresh);
+        outcome
     }
 }
 

@@ -6,10 +6,14 @@
 //! Invariants: nobody waits for it; it says nothing of what is durable, and a flush does all that it did without.
 #![allow(unsafe_code, reason = "sync_file_range, which rustix does not have")]
 
+use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use block::ByteRange;
+
+/// How kernels and sandboxes say that they will not.
+const REFUSALS: [i32; 5] = [libc::ENOSYS, libc::EPERM, libc::EINVAL, libc::ESPIPE, libc::EOPNOTSUPP];
 
 /// Bytes that are appended before the kernel is told.
 const STEP: u64 = 8 << 20;
@@ -51,7 +55,8 @@ impl Behind {
 
     /// Has the kernel begin to write that range. Blocks while the disk's queue is full.
     pub(super) fn tell(&self, file: BorrowedFd<'_>, range: ByteRange) {
-        sync_range(file, range, libc::SYNC_FILE_RANGE_WRITE);
+        // Nothing was waited for: a flush tells of what is lost.
+        let _ = sync_range(file, range, libc::SYNC_FILE_RANGE_WRITE);
         self.front().busy = false;
     }
 
@@ -61,12 +66,19 @@ impl Behind {
     }
 }
 
-/// Has the kernel write dirty pages of `range` (`sync_file_range(2)`). This makes nothing durable and reports nothing that a
-/// flush does not.
-pub(super) fn sync_range(file: BorrowedFd<'_>, range: ByteRange, flags: libc::c_uint) {
+/// Has the kernel write dirty pages of `range` (`sync_file_range(2)`), if it will. This makes nothing durable.
+///
+/// Errors: who waits for the pages is told of bytes that were lost, and a flush of the same open file is not any more.
+pub(super) fn sync_range(file: BorrowedFd<'_>, range: ByteRange, flags: libc::c_uint) -> io::Result<()> {
     let (offset, len) = (range.start() as libc::off64_t, range.len() as libc::off64_t);
     // SAFETY: takes integers only, and a descriptor that is open.
-    let _ = unsafe { libc::sync_file_range(file.as_raw_fd(), offset, len, flags) };
+    let answer = unsafe { libc::sync_file_range(file.as_raw_fd(), offset, len, flags) };
+    match io::Error::last_os_error() {
+        _ if answer == 0 => Ok(()),
+        // It is not done here, and nothing was looked at.
+        error if error.raw_os_error().is_some_and(|errno| REFUSALS.contains(&errno)) => Ok(()),
+        error => Err(error),
+    }
 }
 
 #[cfg(test)]
