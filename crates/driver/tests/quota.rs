@@ -142,3 +142,30 @@ fn a_foreign_writer_disarms_it() {
     });
     assert_eq!(quota, None);
 }
+
+#[test]
+fn a_fill_that_waits_for_demand_keeps_to_the_quota() {
+    let (world, bytes) = (SimWorld::new(1, Options::calm()), bytes());
+    world.run(async {
+        let lab = Lab::new(&world);
+        world.disk().put("base", &bytes);
+        let (base, _) = lab.file("base").await;
+        let slow = lab.open("delay", json!({"read-ms": 50}), &[(Role::Filtered, &base)]).await;
+        let cache = lab.qcow2("disk", &image(), json!({}), Some(&slow)).await;
+        let top = over(&lab, &cache).await;
+        let view = top.view();
+        let demand = seam::read(&view, ByteRange::new(0, CLUSTER));
+        let fill = |at: u64| {
+            let rq = Request::new(Op::Cache, ByteRange::new(at * CLUSTER, CLUSTER))
+                .with_priority(block::Priority::Fill);
+            let view = &view;
+            async move { seam::execute(view, rq, Lease::empty()).await.0.unwrap() }
+        };
+        let fills = futures_util::future::join_all((1..60).map(fill));
+        let (read, _) = futures_util::future::join(demand, fills).await;
+        read.unwrap();
+        sync(&top.view()).await;
+    });
+    let used = world.disk().durable_bytes("disk").unwrap().len() as u64;
+    assert!(used <= QUOTA, "{used} of {QUOTA}");
+}

@@ -117,27 +117,38 @@ impl Flights {
     }
 
     /// Waits until flights hold less than their bound (less than half of it for those who do not wait on
-    /// demand), and, unless on demand, until the demand flights that are under way now have arrived.
-    pub async fn admit(&self, priority: Priority) {
+    /// demand), and, unless on demand, until the demand flights that are under way now have arrived. Answers whether
+    /// that took a wait, in which somebody else may have brought what is wanted.
+    pub async fn admit(&self, priority: Priority) -> bool {
         let bound = if priority == Priority::Demand { self.bytes_max } else { self.bytes_max / 2 };
-        let seen = self.table().next;
+        let (seen, mut waited) = (self.table().next, false);
         loop {
             let changed = self.changed.notified();
             {
                 let table = self.table();
                 let older_demand = table.demands.first().is_some_and(|demand| demand.number < seen);
                 if table.bytes < bound && (priority == Priority::Demand || !older_demand) {
-                    return;
+                    return waited;
                 }
             }
             changed.await;
+            waited = true;
         }
     }
 
     /// Waits until every flight that is under way now in `range` has been stored or has failed.
     pub async fn land(&self, range: ByteRange) {
+        self.land_those(|flight| flight.range.overlaps(range)).await;
+    }
+
+    /// The same of all that have arrived by now: what is still being fetched takes as long as its source does.
+    pub async fn land_arrived(&self) {
+        self.land_those(|flight| matches!(*flight.state(), State::Arrived(_))).await;
+    }
+
+    async fn land_those(&self, wanted: impl Fn(&Flight) -> bool) {
         let under_way: Vec<Arc<Flight>> =
-            self.table().flights.values().filter(|f| f.range.overlaps(range)).cloned().collect();
+            self.table().flights.values().filter(|flight| wanted(flight)).cloned().collect();
         for flight in under_way {
             loop {
                 let changed = self.changed.notified();

@@ -29,7 +29,7 @@ use serde::Deserialize;
 use crate::context::{OpenContext, Opened};
 
 const CHILD: ChildIndex = ChildIndex(0);
-/// Longest flight in bytes: what one request to the source asks for.
+/// Longest flight in bytes: what one request to the source asks for, unless a granule is longer.
 const FLIGHT_MAX: u64 = 1 << 20;
 /// Zeros in less than this many bytes are stored with what is beside them.
 const STORE_MIN: u64 = 4096;
@@ -112,7 +112,7 @@ impl CopyOnRead {
     async fn read(&self, mut rq: Request, mut lease: Lease, next: Next<'_>) -> (Result<()>, Lease) {
         let mut head = lease.split_to(rq.done as usize);
         while !rq.rest().is_empty() {
-            let (whence, len) = match next.whence(CHILD, self.bottom, rq.rest()).await {
+            let (whence, len) = match self.whence(rq.rest(), rq.priority, next).await {
                 Ok(answer) => answer,
                 Err(error) => {
                     head.join(lease);
@@ -161,7 +161,8 @@ impl CopyOnRead {
         (result, part)
     }
 
-    /// Has the granules of `range` fetched (unless somebody does already) and shows all that arrives to `visit`.
+    /// Has the granules of `range`, which were [`Self::kept`], fetched (unless somebody does already) and shows all that
+    /// arrives to `visit`.
     async fn fetch(
         &self,
         priority: Priority,
@@ -169,11 +170,11 @@ impl CopyOnRead {
         next: Next<'_>,
         mut visit: impl FnMut(&Arc<Flight>, Arrival<'_>),
     ) -> Result<()> {
-        self.flights.admit(priority).await;
-        let mut rest = range;
+        // A granule in two flights would be fetched once more to store the first.
+        let (mut rest, longest) = (range, FLIGHT_MAX.max(granule(next)?.bytes()));
         while !rest.is_empty() {
             let mut flights = Vec::new();
-            for boarding in self.flights.board(granules(rest, next)?, FLIGHT_MAX, priority, io::now()) {
+            for boarding in self.flights.board(granules(rest, next)?, longest, priority, io::now()) {
                 flights.push(match boarding {
                     Boarding::Follow(flight) => flight,
                     Boarding::Lead(lead) => self.launch(lead, priority, next),
@@ -199,8 +200,19 @@ impl CopyOnRead {
         flight
     }
 
+    /// Where the first bytes of `range` come from, when they may be fetched.
+    async fn whence(&self, range: ByteRange, priority: Priority, next: Next<'_>) -> Result<(Whence, u64)> {
+        let answer = next.whence(CHILD, self.bottom, range).await?;
+        if answer.0 != Whence::Between || !self.flights.admit(priority).await {
+            return Ok(answer);
+        }
+        // Somebody may have brought them meanwhile.
+        next.whence(CHILD, self.bottom, range).await
+    }
+
     /// The first bytes of `range`, which come from where `whence` says, that the cache shall take: nothing if it has them
-    /// or shall not have them; those whose granules, and a table to map them, it has room for if it has a bound.
+    /// or shall not have them; those whose granules, and a table to map them, it has room for if it has a bound. Whoever
+    /// waits between this answer and the fetch finds it outdated.
     fn kept(&self, whence: Whence, range: ByteRange, next: Next<'_>) -> ByteRange {
         if whence != Whence::Between {
             return ByteRange::default();
@@ -222,7 +234,7 @@ impl CopyOnRead {
     ) -> Result<Vec<Arc<Flight>>> {
         let (mut rest, mut flights) = (range, Vec::new());
         while !rest.is_empty() {
-            let (whence, len) = next.whence(CHILD, self.bottom, rest).await?;
+            let (whence, len) = self.whence(rest, priority, next).await?;
             let kept = self.kept(whence, rest.head(len), next);
             if !kept.is_empty() {
                 self.fetch(priority, kept, next, |flight, _| flights.push(flight.clone())).await?;
@@ -372,7 +384,7 @@ impl Execute for CopyOnRead {
             Op::Write | Op::WriteZeroes | Op::Discard => Box::pin(self.change(rq, lease, next)),
             Op::Cache => Box::pin(async move { (self.cache(rq.priority, rq.range, next).await, lease) }),
             Op::Flush => Box::pin(async move {
-                self.flights.land(ByteRange::between(0, u64::MAX)).await;
+                self.flights.land_arrived().await;
                 next.execute(CHILD, rq, lease).await
             }),
         }
