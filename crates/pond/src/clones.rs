@@ -268,7 +268,7 @@ impl Pond {
         };
         let mut record = clone.record();
         let image = self.image_below(&record)?;
-        if !image.is_complete() {
+        if !image.is_settled() {
             return Err(not_complete(overlay, &image));
         }
         let world = &**self.engine.world();

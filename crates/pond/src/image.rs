@@ -40,7 +40,7 @@ const RETRY: Duration = Duration::from_millis(500);
 pub enum State {
     /// Everything is being fetched.
     Filling,
-    /// All of it is here, and the source is not needed any more.
+    /// All of it is here, the source is not needed any more, and others may open the cache's file.
     Complete,
     /// What is read is fetched, and no more.
     WorkingSet,
@@ -67,6 +67,8 @@ pub(crate) struct Image {
     engine: Arc<Engine>,
     nodes: Nodes,
     complete: AtomicBool,
+    /// Complete, and open for reading only: others may open the cache's file now.
+    settled: AtomicBool,
     /// Why the source cannot be reached, as its node told.
     trouble: Mutex<Option<String>>,
     /// Why the last attempt to fill failed, until the next one begins.
@@ -210,6 +212,7 @@ impl Image {
             engine: engine.clone(),
             nodes,
             complete: AtomicBool::new(complete),
+            settled: AtomicBool::new(complete),
             trouble: Mutex::default(),
             failure: Mutex::default(),
             progress: Mutex::default(),
@@ -242,6 +245,11 @@ impl Image {
         self.complete.load(Ordering::SeqCst)
     }
 
+    /// Whether it is complete, and the cache's file anybody's to read.
+    pub(crate) fn is_settled(&self) -> bool {
+        self.settled.load(Ordering::SeqCst)
+    }
+
     /// Name of the node of its source.
     pub(crate) fn source_node(&self) -> &str {
         &self.nodes.source
@@ -260,7 +268,7 @@ impl Image {
 
     pub(crate) fn state(&self) -> State {
         match self.record.mode {
-            _ if self.is_complete() => State::Complete,
+            _ if self.is_settled() => State::Complete,
             _ if self.trouble().is_some() => State::Lost,
             Mode::Complete => State::Filling,
             Mode::WorkingSet => State::WorkingSet,
@@ -366,6 +374,7 @@ impl Image {
         if let Err(error) = self.become_read_only(path).await {
             self.engine.events().of(&self.nodes.cache).failed(&error);
         }
+        self.settled.store(true, Ordering::SeqCst);
         Ok(())
     }
 
