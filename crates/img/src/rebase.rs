@@ -69,19 +69,24 @@ async fn run(call: Call) -> Result<u8> {
         return Err(Failure::new("Compression not supported for this file format"));
     }
     let wanted = wanted(&given)?;
+    let shown = backing.unwrap_or_default();
+    let refused = |why: &str| Failure::new(format!("Could not change the backing file to '{shown}': {why}"));
+    let data = overlay.header.as_ref().and_then(|header| header.data_file.as_ref());
+    if wanted.is_some() && data.is_some_and(|data| data.raw) {
+        // Found out only in the end it would have been copied for nothing.
+        return Err(refused("its data file is raw: it is the disk by itself"));
+    }
     if let (false, Some(wanted)) = (only_name, &wanted) {
         keep_content(&session, name, &overlay, Some(wanted), (below, compress)).await?;
     } else if !only_name {
         keep_content(&session, name, &overlay, None, (below, compress)).await?;
     }
-    let shown = backing.unwrap_or_default();
     let changed = session.engine.set_backing(&overlay.node, wanted).await;
     changed.map_err(|error| {
-        let why = match error.kind() {
+        refused(&match error.kind() {
             block::ErrorKind::Unsupported => "Operation not supported".to_owned(),
             _ => words::explained(&error),
-        };
-        Failure::new(format!("Could not change the backing file to '{shown}': {why}"))
+        })
     })?;
     session.engine.flush(&overlay.node).await?;
     overlay.close().await?;

@@ -118,3 +118,21 @@ fn what_could_not_be_stored_is_marked_before_anything_changes() {
     });
     assert!(failed > 3, "{failed}");
 }
+
+#[test]
+fn a_disk_does_not_outgrow_its_bitmaps() {
+    let world = SimWorld::new(1, Options::calm());
+    world.run(async {
+        let lab = Lab::new(&world);
+        let tree = stored(&lab).await;
+        // 512 MiB of bits are what a bitmap may have.
+        let refused = seam::resize(&tree.view(), 4 << 40).await.unwrap_err().to_string();
+        assert!(refused.contains("bitmap 'a'") && refused.contains("Use larger granularity"), "{refused}");
+        assert_eq!(tree.view().size(), SIZE);
+        seam::resize(&tree.view(), 1 << 30).await.unwrap();
+        seam::rest(&tree.view()).await.unwrap();
+        let found = opened_again(&lab, tree).await;
+        assert!(found.len() == 2 && found.iter().all(|(_, count)| count.is_some()), "{found:?}");
+    });
+    images_are_sound(&world);
+}

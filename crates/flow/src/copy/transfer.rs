@@ -90,13 +90,13 @@ pub enum Failed {
     Ended,
 }
 
-/// What is read at a time where reading more has failed.
+/// What is read at a time where reading more has failed, and what a source counts as many whole ones of.
 const SECTOR: u64 = 512;
 
 /// How long a copy that waits for its rate may not notice that it is over.
 const LOOK_AGAIN: Duration = Duration::from_millis(50);
 
-/// Copies all of `from` into `to`.
+/// Copies all of `from` into `to`, which has room for as many whole sectors of 512 bytes.
 pub async fn transfer(
     from: &Root,
     to: &Root,
@@ -222,7 +222,19 @@ impl Copy<'_> {
         if place.turn().await { Ok(()) } else { Err(Failed::Ended) }
     }
 
+    /// Reads `range`; what lies behind the end are zeros.
     async fn read(&self, range: ByteRange) -> std::result::Result<Lease, Failed> {
+        let inside = range.intersection(ByteRange::between(0, self.from.view().size()));
+        let bytes = self.read_inside(inside).await?;
+        if inside == range {
+            return Ok(bytes);
+        }
+        let mut filled = Lease::zeroed(range.len() as usize);
+        filled[..bytes.len()].copy_from_slice(&bytes);
+        Ok(filled)
+    }
+
+    async fn read_inside(&self, range: ByteRange) -> std::result::Result<Lease, Failed> {
         let read = seam::read(&self.from.view(), range).await;
         match read {
             Ok(bytes) => Ok(bytes),

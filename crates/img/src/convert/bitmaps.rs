@@ -58,9 +58,11 @@ pub(super) async fn copy(session: &Session, source: &Image, target: &Target) -> 
             let content = session.engine.bitmap(&source.node, name).await?;
             session.engine.change_bitmap(&target.image.node, name, BitmapChange::Merge(content)).await
         };
-        filled
-            .await
-            .map_err(|error| Failure::of(format_args!("Failed to populate bitmap {name}"), &error))?;
+        if let Err(error) = filled.await {
+            // An empty one would say that nothing has changed. What has failed counts.
+            let _ = session.engine.change_bitmap(&target.image.node, name, BitmapChange::Remove).await;
+            return Err(Failure::of(format_args!("Failed to populate bitmap {name}"), &error));
+        }
     }
     let stored = session.engine.rest(&target.image.node).await;
     stored.map_err(|error| Failure::of("Cannot store bitmaps", &error))

@@ -150,6 +150,10 @@ fn excluded(given: &Given, sparse: bool) -> Result<()> {
         (has("target-image-opts") && !has("no-create"), "--target-image-opts requires use of -n flag"),
         (has("no-create") && has("target-options"), "-o has no effect when skipping image creation"),
         (has("target-is-zero") && !has("no-create"), "--target-is-zero requires use of -n flag"),
+        (
+            has("target-is-zero") && has("backing"),
+            "Cannot use --target-is-zero when the destination image has a backing file",
+        ),
     ];
     match rules.iter().find(|(broken, _)| *broken) {
         Some((_, why)) => Err(Failure::new(*why)),

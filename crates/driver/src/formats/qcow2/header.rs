@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, MutexGuard, PoisonError};
 
-use block::{BlockError, Result};
+use block::{BlockError, ErrorKind, Result};
 use flow::sabotage::Rule;
 use flow::{Backing, BackingName, Naming, Next};
 use io::{Lease, LocalFut};
@@ -78,6 +78,10 @@ impl Image {
     /// Names another backing image, or none, once all that was acknowledged is durable.
     async fn name_backing(self: &Arc<Self>, backing: Option<BackingName>, next: Next<'_>) -> Result<()> {
         let writer = self.writer()?;
+        if backing.is_some() && writer.raw_data {
+            let context = "an image whose data file is raw cannot have a backing file";
+            return Err(BlockError::new(ErrorKind::Invalid, context));
+        }
         self.begin_change(next).await?;
         self.flush(next).await?;
         let named = backing.as_ref().map(|backing| self.path_of(&backing.name));

@@ -72,6 +72,7 @@ impl Image {
             let context = "Can't resize a v2 image which has snapshots";
             return Err(BlockError::new(ErrorKind::Unsupported, context));
         }
+        self.keeps_bitmaps(size)?;
         let _held = self.hold_bitmaps(next).await?;
         self.flush(next).await?;
         let old = self.size.load(Ordering::Acquire);

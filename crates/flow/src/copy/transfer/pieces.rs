@@ -2,13 +2,13 @@
 //!
 //! Invariants: runs come in order, without gaps where all layers are copied, and never overlap; they are cut at multiples of
 //! what one request takes, counted in the target; data is rounded to whole clusters of the target wherever the source
-//! has data around it.
+//! has data around it. A source that ends within a sector has zeros up to the end of that.
 
 use std::collections::VecDeque;
 
 use block::{ByteRange, Result};
 
-use super::{Transfer, Zeroes};
+use super::{SECTOR, Transfer, Zeroes};
 use crate::root::Root;
 use crate::seam;
 use crate::walk::Holds;
@@ -47,13 +47,17 @@ pub(super) struct Pieces<'a> {
     ready: VecDeque<Piece>,
     /// Up to here pieces were made.
     ready_to: u64,
+    /// What the last sector has behind the end of the source, until a piece was made of it.
+    filler: ByteRange,
 }
 
 impl<'a> Pieces<'a> {
     /// All of `from`, for a target of that cluster size.
     pub(super) fn new(from: &'a Root, how: &'a Transfer, granule: u64) -> Self {
-        let rest = ByteRange::between(0, from.view().size());
-        Self { from, how, granule, rest, ready: VecDeque::new(), ready_to: 0 }
+        let size = from.view().size();
+        let rest = ByteRange::between(0, size);
+        let filler = ByteRange::between(size, size.next_multiple_of(SECTOR));
+        Self { from, how, granule, rest, ready: VecDeque::new(), ready_to: 0, filler }
     }
 
     /// The first byte that was not asked about yet: where asking has failed, if it has.
@@ -68,13 +72,21 @@ impl<'a> Pieces<'a> {
                 return Ok(Some(piece));
             }
             if self.rest.is_empty() {
-                return Ok(None);
+                return Ok(self.last());
             }
             match self.how.over {
                 None => self.ask().await?,
                 Some(backing) => self.ask_layer(backing).await?,
             }
         }
+    }
+
+    /// What fills the last sector, once.
+    fn last(&mut self) -> Option<Piece> {
+        let range = std::mem::take(&mut self.filler);
+        let skipped = self.how.over.is_none() && self.how.zeroes == Zeroes::Skip;
+        let what = if skipped { What::Pass } else { What::Zero };
+        (!range.is_empty()).then_some(Piece { range, what })
     }
 
     /// What all layers of the source have together.
@@ -105,11 +117,11 @@ impl<'a> Pieces<'a> {
             _ if layer.depth >= self.how.layers => What::Pass,
             Holds::Data | Holds::Special => What::Copy,
             // One between ends before, and hides what the target has there.
-            Holds::Nothing | Holds::Behind if layer.depth + 1 < self.how.layers => What::Zero,
-            Holds::Nothing | Holds::Behind => What::Pass,
+            Holds::Behind if layer.depth + 1 < self.how.layers => What::Zero,
+            Holds::Behind => What::Pass,
             // What lies behind the backing image reads as zeros by itself.
-            Holds::Hole | Holds::Zeroes if below => What::Zero,
-            Holds::Hole | Holds::Zeroes => What::Pass,
+            Holds::Nothing | Holds::Hole | Holds::Zeroes if below => What::Zero,
+            Holds::Nothing | Holds::Hole | Holds::Zeroes => What::Pass,
         };
         self.take(range, what);
         Ok(())
@@ -117,9 +129,14 @@ impl<'a> Pieces<'a> {
 
     /// Makes pieces of a run, the next one. Data is rounded to whole clusters of the target.
     fn take(&mut self, run: ByteRange, what: What) {
-        let (size, end) = (self.rest.end(), run.end());
+        let (mut size, mut end) = (self.rest.end(), run.end());
         self.rest = ByteRange::between(end.max(self.rest.start()), size);
         let (how, granule) = (self.how, self.granule);
+        if end == size && what == What::Copy && how.compress {
+            // Written by itself the filler would undo the packing of the last cluster.
+            end = std::mem::take(&mut self.filler).end().max(end);
+            size = end;
+        }
         let mut run = match how.over {
             // What lies between is not ours to write.
             Some(_) => ByteRange::between(run.start().max(self.ready_to).min(end), end),

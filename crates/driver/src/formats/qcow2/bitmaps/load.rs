@@ -81,8 +81,12 @@ fn disjoint(entries: &[BitmapEntry], cluster_bits: u32, file_len: u64) -> Result
     Ok(())
 }
 
-/// Memory that a bitmap may take beside that of as many bytes as its file has: little in the file can say much.
-const MEMORY_MAX: usize = 8 << 20;
+/// Memory that a bitmap may take however short its file is.
+const MEMORY_MAX: u64 = 8 << 20;
+/// What bits of one cluster may take of it,
+const MEMORY_CHUNK: u64 = 64 << 10;
+/// and how many times as much as the file has bytes: little in the file can say much.
+const MEMORY_TIMES: u64 = 32;
 /// How often that is looked at, in entries of its table.
 const MEMORY_LOOKS: u64 = 1024;
 
@@ -96,12 +100,12 @@ impl Image {
     ) -> Result<DirtyBitmap> {
         let cluster = self.geometry.cluster_size();
         let file_len = next.size(FILE_CHILD)?;
+        let times = (MEMORY_CHUNK / cluster).clamp(1, MEMORY_TIMES);
+        let memory_max = file_len.saturating_mul(times).max(MEMORY_MAX);
         let needed = into.stored_len().div_ceil(cluster);
         for (number, cell) in self.bitmap_table(entry, needed, next).await?.into_iter().enumerate() {
             let start = number as u64 * cluster;
-            if (number as u64).is_multiple_of(MEMORY_LOOKS)
-                && into.memory() as u64 > file_len.max(MEMORY_MAX as u64)
-            {
+            if (number as u64).is_multiple_of(MEMORY_LOOKS) && into.memory() as u64 > memory_max {
                 let name = String::from_utf8_lossy(&entry.name);
                 return Err(corrupt(format!(
                     "bitmap '{name}' takes more memory than its file has bytes: remove it with 'bitmap --remove'"

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use block::{BlockError, ErrorKind, Result};
 use flow::Next;
 use io::sync::SemaphorePermit;
+use qcow2::BitmapEntry;
 
 use super::super::image::Image;
 use super::{Bitmaps, inconsistent};
@@ -23,6 +24,26 @@ impl Bitmaps {
 }
 
 impl Image {
+    /// Fails where a stored bitmap of a disk of `size` bytes would be longer than the format allows: nobody opens an
+    /// image with such a one.
+    pub(in super::super) fn keeps_bitmaps(&self, size: u64) -> Result<()> {
+        let book = self.bitmaps.book();
+        let refused =
+            book.all.iter().filter(|bitmap| bitmap.persistent).find_map(|bitmap| {
+                Some((bitmap, self.bitmap_refusal(&bitmap.name, bitmap.granularity, size)?))
+            });
+        refused.map_or(Ok(()), |(bitmap, why)| {
+            let name = String::from_utf8_lossy(&bitmap.name);
+            let context = format!("bitmap '{name}' cannot cover {size} bytes ({why}): remove it first");
+            Err(BlockError::new(ErrorKind::Invalid, context))
+        })
+    }
+
+    /// Why such a bitmap of a disk of `size` bytes cannot be stored, in QEMU's words.
+    pub(super) fn bitmap_refusal(&self, name: &[u8], granularity: u64, size: u64) -> Option<String> {
+        BitmapEntry::refusal(name, granularity, self.geometry.cluster_bits(), size)
+    }
+
     /// Has all bitmaps in memory, marked as in use, and nobody change them as long as the answer lives.
     pub(in super::super) async fn hold_bitmaps<'a>(
         self: &'a Arc<Self>,

@@ -199,6 +199,10 @@ impl Image {
         let (mut bits, old, based, recording) = {
             let mut book = self.bitmaps.book();
             let bitmap = book.find(name)?;
+            if let Some(why) = self.bitmap_refusal(name, bitmap.granularity, bitmap.size) {
+                let context = format!("bitmap '{}' cannot be stored: {why}", String::from_utf8_lossy(name));
+                return Err(BlockError::new(ErrorKind::Invalid, context));
+            }
             (bitmap.clean(), bitmap.entry.clone(), bitmap.based, bitmap.recording)
         };
         if let Some(entry) = old.as_ref().filter(|_| based) {

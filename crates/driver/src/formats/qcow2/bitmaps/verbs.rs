@@ -10,7 +10,7 @@ use block::{BlockError, DirtyBitmap, ErrorKind, Result};
 use flow::{BitmapChange, BitmapInfo, Next};
 use io::LocalFut;
 use io::sync::SemaphorePermit;
-use qcow2::{BitmapEntry, BitmapsExtension};
+use qcow2::BitmapsExtension;
 
 use super::super::Qcow2;
 use super::super::image::Image;
@@ -160,7 +160,7 @@ impl Image {
 
     /// Why another bitmap cannot be stored, in QEMU's words.
     fn cannot_store(&self, name: &str, granularity: u64, stored: usize) -> Option<String> {
-        let (bits, size) = (self.geometry.cluster_bits(), self.size.load(Ordering::Acquire));
+        let size = self.size.load(Ordering::Acquire);
         if !self.geometry.has_zeros() {
             return Some("Cannot store dirty bitmaps in qcow2 v2 files".to_owned());
         }
@@ -170,7 +170,7 @@ impl Image {
         if size == 0 {
             return Some("The disk has no bytes".to_owned());
         }
-        BitmapEntry::refusal(name.as_bytes(), granularity, bits, size)
+        self.bitmap_refusal(name.as_bytes(), granularity, size)
     }
 
     async fn remove_bitmap(self: &Arc<Self>, name: &[u8], next: Next<'_>) -> Result<()> {
