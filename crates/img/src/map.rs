@@ -103,8 +103,7 @@ async fn tell(
     while !rest.is_empty() {
         let inside = ByteRange::between(rest.start(), rest.end().min(size).max(rest.start()));
         let layer = match inside.is_empty() {
-            // What fills the last sector.
-            true => Layer { depth: 0, holds: Holds::Nothing, len: rest.len(), at: None },
+            true => filler(last.as_ref(), rest.len()),
             false => seam::layer(&root.view(), inside).await?,
         };
         let next = Run { range: rest.head(layer.len), layer };
@@ -119,6 +118,12 @@ async fn tell(
         Some(run) => words.tell(session, &run),
         None => words.tell_none(session),
     }
+}
+
+/// What fills the last sector of an image that ends within one: a hole of its file, which is longer for QEMU.
+fn filler(last: Option<&Run>, len: u64) -> Layer {
+    let at = last.and_then(|run| run.layer.at.clone().map(|(node, at)| (node, at + run.range.len())));
+    Layer { depth: 0, holds: Holds::Hole, len, at }
 }
 
 impl Words<'_> {
