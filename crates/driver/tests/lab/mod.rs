@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
 pub mod client;
+pub mod far_client;
 pub mod file;
 pub mod layer;
 pub mod model;

@@ -51,6 +51,8 @@ pub(super) struct Image {
     pub(super) events: NodeEvents,
     /// Whether it was told that a reader has met a lie.
     pub(super) lied: AtomicBool,
+    /// Whether it was open for reading only: its bytes may be on their way from where they lie.
+    pub(super) lent: AtomicBool,
 }
 
 impl Image {

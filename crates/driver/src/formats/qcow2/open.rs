@@ -3,7 +3,7 @@
 //! Invariants: an image that is opened for writing is one that is written here, or it is refused by what it has; of
 //! an image that is being written there is one set of tables in memory, also when its node is reopened.
 
-use std::sync::atomic::{AtomicBool, AtomicU64};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
 use block::{BlockError, ByteRange, ErrorKind, Result};
@@ -51,6 +51,7 @@ async fn open_image(context: &OpenContext, options: &Options, file: &View, name:
         check::repair_dirty(file).await?;
         header = read_header(file).await?;
     }
+    let lent = kept.as_ref().is_some_and(|image| image.lent.load(Ordering::SeqCst));
     let image = match kept {
         Some(image) if image.writer.is_some() => again(image, file)?,
         kept => {
@@ -65,6 +66,11 @@ async fn open_image(context: &OpenContext, options: &Options, file: &View, name:
         Some(writer) if context.read_only => Some(writer.let_unguarded_in()?),
         _ => None,
     };
+    match &image.writer {
+        _ if context.read_only => image.lent.store(true, Ordering::SeqCst),
+        Some(writer) if lent => writer.books.lock().refcounts.rest_freed(),
+        _ => {}
+    }
     let body = Qcow2 { image, changing: !context.read_only, _unguarded: unguarded };
     Ok(Opened { body: Body::Maps(Arc::new(body)), wants })
 }
@@ -126,6 +132,7 @@ async fn fresh(
         home: ends(file),
         events: context.events.clone(),
         lied: AtomicBool::new(false),
+        lent: AtomicBool::new(false),
     }))
 }
 

@@ -13,6 +13,7 @@
 mod cut;
 mod lies;
 mod long;
+mod resting;
 mod switch;
 #[cfg(test)]
 mod tests;
@@ -74,6 +75,8 @@ pub(super) struct Refcounts {
     /// What it was when blocks that nobody needs were last looked for.
     cleaned: u64,
     free: BTreeMap<u64, u64>,
+    /// The same of those that were freed and are not handed out; `None` where all are.
+    resting: Option<BTreeMap<u64, u64>>,
     /// Where the next compressed bytes may go, behind the last ones, in a cluster that is counted for those.
     packed: Option<u64>,
     /// Clusters from here on have not been looked at.
@@ -127,6 +130,7 @@ impl Refcounts {
             clock: 0,
             cleaned: 0,
             free: BTreeMap::new(),
+            resting: None,
             packed: None,
             frontier: 0,
             untouched: file_len.div_ceil(geometry.cluster_size()),
@@ -189,6 +193,13 @@ impl Refcounts {
                     if run.count == 0 {
                         return Ok(Took::Full);
                     }
+                    let run = match self.awake(run) {
+                        Ok(run) => run,
+                        Err(after) => {
+                            self.frontier = after;
+                            continue;
+                        }
+                    };
                     self.check_free(run)?;
                     self.frontier = first + run.count;
                     return Ok(self.hand_out(run));
@@ -328,24 +339,6 @@ impl Refcounts {
             }
         }
         Ok(held)
-    }
-
-    fn give(&mut self, cluster: u64) {
-        // Those that have not been looked at are found by their counters.
-        if cluster >= self.frontier {
-            return;
-        }
-        let (mut first, mut count) = (cluster, 1);
-        if let Some((before, n)) = self.free.range(..cluster).next_back().map(|(f, n)| (*f, *n))
-            && before + n == cluster
-        {
-            self.free.remove(&before);
-            (first, count) = (before, n + 1);
-        }
-        if let Some(n) = self.free.remove(&(cluster + 1)) {
-            count += n;
-        }
-        self.free.insert(first, count);
     }
 
     /// Cuts a run where it leaves a block.

@@ -36,8 +36,8 @@ impl Refcounts {
     /// Nothing that this block counts is in use but itself; answers whether it could be dropped.
     fn drop_block(&mut self, block: u64) -> bool {
         let is_clean = self.blocks.get(&block).is_some_and(|found| found.dirty.is_empty() && !found.writing);
-        // Clusters that are left alone are found by their counters later.
-        if !is_clean || self.aside.is_some() {
+        // Clusters that are left alone are found by their counters later, and those that rest are not to become a block.
+        if !is_clean || self.aside.is_some() || self.resting.is_some() {
             return false;
         }
         let own = self.table[block as usize] >> self.cluster_bits;

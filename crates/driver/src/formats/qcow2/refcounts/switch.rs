@@ -46,10 +46,13 @@ impl Refcounts {
         self.untouched = self.untouched.max(end);
     }
 
-    /// All clusters are looked at from now on, whatever was left alone.
+    /// All clusters are looked at from now on, whatever was left alone; not where those that were freed rest.
     pub(in super::super) fn look_again(&mut self) {
-        self.free.clear();
-        (self.frontier, self.aside) = (0, None);
+        self.aside = None;
+        if self.resting.is_none() {
+            self.free.clear();
+            self.frontier = 0;
+        }
     }
 
     /// No cluster in front of this one may be taken.

@@ -257,3 +257,24 @@ fn the_end_of_use_comes_back_with_what_is_released() {
     let again = take(&mut counts, &file, 9, u64::MAX).unwrap();
     assert!(again.first + 9 < 20, "{again:?}");
 }
+
+#[test]
+fn what_rests_is_not_handed_out_and_all_else_is() {
+    let (mut counts, file) = fresh(4 << 20);
+    let held: Vec<Run> = (0..20).map(|_| take(&mut counts, &file, 10, u64::MAX).unwrap()).collect();
+    // Free since before.
+    release(&mut counts, &file, held[3]);
+    counts.rest_freed();
+    held[10..].iter().step_by(2).for_each(|run| release(&mut counts, &file, *run));
+    counts.look_again();
+    counts.frontier = 0;
+    let end = held[19].first + 10;
+    let mut again = Vec::new();
+    while let Some(run) = take(&mut counts, &file, 7, end) {
+        again.extend(run.first..run.first + run.count);
+    }
+    let of = |run: &Run| run.first..run.first + run.count;
+    assert!(of(&held[3]).all(|cluster| again.contains(&cluster)), "{again:?}");
+    let resting: Vec<_> = held[10..].iter().step_by(2).flat_map(of).collect();
+    assert!(!resting.is_empty() && !again.iter().any(|cluster| resting.contains(cluster)), "{again:?}");
+}
