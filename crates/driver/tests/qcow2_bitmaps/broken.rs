@@ -179,3 +179,18 @@ fn extra_data_that_is_unknown_is_kept() {
         assert!(images::check(&left).is_ok());
     }
 }
+
+#[test]
+fn a_size_that_cannot_be_changed_for_a_bitmap_leaves_it_alone() {
+    let sleeping = with_directory(&sound(), |entries| entries[0] = entries[0].clone().with_auto(false));
+    let file = with_cell(&sleeping, 2);
+    let (_, world) = opened(&file, false, async |tree| {
+        let view = tree.unwrap().view();
+        assert!(seam::resize(&view, 2 * SIZE).await.is_err());
+        assert_eq!(view.size(), SIZE);
+        seam::rest(&view).await.unwrap();
+    });
+    with_directory(&world.disk().bytes("disk").unwrap(), |entries| {
+        assert!(entries.iter().all(|entry| !entry.is_in_use()), "{entries:?}");
+    });
+}

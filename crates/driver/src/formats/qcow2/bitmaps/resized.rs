@@ -1,7 +1,7 @@
 //! Bitmaps of a disk that becomes longer or shorter.
 //!
-//! A bitmap that is not in use covers the disk, in a file that others can read. So before the size changes all are marked
-//! as in use and held in memory; what is new is clean, and they are stored when the image comes to rest.
+//! A bitmap that is not in use covers the disk, in a file that others can read. So before the size changes all are held
+//! in memory and marked as in use; what is new is clean, and they are stored when the image comes to rest.
 
 use std::sync::Arc;
 
@@ -60,7 +60,6 @@ impl Image {
         if let Some(lost) = self.bitmaps.book().all.iter().find(|bitmap| bitmap.inconsistent) {
             return Err(BlockError::new(ErrorKind::Invalid, inconsistent(&lost.name)));
         }
-        self.alone(async |turn| self.mark_bitmaps(|_| true, turn, next).await).await?;
         let stored: Vec<_> = {
             let book = self.bitmaps.book();
             let based = book.all.iter().filter(|bitmap| bitmap.based);
@@ -68,8 +67,13 @@ impl Image {
                 .filter_map(|bitmap| Some((bitmap.name.clone(), bitmap.entry.clone()?, bitmap.clean())))
                 .collect()
         };
+        // One that cannot be read changes nothing.
+        let mut loaded = Vec::new();
         for (name, entry, clean) in stored {
-            let bits = self.load_bitmap(&entry, clean, next).await?;
+            loaded.push((name, self.load_bitmap(&entry, clean, next).await?));
+        }
+        self.alone(async |turn| self.mark_bitmaps(|_| true, turn, next).await).await?;
+        for (name, bits) in loaded {
             let mut book = self.bitmaps.book();
             let bitmap = book.find(&name)?;
             bitmap.merge(&bits);
