@@ -4,6 +4,7 @@
 
 mod lab;
 
+use std::sync::Arc;
 use std::sync::atomic::Ordering::SeqCst;
 use std::time::Duration;
 
@@ -11,7 +12,8 @@ use block::{ByteRange, Priority};
 use flow::{Op, Request, Role, seam};
 use futures_util::future::join;
 use io::Lease;
-use lab::{Lab, same};
+use lab::file::Counts;
+use lab::{Lab, Tree, same};
 use qcow2::NewImage;
 use serde_json::json;
 use sim::{Options, SimWorld};
@@ -22,6 +24,15 @@ fn bytes(size: u64) -> Vec<u8> {
     (0..size).map(|at| (at % 251) as u8 | 1).collect()
 }
 
+/// Copy-on-read over a new cache of the file `base`, which takes its time; and what is read of that.
+async fn cached(lab: &Lab<SimWorld>, read_ms: u64, image: &NewImage) -> (Tree, Arc<Counts>) {
+    let (base, counts) = lab.file("base").await;
+    let slow = lab.open("delay", json!({"read-ms": read_ms}), &[(Role::Filtered, &base)]).await;
+    let image = image.clone().over("base", "raw");
+    let cache = lab.qcow2("disk", &image, json!({}), Some(&slow)).await;
+    (lab.open("copy-on-read", json!({}), &[(Role::Filtered, &cache)]).await, counts)
+}
+
 #[test]
 fn a_flush_does_not_wait_for_a_source_that_does_not_answer() {
     let size = 4 << 20;
@@ -29,11 +40,7 @@ fn a_flush_does_not_wait_for_a_source_that_does_not_answer() {
     world.run(async {
         let lab = Lab::new(&world);
         world.disk().put("base", &bytes(size));
-        let (base, _) = lab.file("base").await;
-        let slow = lab.open("delay", json!({"read-ms": 600_000}), &[(Role::Filtered, &base)]).await;
-        let cache =
-            lab.qcow2("disk", &NewImage::new(size, 16).over("base", "raw"), json!({}), Some(&slow)).await;
-        let top = lab.open("copy-on-read", json!({}), &[(Role::Filtered, &cache)]).await;
+        let (top, _) = cached(&lab, 600_000, &NewImage::new(size, 16)).await;
         let view = top.view();
         let fill = Request::new(Op::Cache, ByteRange::new(0, CLUSTER)).with_priority(Priority::Fill);
         let fill = async { seam::execute(&view, fill, Lease::empty()).await.0.unwrap() };
@@ -57,11 +64,7 @@ fn fetched(op: Op, step: u64) -> f64 {
     world.run(async {
         let lab = Lab::new(&world);
         world.disk().put("base", &bytes);
-        let (base, counts) = lab.file("base").await;
-        let slow = lab.open("delay", json!({"read-ms": 5}), &[(Role::Filtered, &base)]).await;
-        let cache =
-            lab.qcow2("disk", &NewImage::new(size, 21).over("base", "raw"), json!({}), Some(&slow)).await;
-        let top = lab.open("copy-on-read", json!({}), &[(Role::Filtered, &cache)]).await;
+        let (top, counts) = cached(&lab, 5, &NewImage::new(size, 21)).await;
         for start in (0..size).step_by(step as usize) {
             let lease = Lease::new(if op == Op::Read { step as usize } else { 0 });
             let rq = Request::new(op, ByteRange::new(start, step));

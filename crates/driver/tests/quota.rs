@@ -34,6 +34,13 @@ async fn over(lab: &Lab<SimWorld>, cache: &Tree) -> Tree {
     lab.open("copy-on-read", json!({}), &[(Role::Filtered, cache)]).await
 }
 
+/// A new cache of `source`, and copy-on-read over it.
+async fn cached(lab: &Lab<SimWorld>, source: &Tree) -> (Tree, Tree) {
+    let cache = lab.qcow2("disk", &image(), json!({}), Some(source)).await;
+    let top = over(lab, &cache).await;
+    (cache, top)
+}
+
 async fn read_all(view: &View, bytes: &[u8]) {
     for start in (0..SIZE).step_by(10_000) {
         let range = ByteRange::new(start, 10_000).intersection(ByteRange::new(0, SIZE));
@@ -53,8 +60,7 @@ fn what_has_no_room_is_read_through_and_not_stored() {
         let lab = Lab::new(&world);
         world.disk().put("base", &bytes);
         let (base, counts) = lab.file("base").await;
-        let cache = lab.qcow2("disk", &image(), json!({}), Some(&base)).await;
-        let top = over(&lab, &cache).await;
+        let (cache, top) = cached(&lab, &base).await;
         read_all(&top.view(), &bytes).await;
         sync(&top.view()).await;
         let used = file(&world).len() as u64;
@@ -99,8 +105,7 @@ fn of_what_is_read_at_once_as_much_is_kept_as_has_room() {
             let lab = Lab::new(&world);
             world.disk().put("base", &bytes);
             let (base, _) = lab.file("base").await;
-            let cache = lab.qcow2("disk", &image(), json!({}), Some(&base)).await;
-            let top = over(&lab, &cache).await;
+            let (_, top) = cached(&lab, &base).await;
             let lease = Lease::new(if op == Op::Read { SIZE as usize } else { 0 });
             let (result, lease) =
                 seam::execute(&top.view(), Request::new(op, ByteRange::new(0, SIZE)), lease).await;
@@ -151,8 +156,7 @@ fn a_fill_that_waits_for_demand_keeps_to_the_quota() {
         world.disk().put("base", &bytes);
         let (base, _) = lab.file("base").await;
         let slow = lab.open("delay", json!({"read-ms": 50}), &[(Role::Filtered, &base)]).await;
-        let cache = lab.qcow2("disk", &image(), json!({}), Some(&slow)).await;
-        let top = over(&lab, &cache).await;
+        let (_, top) = cached(&lab, &slow).await;
         let view = top.view();
         let demand = seam::read(&view, ByteRange::new(0, CLUSTER));
         let fill = |at: u64| {
