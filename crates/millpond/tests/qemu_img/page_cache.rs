@@ -89,7 +89,9 @@ fn convert_leaves_the_page_cache_as_it_was() {
         let wrong: Vec<String> = looks.collect();
         assert!(wrong.len() < LOOKS, "{arguments} {target}: {wrong:#?}");
     }
-    super::shell("bin/millpond img convert -t writeback -f raw -O raw source kept", &lab.path("."));
-    let (gone, _) = changed(&[true; 4 * MIB / PAGE as usize], &resident(&lab.path("kept")));
-    assert!(gone < 4 * MIB / PAGE as usize / 2, "{gone} pages of what shall be kept are gone");
+    let is_kept = (0..LOOKS).any(|_| {
+        super::shell("bin/millpond img convert -t writeback -f raw -O raw source kept", &lab.path("."));
+        resident(&lab.path("kept")).iter().all(|stays| *stays)
+    });
+    assert!(is_kept, "pages of what shall be kept are gone");
 }
