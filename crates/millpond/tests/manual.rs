@@ -77,6 +77,17 @@ fn every_page_has_an_example() {
     }
 }
 
+/// A server that is told to end holds its files' locks a while longer: what comes next in an example waits for it.
+#[test]
+fn who_is_told_to_end_is_waited_for() {
+    for example in pages().iter().flat_map(|page| examples(page)) {
+        for (line, next) in example.script.lines().zip(example.script.lines().skip(1)) {
+            let waits = !line.starts_with("kill ") || next.starts_with("while kill -0 ");
+            assert!(waits, "{}:{}: after `{line}` comes `{next}`", example.page, example.line);
+        }
+    }
+}
+
 #[test]
 fn an_example_that_fails_is_noticed() {
     let fails = |script: &str| {
