@@ -17,6 +17,8 @@ pub(super) enum Kind {
     Full,
     /// A qcow2 of the same size without data, made anew for each run.
     Empty,
+    /// A qcow2 of 40 GiB without data, made anew for each run.
+    Fresh,
     /// A qcow2 of 40 GiB, all of it allocated; what is read of it is written first.
     Wide,
     /// As many layers, all data in the lowest.
@@ -49,7 +51,7 @@ impl Images {
     pub(super) fn size(&self, kind: Kind) -> u64 {
         match kind {
             Kind::Raw | Kind::Full | Kind::Empty => self.data_mib << 20,
-            Kind::Wide => WIDE,
+            Kind::Fresh | Kind::Wide => WIDE,
             Kind::Chain(_) => CHAIN_MIB << 20,
             Kind::Many => self.clusters * CLUSTER,
         }
@@ -61,6 +63,7 @@ impl Images {
             Kind::Raw => "data.raw".to_owned(),
             Kind::Full => "data.qcow2".to_owned(),
             Kind::Empty => "empty.qcow2".to_owned(),
+            Kind::Fresh => "fresh.qcow2".to_owned(),
             Kind::Wide => "wide.qcow2".to_owned(),
             Kind::Chain(layers) => format!("chain{layers}-{layers}.qcow2"),
             Kind::Many => "many.qcow2".to_owned(),
@@ -70,7 +73,7 @@ impl Images {
     /// Makes it, unless it is there.
     pub(super) fn make(&self, kind: Kind) -> Result<(), String> {
         let path = self.path(kind);
-        if path.exists() && kind != Kind::Empty {
+        if path.exists() && !matches!(kind, Kind::Empty | Kind::Fresh) {
             return Ok(());
         }
         match kind {
@@ -79,7 +82,7 @@ impl Images {
                 self.make(Kind::Raw)?;
                 qemu_img(&["convert", "-f", "raw", "-O", "qcow2"], &[&self.path(Kind::Raw), &path])?;
             }
-            Kind::Empty => self.create(&path, kind, "preallocation=off")?,
+            Kind::Empty | Kind::Fresh => self.create(&path, kind, "preallocation=off")?,
             Kind::Chain(layers) => self.chain(layers)?,
             Kind::Wide | Kind::Many => self.create(&path, kind, "preallocation=metadata")?,
         }
