@@ -101,7 +101,15 @@ async fn checked(
 
 async fn one(session: &Session, image: &Image, repair: Repair) -> Result<CheckReport> {
     let mut tell = |line: &str| session.listener.warn(&format!("{line}\n"));
-    session.engine.check(&image.node, repair, &mut tell).await.map_err(|error| match error.kind() {
+    let error = match session.engine.check(&image.node, repair, &mut tell).await {
+        Ok(report) => return Ok(report),
+        Err(error) => error,
+    };
+    if let Some(line) = words::oversized_snapshots(&error) {
+        session.listener.complain(&line);
+        return Err(Failure::new("Check failed: File too large"));
+    }
+    Err(match error.kind() {
         ErrorKind::Unsupported => {
             Failure::new("This image format does not support checks").with_status(NO_TABLES)
         }

@@ -134,7 +134,7 @@ async fn about(session: &Session, source: Source<'_>, looked: Looked) -> Result<
             .map_err(|failure| failure.opening(source.name))?,
         None => Vec::new(),
     };
-    let snapshots = snapshots(session, &looked).await?;
+    let snapshots = snapshots(session, &looked).await.map_err(|failure| failure.opening(source.name))?;
     session.engine.delete_node(&looked.node).await?;
     let backing = looked.header.as_ref().and_then(|header| header.backing.as_ref());
     let full_backing = backing.map(|backing| full_name(&backing.name, &filename));

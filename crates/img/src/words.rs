@@ -3,8 +3,14 @@
 use block::BlockError;
 
 /// What our rooms say, and what QEMU says in its place.
-const WORDS: &[(&str, &str)] =
-    &[(" lock: Is another process using the image", " lock\nIs another process using the image")];
+const WORDS: &[(&str, &str)] = &[
+    (" lock: Is another process using the image", " lock\nIs another process using the image"),
+    ("; you can force-remove ", REMEDY),
+    (" with 'check -r all'", " with qemu-img check -r all"),
+];
+
+/// What stands between an oversized snapshot table and what may be removed of it.
+const REMEDY: &str = "\nYou can force-remove ";
 
 /// The error as qemu-img words it: errors of the system without their number, and backing files as it names them.
 pub fn explained(error: &BlockError) -> String {
@@ -47,6 +53,17 @@ pub(crate) fn cause(error: &BlockError) -> String {
         Some(system) => without_number(&system.to_string()),
         None => explained(error),
     }
+}
+
+/// What `check` says first of a snapshot table that is larger than anybody accepts.
+pub(crate) fn oversized_snapshots(error: &BlockError) -> Option<String> {
+    let text = explained(error);
+    let (before, remedy) = text.split_once(REMEDY)?;
+    let what = before.rsplit_once("': ").map_or(before, |(_, what)| what);
+    Some(match what {
+        "Snapshot table too large" => format!("ERROR snapshot table too large{REMEDY}{remedy}"),
+        _ => format!("ERROR failed to read the snapshot table: {what}{REMEDY}{remedy}"),
+    })
 }
 
 /// What an image says, without what could steer a terminal.

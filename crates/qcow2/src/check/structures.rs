@@ -55,13 +55,14 @@ impl Check {
                 (left, format!("Discarding {left} overhanging snapshots (snapshot table is too big)"))
             }
         };
-        self.snapshot_fault(times.into(), line);
+        self.snapshot_faults(times.into(), line);
     }
 
-    /// What a new snapshot table mends.
-    fn snapshot_fault(&mut self, times: u64, line: String) {
+    /// What a new snapshot table mends: so many faults, of which one line tells.
+    fn snapshot_faults(&mut self, times: u64, line: String) {
         self.snapshot_faults += times;
-        self.corrupt(times, line);
+        self.found.corruptions += times;
+        self.tell(1, line);
     }
 
     /// Entries of version 3 images say how large the disk was.
@@ -74,7 +75,7 @@ impl Check {
         }
         let verb = if self.repair == Repair::All { "Repairing" } else { "ERROR" };
         for number in lacking {
-            self.snapshot_fault(1, format!("{verb} snapshot table entry {number} is incomplete"));
+            self.snapshot_faults(1, format!("{verb} snapshot table entry {number} is incomplete"));
         }
     }
 
