@@ -2,8 +2,9 @@
 //!
 //! Bits are kept in chunks, of which those that are all alike take no memory: a bitmap costs what is scattered in it.
 //!
-//! Invariants: bits beyond the end of the disk are never set; a chunk whose bits are all clear or all set has none of its
-//! own, so that the same bits are always the same value; there are at most [`CHUNKS_MAX`] chunks, however large the disk.
+//! Invariants: bits beyond the end of the disk are never set; a chunk whose bits are all clear or all set has none of
+//! its own, so that the same bits are always the same value; there are at most [`CHUNKS_MAX`] chunks, however large the
+//! disk.
 
 use crate::ByteRange;
 
@@ -43,8 +44,8 @@ enum Chunk {
 }
 
 impl DirtyBitmap {
-    /// A clean bitmap of a disk of `size` bytes; `None` where `granularity` is no power of two from [`GRANULARITY_MIN`] to
-    /// [`GRANULARITY_MAX`].
+    /// A clean bitmap of a disk of `size` bytes; `None` where `granularity` is no power of two from [`GRANULARITY_MIN`]
+    /// to [`GRANULARITY_MAX`].
     pub fn new(size: u64, granularity: u64) -> Option<Self> {
         let possible =
             granularity.is_power_of_two() && (GRANULARITY_MIN..=GRANULARITY_MAX).contains(&granularity);

@@ -2,7 +2,8 @@
 //! stock QEMU finds in order.
 //!
 //! QEMU's jobs pause for a moment whenever the graph changes, which clients are told of and must bear with; so a pause
-//! that is over at once is left out on both sides, and whether an event comes before or after an answer is not compared.
+//! that is over at once is left out on both sides, and whether an event comes before or after an answer is not
+//! compared.
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
 mod lab;
@@ -144,8 +145,8 @@ fn write(dir: &Path, image: &str, commands: &[&str]) {
     tool(dir, "qemu-io", &arguments);
 }
 
-/// `base <- mid <- top`, 4 MiB, each with bytes of its own, some over those of the one below; and `flat`, which reads as
-/// `top` does.
+/// `base <- mid <- top`, 4 MiB, each with bytes of its own, some over those of the one below; and `flat`, which reads
+/// as `top` does.
 fn chain(dir: &Path) {
     img(dir, &["create", "-q", "-f", "qcow2", "base", "4M"]);
     write(dir, "base", &["write -P 1 0 1M", "write -P 5 3M 64k"]);

@@ -1,7 +1,7 @@
 //! What happens when nobody knows where tables have moved to: they are written over.
 //!
-//! Rules are broken for a whole process, so each has a test binary of its own. That the places where tables were are forgotten
-//! is looked at in `qcow2_crash`.
+//! Rules are broken for a whole process, so each has a test binary of its own. That the places where tables were are
+//! forgotten is looked at in `qcow2_crash`.
 
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 

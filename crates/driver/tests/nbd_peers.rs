@@ -28,8 +28,8 @@ struct Server {
 }
 
 impl Server {
-    /// Starts `program`, whose arguments say `DIR` for the directory with the file `disk` and the socket `sock`. `None`,
-    /// said on standard error and in the skip log, where it is missing.
+    /// Starts `program`, whose arguments say `DIR` for the directory with the file `disk` and the socket `sock`.
+    /// `None`, said on standard error and in the skip log, where it is missing.
     fn start(test: &str, program: &'static str, arguments: &[&str]) -> Option<Self> {
         for tool in [program, "qemu-img"] {
             if Command::new(tool).arg("--version").output().is_err() {

@@ -1,5 +1,5 @@
-//! Bitmaps that QEMU and we change, record in and store in turns: after each turn both read them as a plain record of what
-//! was done says, and `qemu-img check` finds the image clean.
+//! Bitmaps that QEMU and we change, record in and store in turns: after each turn both read them as a plain record of
+//! what was done says, and `qemu-img check` finds the image clean.
 
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 

@@ -1,4 +1,5 @@
-//! The power to check of a qcow2 node: of an image in use, of one that is opened for it, and of one that was not closed.
+//! The power to check of a qcow2 node: of an image in use, of one that is opened for it, and of one that was not
+//! closed.
 
 #![allow(unreachable_pub, reason = "modules of one test")]
 #![allow(clippy::unwrap_used, reason = "a test may panic")]

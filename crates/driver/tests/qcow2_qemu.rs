@@ -302,7 +302,8 @@ fn snapshots_stay_what_they_are() {
     }
 }
 
-/// Whoever goes without having stored bitmaps leaves them marked as in use: QEMU believes none of those, and removes them.
+/// Whoever goes without having stored bitmaps leaves them marked as in use: QEMU believes none of those, and removes
+/// them.
 #[test]
 fn bitmaps_that_were_not_stored_are_in_use() {
     let Some(bench) = Bench::new("bitmaps_that_were_not_stored_are_in_use") else { return };

@@ -112,7 +112,8 @@ fn what_lies_behind_the_end_of_a_short_image_does_not_show_above_it() {
     });
 }
 
-/// Writes 160 MiB that nobody flushes; answers how many of them a power cut would leave, and how many flushes there were.
+/// Writes 160 MiB that nobody flushes; answers how many of them a power cut would leave, and how many flushes there
+/// were.
 fn written_and_not_flushed(image: NewImage) -> (u64, u64) {
     const SIZE: u64 = 160 << 20;
     let world = world();

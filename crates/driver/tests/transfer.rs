@@ -1,4 +1,5 @@
-//! The copy of one node into another: what arrives, in which order, how much is under way, and what becomes of failures.
+//! The copy of one node into another: what arrives, in which order, how much is under way, and what becomes of
+//! failures.
 
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 

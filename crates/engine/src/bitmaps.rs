@@ -29,8 +29,8 @@ impl Engine {
         }
     }
 
-    /// Changes a dirty bitmap of a node. What is stored of it follows when the node comes to rest; a removal is durable at
-    /// once. Ready when all requests see the change.
+    /// Changes a dirty bitmap of a node. What is stored of it follows when the node comes to rest; a removal is durable
+    /// at once. Ready when all requests see the change.
     pub async fn change_bitmap(&self, node: &str, name: &str, change: BitmapChange) -> Result<()> {
         let shows =
             matches!(change, BitmapChange::Add { .. } | BitmapChange::Record(_) | BitmapChange::Remove);
@@ -46,8 +46,8 @@ impl Engine {
         Ok(())
     }
 
-    /// Has a node note in its file that nobody is changing it, until somebody does: its bitmaps are stored. Everything is
-    /// durable then.
+    /// Has a node note in its file that nobody is changing it, until somebody does: its bitmaps are stored. Everything
+    /// is durable then.
     pub async fn rest(&self, node: &str) -> Result<()> {
         let view = self.view_of(node)?;
         seam::rest(&view).await

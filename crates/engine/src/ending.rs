@@ -45,8 +45,8 @@ impl Engine {
         }
     }
 
-    /// Takes all exports away, makes durable what was ever written through one, and stores what images keep in memory until
-    /// they are at rest. Each is tried, the first failure told.
+    /// Takes all exports away, makes durable what was ever written through one, and stores what images keep in memory
+    /// until they are at rest. Each is tried, the first failure told.
     pub async fn close_exports(&self) -> Result<()> {
         let mut outcome = self.remove_exports().await;
         let written = std::mem::take(&mut *self.written());

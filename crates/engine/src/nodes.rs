@@ -73,8 +73,8 @@ impl Engine {
         Ok(())
     }
 
-    /// Gives up a node that nobody uses (`blockdev-del`). Ready when it is closed; what was written to it is made durable
-    /// before, if that is possible: flush it yourself to know.
+    /// Gives up a node that nobody uses (`blockdev-del`). Ready when it is closed; what was written to it is made
+    /// durable before, if that is possible: flush it yourself to know.
     pub async fn delete_node(&self, name: &str) -> Result<()> {
         let (id, view) = {
             let graph = self.graph();
@@ -206,7 +206,8 @@ impl Engine {
         made
     }
 
-    /// Drops all that a node holds itself, durably. What lies below has the same bytes, durably (a commit has seen to it).
+    /// Drops all that a node holds itself, durably. What lies below has the same bytes, durably (a commit has seen to
+    /// it).
     pub async fn make_empty(&self, node: &str) -> Result<()> {
         let (root, entry) = self.attach(node, User::named("make-empty"), Demand::WRITE)?;
         let emptied = seam::make_empty(&entry.view()).await;
@@ -214,8 +215,8 @@ impl Engine {
         emptied
     }
 
-    /// Checks a node's own tables, and mends what `repair` says of a node that was opened for that; `tell` hears of each
-    /// thing that is wrong. An error where its driver has none.
+    /// Checks a node's own tables, and mends what `repair` says of a node that was opened for that; `tell` hears of
+    /// each thing that is wrong. An error where its driver has none.
     pub async fn check(&self, node: &str, repair: Repair, tell: Tell<'_>) -> Result<CheckReport> {
         let demand = if repair == Repair::Nothing { Demand::READ } else { Demand::WRITE };
         let (root, entry) = self.attach(node, User::named("check"), demand)?;
@@ -224,8 +225,8 @@ impl Engine {
         report
     }
 
-    /// Makes an image one of another kind: a node that was opened to be changed as a whole (`check-only`). An error where its
-    /// driver cannot.
+    /// Makes an image one of another kind: a node that was opened to be changed as a whole (`check-only`). An error
+    /// where its driver cannot.
     pub async fn amend(&self, node: &str, change: &flow::Amendment) -> Result<()> {
         let (root, entry) = self.attach(node, User::named("amend"), Demand::WRITE)?;
         let view = entry.view();

@@ -1,7 +1,7 @@
 //! Internal snapshots of a node: listed, made, gone back to, deleted.
 //!
-//! Invariant: others may go on using the node while one is made or deleted: the driver lets those who are writing end, and
-//! the others wait. Going back needs a node whose content and size nobody relies on.
+//! Invariant: others may go on using the node while one is made or deleted: the driver lets those who are writing end,
+//! and the others wait. Going back needs a node whose content and size nobody relies on.
 
 use block::{NewSnapshot, Result};
 use flow::{SnapshotInfo, seam};
@@ -23,8 +23,8 @@ impl Engine {
         found
     }
 
-    /// Keeps a node's present state under that name (`blockdev-snapshot-internal-sync`). `icount`: instructions that the guest
-    /// had executed, where that is counted.
+    /// Keeps a node's present state under that name (`blockdev-snapshot-internal-sync`). `icount`: instructions that
+    /// the guest had executed, where that is counted.
     pub async fn create_snapshot(&self, node: &str, name: &str, icount: Option<u64>) -> Result<()> {
         let now = io::wall::since_1970();
         let new = NewSnapshot {
@@ -38,8 +38,8 @@ impl Engine {
         self.change_snapshots(node, Demand::WRITE, Edit::Create(new)).await
     }
 
-    /// Goes back to the state of the snapshot whose id, or else whose name, is `wanted`. Refused while somebody relies on
-    /// the node's size, as exports do.
+    /// Goes back to the state of the snapshot whose id, or else whose name, is `wanted`. Refused while somebody relies
+    /// on the node's size, as exports do.
     pub async fn apply_snapshot(&self, node: &str, wanted: &str) -> Result<()> {
         self.change_snapshots(node, Demand::WRITE.and(Demand::RESIZE), Edit::Apply(wanted)).await
     }

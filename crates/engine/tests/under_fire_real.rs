@@ -32,8 +32,8 @@ static ONE: Mutex<()> = Mutex::new(());
 /// Bytes of buffers that a thread keeps for reuse while memory is measured.
 const POOL_MAX: usize = 256 << 10;
 
-/// On the machine it also depends on chance how far threads' lists have grown when a round ends: seen up to 64 KiB. What
-/// leaks in 20 rounds is more.
+/// On the machine it also depends on chance how far threads' lists have grown when a round ends: seen up to 64 KiB.
+/// What leaks in 20 rounds is more.
 const SLACK: i64 = 256 << 10;
 
 /// Nothing takes this long, however busy the machine is.

@@ -78,14 +78,14 @@ pub trait Format: Send + Sync {
     /// first. Must not block, wait or allocate.
     fn map_now(&self, range: ByteRange) -> Result<Option<Mapping>>;
 
-    /// Where the format keeps room for the first bytes of `run`, of which [`Format::map_now`] has just said that they read
-    /// as zeros, and how many share the answer: for those who show where things are.
+    /// Where the format keeps room for the first bytes of `run`, of which [`Format::map_now`] has just said that they
+    /// read as zeros, and how many share the answer: for those who show where things are.
     fn room_of_zeros(&self, run: ByteRange) -> Result<(Option<(ChildIndex, u64)>, u64)> {
         Ok((None, run.len()))
     }
 
-    /// [`Format::map_now`] was an error for who reads (or only looks) or writes at `range`; answers the error that he is
-    /// told.
+    /// [`Format::map_now`] was an error for who reads (or only looks) or writes at `range`; answers the error that he
+    /// is told.
     fn unmapped(&self, error: BlockError, _op: Op, _range: ByteRange, _next: Next<'_>) -> BlockError {
         error
     }
@@ -125,8 +125,8 @@ pub trait Changes: Send + Sync {
     /// by now. Touches no mapping that a reader could see.
     fn prepare<'a>(&'a self, range: ByteRange, next: Next<'a>) -> LocalFut<'a, Result<Option<Prepared>>>;
 
-    /// Whether the room reads as zeros where nobody has written yet, also after a crash: zeros need not be copied around
-    /// new bytes then.
+    /// Whether the room reads as zeros where nobody has written yet, also after a crash: zeros need not be copied
+    /// around new bytes then.
     fn is_clean(&self, _prepared: &Prepared) -> bool {
         false
     }
@@ -135,15 +135,16 @@ pub trait Changes: Send + Sync {
     /// makes it durable, after the data.
     fn commit(&self, prepared: Prepared, next: Next<'_>) -> Result<()>;
 
-    /// Carries out a [`crate::Op::WriteZeroes`], [`crate::Op::Discard`] or [`crate::Op::Flush`], bumping the generations
-    /// before it returns.
+    /// Carries out a [`crate::Op::WriteZeroes`], [`crate::Op::Discard`] or [`crate::Op::Flush`], bumping the
+    /// generations before it returns.
     ///
     /// Its future may be dropped while I/O of its own is under way: what goes to a cluster is written with a buffer
     /// that carries what keeps the cluster ([`Lease::carry`]), not zeroed without one.
     fn change<'a>(&'a self, rq: Request, next: Next<'a>) -> LocalFut<'a, Result<()>>;
 
-    /// Who is told of each change, while anything is recorded. What it answers is looked at when a view is built as well:
-    /// whoever begins to record has the views that are in use built anew, and counts from when the older ones are gone.
+    /// Who is told of each change, while anything is recorded. What it answers is looked at when a view is built as
+    /// well: whoever begins to record has the views that are in use built anew, and counts from when the older ones are
+    /// gone.
     fn recorder(&self) -> Option<&dyn Recorder> {
         None
     }
@@ -153,8 +154,8 @@ pub trait Changes: Send + Sync {
         Box::pin(async { Ok(()) })
     }
 
-    /// Nobody is going to change it for now: what says in its file that somebody is goes, once all else is durable, and comes
-    /// back before the next change. Changes that are under way do no harm.
+    /// Nobody is going to change it for now: what says in its file that somebody is goes, once all else is durable, and
+    /// comes back before the next change. Changes that are under way do no harm.
     fn rest<'a>(&'a self, _next: Next<'a>) -> LocalFut<'a, Result<()>> {
         Box::pin(async { Ok(()) })
     }

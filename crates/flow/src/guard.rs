@@ -159,8 +159,8 @@ impl Reclaim {
         self.writers_passed(tag) && self.waits.passed(tag.waits)
     }
 
-    /// Whether everybody has left who may write in place where a mapping said so before. Who only reads may be there still,
-    /// and may be waiting for whoever asks this.
+    /// Whether everybody has left who may write in place where a mapping said so before. Who only reads may be there
+    /// still, and may be waiting for whoever asks this.
     pub fn writers_passed(&self, tag: Tag) -> bool {
         self.turns.passed(tag.turns) && self.writes.passed(tag.writes)
     }

@@ -50,7 +50,8 @@ impl<'a> Next<'a> {
     }
 
     /// Holds all of this node until the answer is dropped: who allocates, zeroes or discards there has ended, or waits.
-    /// Writes in place and reads go on. For drivers who change what their tables cover, from a task that nobody can drop.
+    /// Writes in place and reads go on. For drivers who change what their tables cover, from a task that nobody can
+    /// drop.
     pub async fn lock_all(&self) -> RangeGuard {
         self.node().state().locks.exclusive(ByteRange::between(0, u64::MAX)).await
     }

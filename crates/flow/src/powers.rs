@@ -50,9 +50,9 @@ pub trait InFile: Sync {
     /// The file.
     fn file(&self) -> &Arc<dyn File>;
 
-    /// Has the file hold at `at` what `source` holds in `range`. The lease is empty; what it carries is dropped when this has
-    /// ended, whoever still waits. Where it cannot be done, nothing has changed but, at worst, bytes that were to be
-    /// overwritten.
+    /// Has the file hold at `at` what `source` holds in `range`. The lease is empty; what it carries is dropped when
+    /// this has ended, whoever still waits. Where it cannot be done, nothing has changed but, at worst, bytes that were
+    /// to be overwritten.
     fn take<'a>(
         &'a self,
         at: u64,
@@ -114,8 +114,8 @@ pub struct BackingName {
 
 /// Knowing which image lies below, as it is stored.
 pub trait Naming: Sync {
-    /// The path of the backing image that it names, from where the image itself lies; a name that is no path as it stands.
-    /// `None` where it names none.
+    /// The path of the backing image that it names, from where the image itself lies; a name that is no path as it
+    /// stands. `None` where it names none.
     fn backing(&self) -> Option<PathBuf>;
 }
 
@@ -270,11 +270,11 @@ pub enum Amendment {
 
 /// Becoming an image of another kind, while nobody reads or writes it.
 pub trait Amend: Sync {
-    /// Carries one change out, durably and in whole: a crash leaves an image of the old kind or one of the new kind, with
-    /// leaks at worst. Nothing that a guest reads changes.
+    /// Carries one change out, durably and in whole: a crash leaves an image of the old kind or one of the new kind,
+    /// with leaks at worst. Nothing that a guest reads changes.
     ///
-    /// Errors, before anything has changed: `Unsupported` where the image has what the new kind has not; `Corrupt` where
-    /// its tables have to be mended first.
+    /// Errors, before anything has changed: `Unsupported` where the image has what the new kind has not; `Corrupt`
+    /// where its tables have to be mended first.
     fn amend<'a>(&'a self, change: &'a Amendment, next: Next<'a>) -> LocalFut<'a, Result<()>>;
 }
 
@@ -304,8 +304,8 @@ pub struct SnapshotInfo {
 /// Changes are durable when they are answered, and whole or not there after a crash; one that has failed has changed
 /// nothing, or says that nobody knows. Requests may be under way: those that change the node wait, or are waited for.
 ///
-/// Errors of changes: `ReadOnly`; `NotFound` where there is no such snapshot; `Unsupported` where the image can have none;
-/// `Invalid` where a cluster cannot be shared once more.
+/// Errors of changes: `ReadOnly`; `NotFound` where there is no such snapshot; `Unsupported` where the image can have
+/// none; `Invalid` where a cluster cannot be shared once more.
 pub trait Snapshots: Sync {
     /// The snapshots, oldest first, as they are stored.
     fn list<'a>(&'a self, next: Next<'a>) -> LocalFut<'a, Result<Vec<SnapshotInfo>>>;
@@ -316,8 +316,8 @@ pub trait Snapshots: Sync {
     /// Keeps the present state, flushed or not. The guest's own state is not stored with it.
     fn create<'a>(&'a self, new: NewSnapshot, next: Next<'a>) -> LocalFut<'a, Result<()>>;
 
-    /// Goes back to the state of the one whose id, or else whose name, is `wanted`: also to the size that the disk had. The
-    /// present state is lost. Whoever calls it has seen to it that nobody relies on content or size.
+    /// Goes back to the state of the one whose id, or else whose name, is `wanted`: also to the size that the disk had.
+    /// The present state is lost. Whoever calls it has seen to it that nobody relies on content or size.
     fn apply<'a>(&'a self, wanted: &'a str, next: Next<'a>) -> LocalFut<'a, Result<()>>;
 
     /// Deletes the one with that id, the guest's own state with it.
@@ -365,7 +365,8 @@ pub enum BitmapChange {
 
 /// Dirty bitmaps, those that are in the image and others.
 ///
-/// Errors: `NotFound` and `Exists` name the bitmap, in QEMU's words; `Invalid` where it cannot be stored or is inconsistent.
+/// Errors: `NotFound` and `Exists` name the bitmap, in QEMU's words; `Invalid` where it cannot be stored or is
+/// inconsistent.
 pub trait Bitmaps: Sync {
     /// All bitmaps, oldest first.
     fn list<'a>(&'a self, next: Next<'a>) -> LocalFut<'a, Result<Vec<BitmapInfo>>>;
@@ -383,7 +384,8 @@ pub trait Quota: Sync {
     fn used(&self) -> u64;
 }
 
-/// Storing bytes compressed, cluster by cluster: packing may be done side by side, storing says in which order they lie.
+/// Storing bytes compressed, cluster by cluster: packing may be done side by side, storing says in which order they
+/// lie.
 pub trait Compress: Sync {
     /// Packs one cluster; the last one of the node may be shorter. Nothing is stored, and no lock is needed.
     fn pack(&self, bytes: Lease) -> LocalFut<'_, Result<Packed>>;

@@ -1,8 +1,9 @@
 //! The hook of dirty bitmaps: whoever records the changes of a node is told of each.
 //!
-//! Invariants: a change is told before the first of its bytes moves, so that what is recorded is never less than what was
-//! changed, whatever becomes of the change; and once more when it has ended, so that who forgets everything in between
-//! still learns of it. While a view has a node that records, its writes take the path that waits: the other one pays nothing.
+//! Invariants: a change is told before the first of its bytes moves, so that what is recorded is never less than what
+//! was changed, whatever becomes of the change; and once more when it has ended, so that who forgets everything in
+//! between still learns of it. While a view has a node that records, its writes take the path that waits: the other one
+//! pays nothing.
 
 use block::{ByteRange, Result};
 

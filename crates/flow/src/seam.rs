@@ -90,7 +90,8 @@ pub async fn resize(view: &View, size: u64) -> Result<()> {
     walk::resize(view, ViewIndex::ROOT, size).await
 }
 
-/// Nobody is going to change the root for now: see [`crate::Changes::rest`]. Nothing is done in nodes that cannot change.
+/// Nobody is going to change the root for now: see [`crate::Changes::rest`]. Nothing is done in nodes that cannot
+/// change.
 pub async fn rest(view: &View) -> Result<()> {
     let changes = match view.root().body() {
         Body::Maps(format) if !view.root().is_read_only() => format.changes(),
@@ -108,8 +109,8 @@ pub async fn preallocate(view: &View, range: ByteRange, how: Preallocation) -> R
     power.preallocate(range, how, Next::new(view, ViewIndex::ROOT)).await
 }
 
-/// Has the root drop all that it holds itself, durably, so that what lies below shows. The caller has seen to it that both
-/// read the same.
+/// Has the root drop all that it holds itself, durably, so that what lies below shows. The caller has seen to it that
+/// both read the same.
 pub async fn make_empty(view: &View) -> Result<()> {
     let power = power(view, view.root().powers().empty, "cannot be emptied")?;
     power.make_empty(Next::new(view, ViewIndex::ROOT)).await
@@ -130,8 +131,8 @@ fn power<P>(view: &View, power: Option<P>, cannot: &str) -> Result<P> {
     })
 }
 
-/// The internal snapshots of the root (of the first node below filters), and what they are asked with. `Unsupported` where
-/// it has none.
+/// The internal snapshots of the root (of the first node below filters), and what they are asked with. `Unsupported`
+/// where it has none.
 pub fn snapshots(view: &View) -> Result<(&dyn Snapshots, Next<'_>)> {
     walk::snapshots(view)
 }
@@ -180,7 +181,8 @@ pub async fn take(view: &View, start: u64, source: &Lies<'_>, how: Offload) -> R
     walk::take(view, range, source, how).await
 }
 
-/// Packs one cluster of the root (its last one may be shorter) for [`store_packed`]. `Unsupported` where the format cannot.
+/// Packs one cluster of the root (its last one may be shorter) for [`store_packed`]. `Unsupported` where the format
+/// cannot.
 pub async fn pack(view: &View, bytes: Lease) -> Result<Packed> {
     walk::pack(view, bytes).await
 }

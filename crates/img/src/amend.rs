@@ -1,7 +1,7 @@
 //! `amend`: makes an image that is there one of another kind.
 //!
-//! Invariant: all that can be known to be wrong is found before anything is changed; then each change is whole by itself, so
-//! that whenever it ends the image reads as before.
+//! Invariant: all that can be known to be wrong is found before anything is changed; then each change is whole by
+//! itself, so that whenever it ends the image reads as before.
 
 use block::ByteRange;
 use flow::{Amendment, Holds, Op, Request, seam};

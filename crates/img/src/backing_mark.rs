@@ -27,7 +27,8 @@ pub(crate) async fn holds(session: &Session, header: &Header, overlay: &str) -> 
     noted.is_some() && noted == of(session, backing, overlay).await
 }
 
-/// Has an image that nobody uses note what its backing file is now, where that can be said and the image has room for it.
+/// Has an image that nobody uses note what its backing file is now, where that can be said and the image has room for
+/// it.
 pub(crate) async fn note(session: &Session, source: Source<'_>, how: How<'_>) {
     // It is of use, and not needed.
     let _ = try_to_note(session, source, how).await;

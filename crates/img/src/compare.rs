@@ -1,5 +1,5 @@
-//! `compare`: whether two images read the same, and with `-s` hold it in the same way. Exit status 0: they do, 1: they do not,
-//! above: they could not be opened (2), asked what they hold (3), or read (4).
+//! `compare`: whether two images read the same, and with `-s` hold it in the same way. Exit status 0: they do, 1: they
+//! do not, above: they could not be opened (2), asked what they hold (3), or read (4).
 
 mod strict;
 

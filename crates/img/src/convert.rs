@@ -60,8 +60,8 @@ const FLAGS: &[Flag] = &[
 
 /// Most bytes of one request.
 const CHUNK: u64 = 1 << 20;
-/// The same where clusters are packed, which takes so much longer than reading them that more would only fill memory. Never
-/// less than a cluster.
+/// The same where clusters are packed, which takes so much longer than reading them that more would only fill memory.
+/// Never less than a cluster.
 const PACKED_CHUNK: u64 = 64 << 10;
 
 async fn run(call: Call) -> Result<u8> {

@@ -140,8 +140,8 @@ impl Operands {
         }
     }
 
-    /// From which byte to which; `end` is where `count` blocks from the front end. What is skipped counts among them, as
-    /// it does in qemu-img.
+    /// From which byte to which; `end` is where `count` blocks from the front end. What is skipped counts among them,
+    /// as it does in qemu-img.
     fn range(&self, end: u64, size: u64) -> (u64, u64) {
         let start = self.skip.saturating_mul(self.block);
         (start, if start > size { start } else { end.max(start) })

@@ -4,8 +4,8 @@
 //! words of qemu-img, because scripts compare them; what ends it early is a [`Failure`].
 //!
 //! Invariants: nothing here prints, reads a command line or ends the process; formats are never guessed for writing
-//! nor where an image would open others (`docs/decisions/004-img-formats.md`); a verb that fails or is called off removes the files
-//! that it has made, and no other; memory is bounded by what is in flight, not by images.
+//! nor where an image would open others (`docs/decisions/004-img-formats.md`); a verb that fails or is called off
+//! removes the files that it has made, and no other; memory is bounded by what is in flight, not by images.
 
 mod amend;
 mod backing_mark;

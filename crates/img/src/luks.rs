@@ -1,7 +1,8 @@
-//! LUKS containers, as far as they are measured: how many bytes lie in front of the payload. They are neither read nor made.
+//! LUKS containers, as far as they are measured: how many bytes lie in front of the payload. They are neither read nor
+//! made.
 //!
-//! The layout is LUKS 1's: a header, then eight key slots of a master key that is spread over 4000 stripes, each slot at a
-//! multiple of 4096 bytes.
+//! The layout is LUKS 1's: a header, then eight key slots of a master key that is spread over 4000 stripes, each slot
+//! at a multiple of 4096 bytes.
 
 use crate::failure::{Failure, Result};
 use crate::session::Session;

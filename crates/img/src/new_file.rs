@@ -2,8 +2,8 @@
 //! devices stay what they are. Where a protocol makes no files (a server's export) what is there is taken.
 //!
 //! Invariants: the file is locked before it is emptied; one that was not there before is noted as ours, to be removed
-//! if the verb fails; one that was there is emptied again then and never removed. An export never begins with what it began
-//! with before: that could be taken for an image.
+//! if the verb fails; one that was there is emptied again then and never removed. An export never begins with what it
+//! began with before: that could be taken for an image.
 
 use std::path::Path;
 use std::sync::Arc;

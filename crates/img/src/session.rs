@@ -127,8 +127,8 @@ impl Session {
         })
     }
 
-    /// Has a verb that is making something end at its next step. Answers whether there is one: any other can be ended by
-    /// dropping its future.
+    /// Has a verb that is making something end at its next step. Answers whether there is one: any other can be ended
+    /// by dropping its future.
     pub fn call_off(&self) -> bool {
         self.called_off.set(true);
         !self.made.is_empty()
@@ -139,8 +139,8 @@ impl Session {
         if self.called_off.get() { Err(Failure::silent(1)) } else { Ok(()) }
     }
 
-    /// Leaves things in order after a verb that did not end well: takes away what it was making, else stores what images
-    /// that are still open keep in memory until they are at rest.
+    /// Leaves things in order after a verb that did not end well: takes away what it was making, else stores what
+    /// images that are still open keep in memory until they are at rest.
     pub async fn end_early(&self) {
         if !self.made.is_empty() {
             // What its image keeps in memory would only be written into what is emptied.

@@ -1,7 +1,8 @@
 //! Figures of the real world: the ring against the pool, sendfile against copying, and what waking costs.
 //!
 //! `cargo run --release -p io --example engines [FOLDER [engines|sending|echo]]`: tables after some
-//! seconds. FOLDER (/var/tmp) holds a file of 256 MiB meanwhile. Compare within a run only; rounds are interleaved and the median is shown.
+//! seconds. FOLDER (/var/tmp) holds a file of 256 MiB meanwhile. Compare within a run only; rounds are interleaved and
+//! the median is shown.
 #![allow(clippy::unwrap_used, reason = "a measurement: whatever fails ends it")]
 
 use std::future::poll_fn;

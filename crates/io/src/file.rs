@@ -139,11 +139,11 @@ pub trait File: Send + Sync + Any {
         Box::pin(std::future::ready(false))
     }
 
-    /// Has this file hold at `offset` what `source` holds in `range`, extending it when needed. The lease is empty: what it
-    /// carries is dropped when the operation has ended, whether or not anybody waits for it.
+    /// Has this file hold at `offset` what `source` holds in `range`, extending it when needed. The lease is empty:
+    /// what it carries is dropped when the operation has ended, whether or not anybody waits for it.
     ///
-    /// Errors, after which the bytes here are the old or the new ones: `Unsupported` where this cannot be done between these
-    /// two, `InvalidInput` where it cannot for this range (its ends are not where storage can be shared).
+    /// Errors, after which the bytes here are the old or the new ones: `Unsupported` where this cannot be done between
+    /// these two, `InvalidInput` where it cannot for this range (its ends are not where storage can be shared).
     fn take<'a>(
         &'a self,
         _offset: u64,

@@ -24,8 +24,8 @@ pub trait World: Send + Sync {
     fn connect<'a>(&'a self, address: &'a Address) -> LocalFut<'a, io::Result<Box<dyn Incoming>>>;
 
     /// Carries out long computations (unpacking megabytes) without holding up the calling thread, which may be an
-    /// I/O thread. Work that was handed over is done whether or not the future is dropped. A world without other threads
-    /// does it at once.
+    /// I/O thread. Work that was handed over is done whether or not the future is dropped. A world without other
+    /// threads does it at once.
     fn compute(&self, work: Box<dyn FnOnce() + Send>) -> LocalFut<'static, ()> {
         work();
         Box::pin(async {})

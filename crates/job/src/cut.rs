@@ -4,8 +4,8 @@ use block::{BlockError, ByteRange, ErrorKind, Result};
 use flow::{BackingName, NodeId, Request, View, Whence, seam};
 use io::Lease;
 
-/// Makes all that was stored durable, and fails where the image at the root of `view` still lacks something of the layers
-/// down to `bottom` (of all layers without one).
+/// Makes all that was stored durable, and fails where the image at the root of `view` still lacks something of the
+/// layers down to `bottom` (of all layers without one).
 pub async fn whole(view: &View, bottom: Option<NodeId>) -> Result<()> {
     seam::execute(view, Request::flush(), Lease::empty()).await.0?;
     let missing = missing(view, bottom).await?;

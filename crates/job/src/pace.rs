@@ -1,7 +1,7 @@
 //! How fast a job may go: so many bytes per second, counted from when it was told so.
 //!
-//! Invariant: what was let go before is paid for before anything else is; so a request longer than a second's worth goes
-//! at once, and the next one waits for as long as it was worth.
+//! Invariant: what was let go before is paid for before anything else is; so a request longer than a second's worth
+//! goes at once, and the next one waits for as long as it was worth.
 
 use std::time::Duration;
 

@@ -2,8 +2,8 @@
 //! in the end the image stands on what stays, in the graph and by the name in its header.
 //!
 //! While it runs a copy-on-read filter stands above the image, so that what guests read meanwhile is copied along, and
-//! each byte is fetched once. The layers are read through their links as they are: nobody may change those, nor write to
-//! the layers between.
+//! each byte is fetched once. The layers are read through their links as they are: nobody may change those, nor write
+//! to the layers between.
 //!
 //! | user | of | uses | shares |
 //! |---|---|---|---|

@@ -32,8 +32,8 @@ pub(crate) struct Ending<'e> {
 }
 
 impl Ending<'_> {
-    /// Carries out `closing`, which takes away all that clients use. `under_way` says what they still wait for. Ends the
-    /// process itself where it takes too long.
+    /// Carries out `closing`, which takes away all that clients use. `under_way` says what they still wait for. Ends
+    /// the process itself where it takes too long.
     pub(crate) async fn carry_out(
         &self,
         signals: &mut Signals,

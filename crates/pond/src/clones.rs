@@ -256,8 +256,8 @@ impl Pond {
         }
     }
 
-    /// Makes a disk that no VM uses read the cache itself: from then on it needs no daemon (`clone-pivot`). Done again, it
-    /// follows a disk that has another owner now.
+    /// Makes a disk that no VM uses read the cache itself: from then on it needs no daemon (`clone-pivot`). Done again,
+    /// it follows a disk that has another owner now.
     pub async fn pivot_clone(self: &Arc<Self>, overlay: &Path) -> Result<CloneInfo> {
         let _turn = self.turn().await;
         let id = short(&overlay.to_string_lossy());

@@ -1,5 +1,5 @@
-//! What is stated of an image that lies in files, so that caches notice when it is another one: when each of its files was last
-//! changed, and how long they are.
+//! What is stated of an image that lies in files, so that caches notice when it is another one: when each of its files
+//! was last changed, and how long they are.
 
 use std::path::PathBuf;
 

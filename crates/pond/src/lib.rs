@@ -2,8 +2,8 @@
 //! it does nothing that is out of a QMP user's reach.
 //!
 //! Invariants: a cache is an ordinary qcow2 image whose header alone says whether it still needs its source; nothing is
-//! taken for the source but the image that the cache was begun with; each clone reads through a socket of its own, and a
-//! cache is reached by the daemon's user and by the owners of disks that were pivoted to it, and by nobody else.
+//! taken for the source but the image that the cache was begun with; each clone reads through a socket of its own, and
+//! a cache is reached by the daemon's user and by the owners of disks that were pivoted to it, and by nobody else.
 
 mod clones;
 mod identity;

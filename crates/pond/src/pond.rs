@@ -258,8 +258,8 @@ impl Pond {
         }
     }
 
-    /// Removes an image that no clone needs, and its cache (`image-remove`). Clones that it cannot serve do not keep it:
-    /// they are served again when it was fetched anew, and is still the same.
+    /// Removes an image that no clone needs, and its cache (`image-remove`). Clones that it cannot serve do not keep
+    /// it: they are served again when it was fetched anew, and is still the same.
     pub async fn remove_image(&self, name: &str) -> Result<()> {
         let _turn = self.turn().await;
         self.forget_gone_clones().await;
@@ -298,7 +298,8 @@ impl Pond {
         Ok(())
     }
 
-    /// Ready when [`Pond::images`] knows how much of each image is here, which takes a moment after the pond was opened.
+    /// Ready when [`Pond::images`] knows how much of each image is here, which takes a moment after the pond was
+    /// opened.
     pub async fn counted(&self) {
         let all: Vec<_> = lock(&self.images).values().cloned().collect();
         let counted = async {

@@ -1,7 +1,7 @@
 //! Who may read a cache without the daemon: each owner of a pivoted disk, through a folder that is theirs alone.
 //!
-//! Caches lie where only the daemon's user comes. What a disk is pivoted to is a second name of the cache's file, in the
-//! folder of the user whose disk it is (`docs/decisions/005-who-reads-a-cache.md`).
+//! Caches lie where only the daemon's user comes. What a disk is pivoted to is a second name of the cache's file, in
+//! the folder of the user whose disk it is (`docs/decisions/005-who-reads-a-cache.md`).
 //!
 //! Invariants: a name is there before a disk is told of it, and until the image is removed, wherever the disk has gone
 //! meanwhile; nothing in a user's folder is believed or followed, since the user may change it.

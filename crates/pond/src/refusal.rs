@@ -1,6 +1,7 @@
 //! Why the pond does not do what it is asked for, and what would help.
 //!
-//! What would help is told apart rather than put into words: a command line names its options, a QMP client its arguments.
+//! What would help is told apart rather than put into words: a command line names its options, a QMP client its
+//! arguments.
 
 use std::fmt;
 

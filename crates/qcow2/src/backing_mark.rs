@@ -1,8 +1,8 @@
 //! Millpond's header extension that says what a backing file was when the image was made over it
 //! (`docs/formats/backing-mark.md`).
 //!
-//! Invariants: it counts only while its autoclear bit is set and the image names the same backing file as then; whatever
-//! else is there is as good as nothing, since it warns and never decides what is read.
+//! Invariants: it counts only while its autoclear bit is set and the image names the same backing file as then;
+//! whatever else is there is as good as nothing, since it warns and never decides what is read.
 
 use crate::big_endian::{be32, be64};
 use crate::{Backing, Header, HeaderEdit, UnknownExtension};

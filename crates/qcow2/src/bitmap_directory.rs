@@ -1,8 +1,8 @@
 //! Persistent dirty bitmaps: the directory, and the table of each.
 //!
-//! Invariants: an entry that was parsed satisfies the format's constraints, so that its table has at most 512 MiB / cluster
-//! size entries and lies at an aligned offset; a directory that is written as it was parsed is the same, byte for byte, and
-//! flags change in place without tearing anything (each lies in one sector).
+//! Invariants: an entry that was parsed satisfies the format's constraints, so that its table has at most 512 MiB /
+//! cluster size entries and lies at an aligned offset; a directory that is written as it was parsed is the same, byte
+//! for byte, and flags change in place without tearing anything (each lies in one sector).
 
 use block::BlockError;
 
@@ -119,8 +119,8 @@ impl BitmapEntry {
         !self.is_in_use() && (self.extra.is_empty() || self.flags & EXTRA_COMPATIBLE != 0)
     }
 
-    /// Why a bitmap cannot be stored in an image with clusters of `2^cluster_bits` bytes and `virtual_size` bytes, in QEMU's
-    /// words.
+    /// Why a bitmap cannot be stored in an image with clusters of `2^cluster_bits` bytes and `virtual_size` bytes, in
+    /// QEMU's words.
     pub fn refusal(name: &[u8], granularity: u64, cluster_bits: u32, virtual_size: u64) -> Option<String> {
         let most = (MAX_BITMAP_BYTES << 3).min(u64::from(MAX_TABLE_ENTRIES) << cluster_bits << 3);
         if granularity > 1 << MAX_GRANULARITY_BITS {

@@ -10,8 +10,8 @@ use zstd::zstd_safe;
 
 use crate::{CompressedCluster, corrupt, inflate};
 
-/// Largest window, base-2 logarithm of bytes, that a zstd stream may want beside its cluster: 8 MiB, four of the largest
-/// clusters. Whole frames need none, and say what they like.
+/// Largest window, base-2 logarithm of bytes, that a zstd stream may want beside its cluster: 8 MiB, four of the
+/// largest clusters. Whole frames need none, and say what they like.
 const MAX_WINDOW_BITS: u32 = 23;
 
 /// How the compressed clusters of an image are compressed.

@@ -125,8 +125,9 @@ impl Geometry {
         Ok(Entry::Plain { host, exclusive: exclusive && is_there, parts })
     }
 
-    /// Where the clusters lie that the first bytes of `run` keep though they read as zeros, and how many bytes share the
-    /// answer, as far as `slice` goes. `Corrupt` where an entry lies, `Invalid` where `run` does not begin in the slice.
+    /// Where the clusters lie that the first bytes of `run` keep though they read as zeros, and how many bytes share
+    /// the answer, as far as `slice` goes. `Corrupt` where an entry lies, `Invalid` where `run` does not begin in the
+    /// slice.
     pub fn room_of_zeros(&self, slice: &L2Slice, run: ByteRange) -> Result<(Option<u64>, u64), BlockError> {
         let from = self.in_slice(slice, run.start())?;
         let run = run.head(self.slice_span() - from);
@@ -150,8 +151,8 @@ impl Geometry {
         Ok((first, len))
     }
 
-    /// Changes the entry for the cluster of `guest`, for all who look from now on. One writer at a time. `Invalid` where
-    /// `guest` is not in the slice.
+    /// Changes the entry for the cluster of `guest`, for all who look from now on. One writer at a time. `Invalid`
+    /// where `guest` is not in the slice.
     pub fn set_entry(&self, slice: &L2Slice, guest: u64, entry: NewEntry) -> Result<(), BlockError> {
         let from = self.in_slice(slice, guest)?;
         let index = (from >> self.cluster_bits) as usize;

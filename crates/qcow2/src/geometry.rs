@@ -70,8 +70,8 @@ impl Geometry {
         Self { slice_bits: bytes.ilog2() - self.entry_bits(), ..self }
     }
 
-    /// The same of the disk as an internal snapshot has it. `Corrupt` where its L1 table is none: not aligned, longer than
-    /// 32 MiB, or too short for the disk.
+    /// The same of the disk as an internal snapshot has it. `Corrupt` where its L1 table is none: not aligned, longer
+    /// than 32 MiB, or too short for the disk.
     pub fn of_snapshot(self, snapshot: &Snapshot) -> Result<Self, BlockError> {
         let (offset, entries) = (snapshot.l1_offset, snapshot.l1_entries);
         let size = snapshot.disk_size.unwrap_or(self.virtual_size);

@@ -37,7 +37,8 @@ impl L1Entry {
 #[derive(Debug)]
 pub struct L1Table {
     first: Box<[AtomicU64]>,
-    /// What was added: the first part is as long as [`L1Table::unit`], each further one twice as long as the one before.
+    /// What was added: the first part is as long as [`L1Table::unit`], each further one twice as long as the one
+    /// before.
     more: [OnceLock<Box<[AtomicU64]>>; PARTS_MAX],
     len: AtomicUsize,
 }
@@ -120,8 +121,8 @@ impl L1Table {
         Some(index / PIECE_ENTRIES)
     }
 
-    /// Other tables map the disk, for all who look from now on, entry by entry. It gets no shorter: what `words` do not name
-    /// maps nothing.
+    /// Other tables map the disk, for all who look from now on, entry by entry. It gets no shorter: what `words` do not
+    /// name maps nothing.
     pub fn replace(&self, words: &[u64]) {
         self.grow(words.len());
         for index in 0..self.len() {
@@ -131,8 +132,8 @@ impl L1Table {
         }
     }
 
-    /// Nothing maps `guest` any more, for all who look from now on. Answers which piece of the table has changed; `None`
-    /// beyond its end.
+    /// Nothing maps `guest` any more, for all who look from now on. Answers which piece of the table has changed;
+    /// `None` beyond its end.
     pub fn clear(&self, geometry: &Geometry, guest: u64) -> Option<usize> {
         let index = (guest >> geometry.table_span_bits()) as usize;
         self.get(index)?.store(0, Ordering::SeqCst);

@@ -15,8 +15,8 @@ const NAME_MAX: usize = 255;
 pub struct SnapshotList(Vec<Snapshot>);
 
 impl SnapshotList {
-    /// The list that was read from an image whose disk has `virtual_size` bytes. Old entries that do not say how large it
-    /// was are of its present size.
+    /// The list that was read from an image whose disk has `virtual_size` bytes. Old entries that do not say how large
+    /// it was are of its present size.
     pub fn new(mut snapshots: Vec<Snapshot>, virtual_size: u64) -> Self {
         for snapshot in &mut snapshots {
             snapshot.disk_size.get_or_insert(virtual_size);
@@ -35,8 +35,8 @@ impl SnapshotList {
         by(|s| &s.id).or_else(|| by(|s| &s.name))
     }
 
-    /// Adds one (of a name of more than 255 bytes the first ones count) of the disk of `disk_size` bytes whose L1 table is at `l1_offset` and has `l1_entries`. Its id is one
-    /// more than the largest there is.
+    /// Adds one (of a name of more than 255 bytes the first ones count) of the disk of `disk_size` bytes whose L1 table
+    /// is at `l1_offset` and has `l1_entries`. Its id is one more than the largest there is.
     ///
     /// Errors: the system's `File too large` where the table could not be stored.
     pub fn add(

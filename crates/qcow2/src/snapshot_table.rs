@@ -69,8 +69,8 @@ impl Snapshot {
     /// Most bytes of extra data that QEMU accepts.
     pub(crate) const EXTRA_MAX: usize = 1024;
 
-    /// Parses `count` entries from the first bytes of the table. `at_end`: the file has no more bytes; what is missing reads
-    /// as zeros, as in QEMU.
+    /// Parses `count` entries from the first bytes of the table. `at_end`: the file has no more bytes; what is missing
+    /// reads as zeros, as in QEMU.
     ///
     /// Errors: `Corrupt` where an entry has more than 1024 bytes of extra data or the table more than 64 MiB or 65536
     /// entries, in the words of QEMU.

@@ -70,8 +70,8 @@ impl L2Table {
 }
 
 impl Geometry {
-    /// The L2 table that an L1 entry names, if it names one. `Corrupt` where the entry lies: reserved bits, an offset that is
-    /// not aligned, or a table that is not wholly in the file of `file_len` bytes.
+    /// The L2 table that an L1 entry names, if it names one. `Corrupt` where the entry lies: reserved bits, an offset
+    /// that is not aligned, or a table that is not wholly in the file of `file_len` bytes.
     pub fn table_of(&self, entry: u64, file_len: u64) -> Result<Option<HostOffset>, BlockError> {
         let table = HostOffset(entry & OFFSET);
         let lies = entry & !(OFFSET | COPIED) != 0

@@ -1,5 +1,5 @@
-//! Our check beside `qemu-img check`: images made by QEMU's tools, then broken. Numbers agree in every class, before and
-//! after a repair, and a repair changes nothing that a guest reads.
+//! Our check beside `qemu-img check`: images made by QEMU's tools, then broken. Numbers agree in every class, before
+//! and after a repair, and a repair changes nothing that a guest reads.
 
 #![allow(unreachable_pub, reason = "modules of one test")]
 #![allow(clippy::unwrap_used, reason = "a test may panic")]

@@ -1,9 +1,10 @@
-//! The power goes while an image is repaired: at any write and any barrier, with what was not durable lost or torn. What is
-//! left is no worse than the image was, reads as it did, and can be repaired as well as if nothing had happened.
+//! The power goes while an image is repaired: at any write and any barrier, with what was not durable lost or torn.
+//! What is left is no worse than the image was, reads as it did, and can be repaired as well as if nothing had
+//! happened.
 //!
 //! Worse is what is counted too low, or lies. A flag that says otherwise than a count is not: between counts that
-//! are right at last and flags that are not yet there may be more of those, and none says that a cluster is nobody else's
-//! which did not say so before.
+//! are right at last and flags that are not yet there may be more of those, and none says that a cluster is nobody
+//! else's which did not say so before.
 
 #![allow(unreachable_pub, reason = "modules of one test")]
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
@@ -123,8 +124,8 @@ impl Case<'_> {
         Ok(())
     }
 
-    /// How many lines tell of more than a leak, a flag which says otherwise than a count, a count that cannot be read, or
-    /// the clusters of what reached beyond the end before the file grew.
+    /// How many lines tell of more than a leak, a flag which says otherwise than a count, a count that cannot be read,
+    /// or the clusters of what reached beyond the end before the file grew.
     fn harm(&self, outcome: &Outcome) -> u64 {
         let header =
             Header::parse(&self.image[..Header::needed(self.image).unwrap().min(self.image.len())]).unwrap();

@@ -70,8 +70,8 @@
 //!
 //! # Scenarios
 //!
-//! What is to survive power cuts is a row of a table of [`campaign::Scenario`], played by [`campaign::play`] on all cores:
-//! `cargo xtask sim` plays as many seeds of it as one likes.
+//! What is to survive power cuts is a row of a table of [`campaign::Scenario`], played by [`campaign::play`] on all
+//! cores: `cargo xtask sim` plays as many seeds of it as one likes.
 //!
 //! # What it does not show
 //!

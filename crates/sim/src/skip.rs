@@ -7,8 +7,8 @@ use std::sync::{Mutex, PoisonError};
 
 static SAID: Mutex<BTreeSet<String>> = Mutex::new(BTreeSet::new());
 
-/// Says, once, that `test` (the package's name in front) does not run, or does not ask `peer`, because it is not here: on
-/// standard error, past the test harness, and in the file that `MILLPOND_SKIP_LOG` names, for the closing summary.
+/// Says, once, that `test` (the package's name in front) does not run, or does not ask `peer`, because it is not here:
+/// on standard error, past the test harness, and in the file that `MILLPOND_SKIP_LOG` names, for the closing summary.
 ///
 /// Panics when that file cannot be written.
 pub fn skip(test: &str, peer: &str) {

@@ -1,4 +1,5 @@
-//! What the fuzzer starts from, where it would take long to find it by itself: small images made by qemu-img, and words.
+//! What the fuzzer starts from, where it would take long to find it by itself: small images made by qemu-img, and
+//! words.
 //!
 //! Invariant: seeds only help; without qemu-img the fuzzer starts from nothing.
 

@@ -96,8 +96,8 @@ pub(crate) fn run(root: &Path, options: &Options) -> Result<bool, String> {
         Ok(points::count(&said, if options.full { points::FULL_MIN } else { 0 }))
     });
     timed("doc tests", &mut || cargo("test --workspace --doc"));
-    // A workspace of its own: without this nothing would notice that a target no longer builds. What it depends on clippy has
-    // checked already.
+    // A workspace of its own: without this nothing would notice that a target no longer builds. What it depends on
+    // clippy has checked already.
     timed("fuzz targets", &mut || {
         cargo("check --manifest-path fuzz/Cargo.toml --no-default-features --target-dir target")
     });

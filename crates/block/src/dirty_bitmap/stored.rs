@@ -39,7 +39,8 @@ impl DirtyBitmap {
         BitmapPart::Bytes(bytes)
     }
 
-    /// Marks as dirty what `bytes`, which are stored at byte `start` (a multiple of 64), say; bits beyond the end are left out.
+    /// Marks as dirty what `bytes`, which are stored at byte `start` (a multiple of 64), say; bits beyond the end are
+    /// left out.
     pub fn load(&mut self, start: u64, bytes: &[u8]) {
         let first = start * 8;
         for (at, word) in words(bytes).enumerate() {

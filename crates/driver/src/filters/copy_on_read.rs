@@ -161,8 +161,8 @@ impl CopyOnRead {
         (result, part)
     }
 
-    /// Has the granules of `range`, which were [`Self::kept`], fetched (unless somebody does already) and shows all that
-    /// arrives to `visit`.
+    /// Has the granules of `range`, which were [`Self::kept`], fetched (unless somebody does already) and shows all
+    /// that arrives to `visit`.
     async fn fetch(
         &self,
         priority: Priority,
@@ -210,9 +210,9 @@ impl CopyOnRead {
         next.whence(CHILD, self.bottom, range).await
     }
 
-    /// The first bytes of `range`, which come from where `whence` says, that the cache shall take: nothing if it has them
-    /// or shall not have them; those whose granules, and a table to map them, it has room for if it has a bound. Whoever
-    /// waits between this answer and the fetch finds it outdated.
+    /// The first bytes of `range`, which come from where `whence` says, that the cache shall take: nothing if it has
+    /// them or shall not have them; those whose granules, and a table to map them, it has room for if it has a bound.
+    /// Whoever waits between this answer and the fetch finds it outdated.
     fn kept(&self, whence: Whence, range: ByteRange, next: Next<'_>) -> ByteRange {
         if whence != Whence::Between {
             return ByteRange::default();

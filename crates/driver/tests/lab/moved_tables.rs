@@ -52,8 +52,8 @@ impl Move {
     }
 }
 
-/// The first entry of the disk comes to point to a table that has moved. Answers the error of who writes there; `None` where
-/// he writes over the table.
+/// The first entry of the disk comes to point to a table that has moved. Answers the error of who writes there; `None`
+/// where he writes over the table.
 pub fn write_over(moved: Move) -> Option<String> {
     let world = SimWorld::new(1, Options::calm());
     world.run(async {

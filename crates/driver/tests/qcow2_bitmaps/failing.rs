@@ -1,5 +1,5 @@
-//! Disks that fail at one write: whatever is told to have failed, no bitmap says less than was changed, none is lost that
-//! was stored, and none shares clusters with another.
+//! Disks that fail at one write: whatever is told to have failed, no bitmap says less than was changed, none is lost
+//! that was stored, and none shares clusters with another.
 
 use block::{ByteRange, Errno};
 use flow::{BitmapChange, View, seam};
@@ -38,8 +38,8 @@ fn fail_write(world: &SimWorld, number: usize) {
     });
 }
 
-/// Does `work` with each of its first writes failing, which leaves something behind or not, as the seed says; answers how
-/// often it said that something had failed.
+/// Does `work` with each of its first writes failing, which leaves something behind or not, as the seed says; answers
+/// how often it said that something had failed.
 fn failing(work: impl AsyncFn(&SimWorld, &Lab, Tree, usize) -> bool) -> usize {
     let run = |(seed, number): &(u64, usize)| {
         let world = SimWorld::new(*seed, Options::calm());

@@ -1,5 +1,5 @@
-//! The power goes while bitmaps are made, recorded in, stored, merged and removed: at any write and any flush. Whatever is
-//! left has tables that agree, and each bitmap in it is marked as in use, or is what was recorded.
+//! The power goes while bitmaps are made, recorded in, stored, merged and removed: at any write and any flush. Whatever
+//! is left has tables that agree, and each bitmap in it is marked as in use, or is what was recorded.
 //!
 //! A failure prints the `cargo xtask sim` command that plays it again; `MILLPOND_TEST_FULL=1` plays more.
 

@@ -1,5 +1,5 @@
-//! What is done to an image and its bitmaps: bitmaps come, change and go, clients write, the disk grows and shrinks, the
-//! image comes to rest, and is opened again.
+//! What is done to an image and its bitmaps: bitmaps come, change and go, clients write, the disk grows and shrinks,
+//! the image comes to rest, and is opened again.
 
 use std::cell::RefCell;
 use std::ops::Range;

@@ -1,8 +1,8 @@
 //! The power goes while a qcow2 image is written: at any write and any flush, with what was on its way lost, torn or
 //! reordered. Whatever is left opens, has tables that agree, and holds all that was flushed.
 //!
-//! The scenarios are the rows of `table.rs`, and the repairs of `repair.rs`. A failure prints the `cargo xtask sim` command that plays it again;
-//! `MILLPOND_TEST_FULL=1` plays more of them.
+//! The scenarios are the rows of `table.rs`, and the repairs of `repair.rs`. A failure prints the `cargo xtask sim`
+//! command that plays it again; `MILLPOND_TEST_FULL=1` plays more of them.
 
 #![allow(unreachable_pub, reason = "modules of one test")]
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
@@ -42,8 +42,8 @@ fn scenarios() {
     campaign::play_or_break(&all.collect::<Vec<_>>(), &BUDGETS, break_named);
 }
 
-/// The scenario that goes wrong without a rule; `None` where it takes no power cut: `contract_broken_*` and `sabotage_*`
-/// break those.
+/// The scenario that goes wrong without a rule; `None` where it takes no power cut: `contract_broken_*` and
+/// `sabotage_*` break those.
 fn found_by(rule: Rule) -> Option<&'static str> {
     match rule {
         Rule::Guards | Rule::Generations | Rule::RangeLocks | Rule::Lending => None,

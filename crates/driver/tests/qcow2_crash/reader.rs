@@ -64,8 +64,8 @@ pub fn snapshots(disk: &SimDisk) -> Result<Vec<(String, Vec<u8>)>, String> {
     listed(disk)?.into_iter().map(read).collect()
 }
 
-/// The states of guests that are stored with snapshots, by the snapshot's id and name. They lie behind the disk, from the
-/// next L2 table on.
+/// The states of guests that are stored with snapshots, by the snapshot's id and name. They lie behind the disk, from
+/// the next L2 table on.
 pub fn guests(disk: &SimDisk) -> Result<Vec<(String, Vec<u8>)>, String> {
     let file = disk.bytes("disk").unwrap_or_default();
     let span = Geometry::new(&header_of(&file)?).table_span();

@@ -1,5 +1,5 @@
-//! The power goes while a broken image is repaired, by a check or because it is opened and marked dirty. What is left is no
-//! worse than it was, reads the same, and can be repaired; when it is said to be mended, it is, durably.
+//! The power goes while a broken image is repaired, by a check or because it is opened and marked dirty. What is left
+//! is no worse than it was, reads the same, and can be repaired; when it is said to be mended, it is, durably.
 
 use flow::{Repair, Role};
 use qcow2::check;

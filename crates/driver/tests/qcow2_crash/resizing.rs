@@ -36,8 +36,8 @@ pub async fn resize_under_clients(stage: &Stage<'_>) {
     flush(&view).await;
 }
 
-/// Fills the disk, makes it short, and goes on with it, again and again. Nobody holds what is dropped, so that the file ends
-/// earlier then.
+/// Fills the disk, makes it short, and goes on with it, again and again. Nobody holds what is dropped, so that the file
+/// ends earlier then.
 pub async fn fill_and_shrink(stage: &Stage<'_>) {
     let mut rng = Rng::new(stage.seed);
     let view = stage.tree.view();

@@ -237,8 +237,8 @@ fn with_guests() -> impl Iterator<Item = Row> {
     rows.into_iter().map(|row| Row { work: |stage| Box::pin(take_snapshots_beside_a_guest(stage)), ..row })
 }
 
-/// An image with a snapshot that a guest's state is stored with, which lies behind the disk. The present state has it, too,
-/// as after going back to that snapshot.
+/// An image with a snapshot that a guest's state is stored with, which lies behind the disk. The present state has it,
+/// too, as after going back to that snapshot.
 fn with_guest(bits: u32) -> Vec<u8> {
     const STATE: u64 = 20 << 10;
     let behind = SIZE.next_multiple_of(Geometry::new(&header_of(&file(bits))).table_span());

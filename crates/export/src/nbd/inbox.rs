@@ -51,8 +51,8 @@ impl Inbox {
         len > ROOM / 2 || self.long && len >= LONG
     }
 
-    /// A request came whose payload of so many bytes (0: none) had to be copied into a buffer, or had one. Clients go on
-    /// as they have begun: the next payload that is as long is not copied.
+    /// A request came whose payload of so many bytes (0: none) had to be copied into a buffer, or had one. Clients go
+    /// on as they have begun: the next payload that is as long is not copied.
     pub(super) fn came(&mut self, payload: usize) {
         self.long = payload >= LONG;
     }

@@ -1,7 +1,7 @@
 //! What a copy has to bring, piece by piece: data that the cache does not hold, and zeros that would not stay zeros.
 //!
-//! Invariants: pieces come in order, never overlap, and are cut at multiples of the chunk size; data is rounded to whole
-//! granules (they are what is fetched), zeros that are stored are whole granules already.
+//! Invariants: pieces come in order, never overlap, and are cut at multiples of the chunk size; data is rounded to
+//! whole granules (they are what is fetched), zeros that are stored are whole granules already.
 
 use std::collections::VecDeque;
 

@@ -1,7 +1,7 @@
 //! Requests that are under way side by side.
 //!
-//! Invariant: whoever waits for something else while they fly has them go on: one of them may hold what he waits for, such
-//! as a table that it is about to load for all.
+//! Invariant: whoever waits for something else while they fly has them go on: one of them may hold what he waits for,
+//! such as a table that it is about to load for all.
 
 use std::collections::VecDeque;
 use std::future::poll_fn;

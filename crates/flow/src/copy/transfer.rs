@@ -34,25 +34,25 @@ pub struct Transfer {
     pub chunk: u64,
     /// Requests in flight.
     pub parallel: usize,
-    /// Writes reach the target in the order of their offsets, one at a time. What comes before (reading, packing) is done
-    /// side by side all the same.
+    /// Writes reach the target in the order of their offsets, one at a time. What comes before (reading, packing) is
+    /// done side by side all the same.
     pub ordered: bool,
     /// Shortest run of zeros in data (bytes, a multiple of 512) that is not written as data; 0: all is written.
     pub sparse: u64,
     /// What becomes of zeros.
     pub zeroes: Zeroes,
-    /// The target has, or lies above, a backing image of this size which has what lies below the source's first layers: only
-    /// what those hold is copied.
+    /// The target has, or lies above, a backing image of this size which has what lies below the source's first layers:
+    /// only what those hold is copied.
     pub over: Option<u64>,
     /// How many layers those are.
     pub layers: u32,
     /// Data is stored compressed.
     pub compress: bool,
-    /// Data is not carried, but brought by the kernel where it can: then nobody looks for zeros in it. Not together with
-    /// `compress` or `salvage`.
+    /// Data is not carried, but brought by the kernel where it can: then nobody looks for zeros in it. Not together
+    /// with `compress` or `salvage`.
     pub offload: Option<Offload>,
-    /// That is done only with clusters of the target that begin with anything but zeros; all others are carried, and looked
-    /// through. Where clusters are too small for that, storage is shared, or all is carried.
+    /// That is done only with clusters of the target that begin with anything but zeros; all others are carried, and
+    /// looked through. Where clusters are too small for that, storage is shared, or all is carried.
     pub looks: bool,
     /// Bytes that cannot be read become zeros.
     pub salvage: bool,

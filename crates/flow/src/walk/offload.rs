@@ -1,11 +1,11 @@
-//! Copies that are left to the kernel: both walks have to end at nodes that lie in files, so that nobody on the way misses
-//! what passes.
+//! Copies that are left to the kernel: both walks have to end at nodes that lie in files, so that nobody on the way
+//! misses what passes.
 //!
 //! A write takes the same steps as one of bytes in memory: in place where the format allows it, else prepare, move,
 //! commit. Only whole clusters are written so: nothing has to be copied around them, and nobody joins.
 //!
-//! Invariants: what is written stays where it is until it has landed, whoever still waits; new data is never mapped before it
-//! is there.
+//! Invariants: what is written stays where it is until it has landed, whoever still waits; new data is never mapped
+//! before it is there.
 
 use std::sync::Arc;
 

@@ -1,7 +1,7 @@
 //! `compare -s`: whether two images hold their bytes in the same way.
 //!
-//! What is looked at is what QEMU calls the block status: data, zeros, allocated, compressed, and whether the run from there
-//! on reaches the end of the image.
+//! What is looked at is what QEMU calls the block status: data, zeros, allocated, compressed, and whether the run from
+//! there on reaches the end of the image.
 
 use block::{ByteRange, Result};
 use engine::Reader;

@@ -114,9 +114,9 @@ impl<'a> Options<'a> {
     }
 }
 
-/// What the kernel may do, and whether zeros are looked for before: it looks for none, packs nothing, and does not pass over
-/// what cannot be read. Storage is shared unless one of that is asked for. What is to stay in the page cache anyway is
-/// copied there.
+/// What the kernel may do, and whether zeros are looked for before: it looks for none, packs nothing, and does not pass
+/// over what cannot be read. Storage is shared unless one of that is asked for. What is to stay in the page cache
+/// anyway is copied there.
 fn offload(given: &Given, keeps_pages: bool) -> (Option<Offload>, bool) {
     match () {
         () if given.has("compress") || given.has("salvage") => (None, false),

@@ -1,5 +1,5 @@
-//! The power goes while a verb works on images: at any write and any flush. Whatever is left opens, has tables that agree,
-//! and reads as the disk did before, whether it is called again or not.
+//! The power goes while a verb works on images: at any write and any flush. Whatever is left opens, has tables that
+//! agree, and reads as the disk did before, whether it is called again or not.
 //!
 //! A failure prints the `cargo xtask sim` command that plays it again; `MILLPOND_TEST_FULL=1` looks at more points.
 

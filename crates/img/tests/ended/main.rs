@@ -1,5 +1,5 @@
-//! A verb that makes a file is ended at any of its steps: what is left is the whole image, or no file; or an empty one where
-//! a file was there before.
+//! A verb that makes a file is ended at any of its steps: what is left is the whole image, or no file; or an empty one
+//! where a file was there before.
 //!
 //! A step is a poll of the verb's future, so that every place at which it waits is one at which it is ended.
 

@@ -245,8 +245,8 @@ fn many_bitmaps() -> Vec<Named> {
     all
 }
 
-/// A bitmap whose every other cluster is all ones: with little in the file it is as long as it may be for the disk, which is
-/// as large as its L1 table can make it.
+/// A bitmap whose every other cluster is all ones: with little in the file it is as long as it may be for the disk,
+/// which is as large as its L1 table can make it.
 fn striped_bitmap() -> Vec<Named> {
     const L1_AT: usize = 64 << 10;
     const L1_LEN: usize = 512 << 10;

@@ -1,7 +1,7 @@
 //! Whatever an image of 1 MiB holds, no verb takes more than 64 MiB of memory for it, and none goes on without end.
 //!
-//! Memory is that of the process without the simulated disk; work is counted in requests to the disk, and in turns. What
-//! the libraries written in C take is not seen here: their windows are bounded where they are opened.
+//! Memory is that of the process without the simulated disk; work is counted in requests to the disk, and in turns.
+//! What the libraries written in C take is not seen here: their windows are bounded where they are opened.
 
 #![allow(unreachable_pub, reason = "modules of one test")]
 #![allow(clippy::unwrap_used, reason = "a test may panic")]

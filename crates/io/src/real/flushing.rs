@@ -3,9 +3,9 @@
 //! The kernel tells of bytes that it could not write once per open file, to whoever asks first, and has forgotten which
 //! they were.
 //!
-//! Invariants: whoever asks hears of everything that failed before the flush began that answers it, and so does everybody
-//! after them; a flush that was asked for is done whether or not anyone still waits for it; nothing of the file is held
-//! for one that was answered.
+//! Invariants: whoever asks hears of everything that failed before the flush began that answers it, and so does
+//! everybody after them; a flush that was asked for is done whether or not anyone still waits for it; nothing of the
+//! file is held for one that was answered.
 
 use std::future::Future;
 use std::io;

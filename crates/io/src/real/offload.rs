@@ -1,7 +1,7 @@
 //! Copying between files in the kernel: sharing storage, or copying there.
 //!
-//! Invariant: an answer other than success, `Unsupported` (never for these files) and `InvalidInput` (not this range) is
-//! a fault of the target's or the source's disk. Everything here blocks.
+//! Invariant: an answer other than success, `Unsupported` (never for these files) and `InvalidInput` (not this range)
+//! is a fault of the target's or the source's disk. Everything here blocks.
 #![allow(unsafe_code, reason = "FICLONERANGE, which rustix does not have")]
 
 use std::io::{self, ErrorKind};
@@ -28,7 +28,8 @@ struct CloneRange {
 /// Whether `how` may ever work from `source` to `target`.
 pub(super) fn is_possible(target: BorrowedFd<'_>, source: BorrowedFd<'_>, how: Offload) -> bool {
     let asked = match how {
-        // No file system shares single bytes: one that can share says that this is not a block, others that they cannot.
+        // No file system shares single bytes: one that can share says that this is not a block, others that they
+        // cannot.
         Offload::Share => clone(target, 1, source, ByteRange::new(1, 1)),
         Offload::Copy => {
             retry_on_intr(|| copy_file_range(source, Some(&mut 0), target, Some(&mut 0), 0)).map(drop)

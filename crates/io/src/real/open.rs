@@ -40,8 +40,8 @@ pub(super) enum Kind {
     BlockDevice,
 }
 
-/// Opens `path`; `rings` says whether they may be used, or why not, and `may_flag` whether `RWF_DONTCACHE` may be; `left` knows
-/// the pages that are about to leave. Blocks.
+/// Opens `path`; `rings` says whether they may be used, or why not, and `may_flag` whether `RWF_DONTCACHE` may be;
+/// `left` knows the pages that are about to leave. Blocks.
 pub(super) fn open(
     path: &Path,
     options: OpenOptions,

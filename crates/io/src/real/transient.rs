@@ -5,8 +5,8 @@
 //! (`cachestat`, Linux 6.5), and those that were not there are given back after it: read ones at once, written ones
 //! when they are on disk, in batches. The same becomes of two kinds of writes whatever the kernel can: those that share
 //! a page with their neighbours (a page that has left would have to be read again for the next of them), and those to a
-//! place that the file has already (a disk that is told nothing new ends them in an interrupt, where the kernel drops no
-//! page). Where neither can be had pages stay.
+//! place that the file has already (a disk that is told nothing new ends them in an interrupt, where the kernel drops
+//! no page). Where neither can be had pages stay.
 //!
 //! Invariants: no page that was there before is ever given back; what waits to go is bounded; bytes that were lost on
 //! their way to the disk fail the write that waited for them and all flushes from then on. Everything here blocks.

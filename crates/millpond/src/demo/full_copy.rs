@@ -30,7 +30,8 @@ pub(super) struct FullCopy {
     pub(super) measured: bool,
 }
 
-/// Copies the data of `source` from `export` at the end of the link at `socket` to a file, or computes how long that takes.
+/// Copies the data of `source` from `export` at the end of the link at `socket` to a file, or computes how long that
+/// takes.
 pub(super) async fn full_copy(
     engine: &Arc<Engine>,
     source: &Source,

@@ -207,8 +207,8 @@ impl Guest {
         Ok(compared)
     }
 
-    /// Copies a granule of the image behind the image, unless it has done so before, and reads it there. Answers how many
-    /// bytes it found.
+    /// Copies a granule of the image behind the image, unless it has done so before, and reads it there. Answers how
+    /// many bytes it found.
     async fn write(&mut self, machine: &mut Machine) -> Result<u64> {
         let from = self.number * GRANULE % self.size;
         if self.kept.is_none() {

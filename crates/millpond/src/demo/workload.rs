@@ -1,7 +1,7 @@
 //! What the readers read before the cache is full: like guests, here and there, and at first what nobody has read.
 //!
-//! Invariants: the same image gives the same workload; no granule is in two lists, but all readers share the burst; no list
-//! is empty.
+//! Invariants: the same image gives the same workload; no granule is in two lists, but all readers share the burst; no
+//! list is empty.
 
 use block::ByteRange;
 
@@ -18,7 +18,8 @@ const READ: u64 = 4096;
 pub(super) struct Workload {
     /// What all readers read at the same time, holes among it.
     pub(super) burst: Vec<ByteRange>,
-    /// Cold reads of each reader while the fill runs, which comes from the front: in the back half, the last of it first.
+    /// Cold reads of each reader while the fill runs, which comes from the front: in the back half, the last of it
+    /// first.
     pub(super) during: Vec<Vec<ByteRange>>,
 }
 

@@ -51,9 +51,9 @@ pub(crate) struct UpArgs {
 
 /// Make a disk for a VM that can be used at once, while its image still lies far away.
 ///
-/// SOURCE is nbd://HOST[:PORT]/NAME, nbd+unix:///NAME?socket=PATH, or the path of an image (.qcow2, .raw, .img). OVERLAY is
-/// the file to give to the VM, a qcow2. The first clone of a source makes the cache, others share it. With no daemon
-/// running, one is started in the background. docs/manual/clone.md has all of it.
+/// SOURCE is nbd://HOST[:PORT]/NAME, nbd+unix:///NAME?socket=PATH, or the path of an image (.qcow2, .raw, .img).
+/// OVERLAY is the file to give to the VM, a qcow2. The first clone of a source makes the cache, others share it. With
+/// no daemon running, one is started in the background. docs/manual/clone.md has all of it.
 #[derive(Args, Debug)]
 pub(crate) struct CloneArgs {
     #[command(flatten)]

@@ -138,8 +138,8 @@ async fn carry_out(
     Ok(outcome)
 }
 
-/// Runs the verb until it ends or a signal ends it. One that is making a file is asked to stop, so that nothing of it is
-/// written later; the second signal does not wait for that.
+/// Runs the verb until it ends or a signal ends it. One that is making a file is asked to stop, so that nothing of it
+/// is written later; the second signal does not wait for that.
 async fn until_ended(
     mut running: io::LocalFut<'static, Outcome>,
     session: &Session,

@@ -1,5 +1,5 @@
-//! What stands before the command: `--help`, `--version`, and `--trace`, which is taken for the sake of scripts: there are
-//! no trace events here, so nothing is ever traced.
+//! What stands before the command: `--help`, `--version`, and `--trace`, which is taken for the sake of scripts: there
+//! are no trace events here, so nothing is ever traced.
 
 use engine::keyval;
 

@@ -1,5 +1,6 @@
 //! The same image through our hands and QEMU's in turn: after each step of a seeded sequence both read the same bytes,
-//! snapshots and dirty bitmaps, those of a plain model, both say the same about it, and both checks that nothing is wrong.
+//! snapshots and dirty bitmaps, those of a plain model, both say the same about it, and both checks that nothing is
+//! wrong.
 //!
 //! A failure prints the options, the steps so far, and the command that plays its seed again; `MILLPOND_TEST_FULL=1`
 //! plays more seeds.

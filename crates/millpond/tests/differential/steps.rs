@@ -211,7 +211,8 @@ fn amend(stage: &mut Stage<'_>, who: Who) {
     }
 }
 
-/// To another image without a base, which takes its place: the present state, with its bitmaps or without, or a snapshot.
+/// To another image without a base, which takes its place: the present state, with its bitmaps or without, or a
+/// snapshot.
 fn convert(stage: &mut Stage<'_>, who: Who) {
     let case = Case::another(&mut stage.rng);
     stage.made += 1;

@@ -1,4 +1,5 @@
-//! `convert` between files of one file system: storage is shared where it can be, and the images are what they should be.
+//! `convert` between files of one file system: storage is shared where it can be, and the images are what they should
+//! be.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;

@@ -21,9 +21,9 @@ fn resident(path: &Path) -> Vec<bool> {
     })
 }
 
-/// How often a conversion is looked at before it is said to have done what was seen: the kernel takes pages back on its own
-/// (a few of 256, in 7 of 400 looks at a file that nobody touched), and leaves one that it finds locked,
-/// or written again on its way to the disk, when it is to drop it.
+/// How often a conversion is looked at before it is said to have done what was seen: the kernel takes pages back on its
+/// own (a few of 256, in 7 of 400 looks at a file that nobody touched), and leaves one that it finds locked, or written
+/// again on its way to the disk, when it is to drop it.
 const LOOKS: usize = 6;
 
 /// Makes a file of which one MiB is in memory, the last one: nothing is read ahead of it. Answers what is.

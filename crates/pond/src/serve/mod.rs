@@ -1,8 +1,8 @@
 //! The repository: the images in a folder, each an export by its name relative to the folder.
 //!
-//! Invariants: a name leads to nothing outside of the folder, whatever links and `..` it has; formats come from the name
-//! or from the operator, never from content; an image is open while somebody uses it and for a while after that; what
-//! is exported is the file that had the name when it was asked for.
+//! Invariants: a name leads to nothing outside of the folder, whatever links and `..` it has; formats come from the
+//! name or from the operator, never from content; an image is open while somebody uses it and for a while after that;
+//! what is exported is the file that had the name when it was asked for.
 
 mod names;
 mod shelf;

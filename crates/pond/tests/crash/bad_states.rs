@@ -1,5 +1,5 @@
-//! What somebody else did to the files of a pond: it concerns one image, which says what is wrong and what helps, and the
-//! others are served.
+//! What somebody else did to the files of a pond: it concerns one image, which says what is wrong and what helps, and
+//! the others are served.
 
 use std::path::PathBuf;
 use std::sync::Arc;

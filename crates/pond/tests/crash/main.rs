@@ -1,5 +1,5 @@
-//! The power goes while a host fetches an image, cuts it off and pivots its clones, or its daemon is killed: at any write
-//! and any flush, the network failing beside it. The next daemon finds everything, and no byte is ever wrong.
+//! The power goes while a host fetches an image, cuts it off and pivots its clones, or its daemon is killed: at any
+//! write and any flush, the network failing beside it. The next daemon finds everything, and no byte is ever wrong.
 //!
 //! A failure prints the `cargo xtask sim` command that plays it again; `MILLPOND_TEST_FULL=1` looks at more points.
 

@@ -1,8 +1,8 @@
-//! What a check makes different besides, for images that are to be of another kind: the width of refcounts, whole entries
-//! of snapshots, and entries that version 2 does not have.
+//! What a check makes different besides, for images that are to be of another kind: the width of refcounts, whole
+//! entries of snapshots, and entries that version 2 does not have.
 //!
-//! Invariant: it begins only where nothing is wrong, but for refcounts that are to be of another width. Those of another width are new structures, to which one sector
-//! of the header switches; a crash before leaves the old ones.
+//! Invariant: it begins only where nothing is wrong, but for refcounts that are to be of another width. Those of
+//! another width are new structures, to which one sector of the header switches; a crash before leaves the old ones.
 
 use block::{BlockError, ErrorKind};
 
@@ -30,8 +30,8 @@ pub(super) struct Amending {
 impl Check {
     /// The same check of a version 3 image, which then gets refcounts of `bits` bits, a power of two up to 64.
     ///
-    /// Errors of [`Check::step`] besides, before anything is written: `Corrupt` where something but refcounts is wrong, `Unsupported` where
-    /// a cluster is counted higher than `bits` allow.
+    /// Errors of [`Check::step`] besides, before anything is written: `Corrupt` where something but refcounts is wrong,
+    /// `Unsupported` where a cluster is counted higher than `bits` allow.
     #[must_use]
     pub fn with_refcount_bits(mut self, bits: u32) -> Self {
         self.repair = Repair::Nothing;
@@ -39,7 +39,8 @@ impl Check {
         self
     }
 
-    /// The same check; a repair of all ([`Repair::All`]) makes the entries of snapshots of a version 2 image whole, too.
+    /// The same check; a repair of all ([`Repair::All`]) makes the entries of snapshots of a version 2 image whole,
+    /// too.
     #[must_use]
     pub fn completing_snapshots(mut self) -> Self {
         self.amending.completes_snapshots = true;

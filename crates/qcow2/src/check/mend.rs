@@ -1,8 +1,8 @@
 //! Repairing, once all is counted: in which order what is written.
 //!
 //! 1. Entries that lose room for zeros: what they pointed to is no longer counted.
-//! 2. Refcounts: in place, where there is a block for each; else new blocks, a new table, and a new snapshot table if that
-//!    is to be mended, all in clusters that nothing refers to.
+//! 2. Refcounts: in place, where there is a block for each; else new blocks, a new table, and a new snapshot table if
+//!    that is to be mended, all in clusters that nothing refers to.
 //! 3. For those, one sector of the header.
 //! 4. `COPIED` flags of the active tables, which say what refcounts say.
 //! 5. The dirty and the corrupt bit, if nothing is wrong any more.

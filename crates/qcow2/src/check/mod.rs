@@ -8,10 +8,12 @@
 //! A table that several others share (L2 tables of snapshots) is read once and counted as often as it is used.
 //!
 //! Invariants:
-//! * Memory: a byte for each cluster of the file, its refcount structures as they are stored, 32 bytes for each L2 table;
-//!   never more than 64 MiB at once. Whatever a table claims, nothing beyond the end of the file is read or kept.
-//! * A repair changes nothing that a guest reads, and writes over nothing that is in use as something else. New refcount
-//!   structures lie in clusters that nothing refers to, and are durable before one sector of the header points to them.
+//! * Memory: a byte for each cluster of the file, its refcount structures as they are stored, 32 bytes for each L2
+//!   table; never more than 64 MiB at once. Whatever a table claims, nothing beyond the end of the file is read or
+//!   kept.
+//! * A repair changes nothing that a guest reads, and writes over nothing that is in use as something else. New
+//!   refcount structures lie in clusters that nothing refers to, and are durable before one sector of the header points
+//!   to them.
 //! * At any write a crash leaves an image that is no worse: refcounts become exact in place, a cluster's before its
 //!   `COPIED` flag, and what a crash leaves undone is done by the next repair.
 
@@ -123,8 +125,8 @@ pub struct Check {
     /// Ranges beyond the end that something refers to, with how often, and their clusters: nothing is put there.
     beyond: Vec<(ByteRange, u64)>,
     beyond_clusters: BTreeSet<u64>,
-    /// Where the first of them begins that begins in a cluster of the file: from here on nothing there is free, though it
-    /// is not counted.
+    /// Where the first of them begins that begins in a cluster of the file: from here on nothing there is free, though
+    /// it is not counted.
     overlong_from: u64,
     disk: DiskCounts,
     /// Whether the refcount structures are past mending in place.
@@ -290,8 +292,9 @@ impl Check {
 
     /// What is to be done next. All that was asked for before has been done.
     ///
-    /// Errors, all before anything was written: `Corrupt` where the snapshot table or the bitmap directory is broken, where
-    /// tables lie in one another a hundred times, or where only [`Repair::All`] can mend the refcounts; `NoSpace` where new refcount structures have no room.
+    /// Errors, all before anything was written: `Corrupt` where the snapshot table or the bitmap directory is broken,
+    /// where tables lie in one another a hundred times, or where only [`Repair::All`] can mend the refcounts; `NoSpace`
+    /// where new refcount structures have no room.
     pub fn step(&mut self) -> Result<Step, BlockError> {
         debug_assert!(self.asked.is_empty(), "something was asked for and not handed in");
         match self.state {

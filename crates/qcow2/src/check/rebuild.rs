@@ -1,7 +1,7 @@
 //! New refcount structures, for images whose own are past mending, and a new snapshot table where that is to be mended.
 //!
-//! Invariant: they lie in clusters that nothing refers to, the old structures included, and count what is there once the
-//! header points to them: until then the image is as it was.
+//! Invariant: they lie in clusters that nothing refers to, the old structures included, and count what is there once
+//! the header points to them: until then the image is as it was.
 
 use std::collections::{BTreeSet, HashSet};
 

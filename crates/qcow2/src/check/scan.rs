@@ -48,7 +48,8 @@ impl Check {
         }
     }
 
-    /// Judges the flag of an L1 entry, unless that is done after a repair; answers whether those below it can be judged.
+    /// Judges the flag of an L1 entry, unless that is done after a repair; answers whether those below it can be
+    /// judged.
     fn judge_l1(&mut self, index: u64, entry: u64) -> u32 {
         let table = entry & OFFSET;
         if table == 0 || self.repair != Repair::Nothing {

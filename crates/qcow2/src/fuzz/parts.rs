@@ -8,8 +8,8 @@ const BLOCK: usize = 512;
 /// Most of the bytes are clusters behind the tables of a small image.
 const DISK: u64 = 1 << 20;
 
-/// Takes `bytes` for entries of an L2 table and the clusters behind it; the first byte chooses the image: clusters of 512 B,
-/// 4 or 16 KiB, entries with bitmaps, zstd.
+/// Takes `bytes` for entries of an L2 table and the clusters behind it; the first byte chooses the image: clusters of
+/// 512 B, 4 or 16 KiB, entries with bitmaps, zstd.
 pub fn entries(bytes: &[u8]) {
     let Some((choice, bytes)) = bytes.split_first() else { return };
     let extended_l2 = choice & 4 != 0;
@@ -27,8 +27,8 @@ pub fn entries(bytes: &[u8]) {
     check(&image);
 }
 
-/// Takes `bytes` for a refcount block and changes of it, and compares with plain numbers; the first byte says how wide they
-/// are.
+/// Takes `bytes` for a refcount block and changes of it, and compares with plain numbers; the first byte says how wide
+/// they are.
 pub fn refcounts(bytes: &[u8]) {
     let Some((choice, bytes)) = bytes.split_first() else { return };
     let bits = 1 << (choice % 7);

@@ -1,8 +1,8 @@
 //! Changes of what kind of image it is, as states of its first cluster: version, lazy refcounts, name of the data file,
 //! extensions.
 //!
-//! Invariant: wherever all that says so fits the first sector, it is one sector that switches from the old header to the
-//! new one; what it points to is written before, where the old one has nothing.
+//! Invariant: wherever all that says so fits the first sector, it is one sector that switches from the old header to
+//! the new one; what it points to is written before, where the old one has nothing.
 
 use block::BlockError;
 
@@ -23,8 +23,8 @@ const COMPATIBLE_AT: usize = 80;
 /// Base-2 logarithm of the refcount width that version 2 has.
 const V2_REFCOUNT_ORDER: u32 = 4;
 
-/// The states in which the image becomes one of that version. The caller has seen to it that its tables hold nothing that
-/// the version does not know.
+/// The states in which the image becomes one of that version. The caller has seen to it that its tables hold nothing
+/// that the version does not know.
 pub(super) fn version(first: &[u8], to: Version) -> Result<Vec<Vec<u8>>, BlockError> {
     let header = Header::parse(first)?;
     if header.version == to {
@@ -90,8 +90,8 @@ pub(super) fn extension(
     to_layout(first, layout)
 }
 
-/// The states to that layout: in one sector, if need be without the names of feature bits, which nobody has to have; else
-/// in one go over several.
+/// The states to that layout: in one sector, if need be without the names of feature bits, which nobody has to have;
+/// else in one go over several.
 fn to_layout(first: &[u8], wanted: Layout) -> Result<Vec<Vec<u8>>, BlockError> {
     if let Ok(states) = in_one_sector(first, &wanted) {
         return Ok(states);

@@ -2,9 +2,9 @@
 //!
 //! Invariants: each write is to be durable before the next one begins; sectors of 512 bytes are taken to be written
 //! whole or not at all, and between any two writes (and in the midst of one that lies in one sector) the header is
-//! a good one: the old or the new. Extensions that do not fit the first sector, bitmaps that come or go where there is no
-//! room behind the others, and names and formats that do not fit beside the old ones, are written in one go over several
-//! sectors, as QEMU writes all headers: no crash may fall into it.
+//! a good one: the old or the new. Extensions that do not fit the first sector, bitmaps that come or go where there is
+//! no room behind the others, and names and formats that do not fit beside the old ones, are written in one go over
+//! several sectors, as QEMU writes all headers: no crash may fall into it.
 
 mod bitmaps;
 
@@ -44,8 +44,8 @@ pub enum HeaderEdit {
     },
     /// The image has these persistent bitmaps, or none.
     Bitmaps(Option<BitmapsExtension>),
-    /// The image is one of that version. The caller has seen to it that its tables hold nothing that the version does not
-    /// know, and that its refcounts have 16 bits. An error where the extensions do not fit the first sector.
+    /// The image is one of that version. The caller has seen to it that its tables hold nothing that the version does
+    /// not know, and that its refcounts have 16 bits. An error where the extensions do not fit the first sector.
     Version(Version),
     /// Refcounts may be written late, or not.
     LazyRefcounts(bool),
@@ -88,8 +88,8 @@ impl HeaderEdit {
     /// The writes that carry it out on the image whose first cluster is `first` ([`Header::needed`] bytes), in order;
     /// none where nothing changes.
     ///
-    /// Errors: those of [`Header::parse`]; `Unsupported` for extensions in version 2; `Invalid` where the new header does not fit
-    /// the first cluster or the backing file name is longer than 1023 bytes.
+    /// Errors: those of [`Header::parse`]; `Unsupported` for extensions in version 2; `Invalid` where the new header
+    /// does not fit the first cluster or the backing file name is longer than 1023 bytes.
     pub fn writes(&self, first: &[u8]) -> Result<Vec<HeaderWrite>, BlockError> {
         let header = Header::parse(first)?;
         if header.version == Version::V2 {

@@ -9,9 +9,9 @@
 //! whole image | what is broken | what is changed: OFFSET=BYTES, in hex, and len=LENGTH | verdict [| what QEMU does otherwise]
 //! ```
 //!
-//! Verdicts: `refused: TEXT` (it is not opened), `uncheckable: TEXT`, `mendable: TEXT` (the same, but a repair of everything
-//! leaves a whole image), `found C L E, left C L E` or `found C L E, unrepaired: TEXT`: corruptions, leaks and errors
-//! that a check finds, and what a repair of everything leaves.
+//! Verdicts: `refused: TEXT` (it is not opened), `uncheckable: TEXT`, `mendable: TEXT` (the same, but a repair of
+//! everything leaves a whole image), `found C L E, left C L E` or `found C L E, unrepaired: TEXT`: corruptions, leaks
+//! and errors that a check finds, and what a repair of everything leaves.
 
 /// A line of `cases.txt`.
 pub(crate) struct Case {

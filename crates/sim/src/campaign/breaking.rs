@@ -13,9 +13,9 @@ const BREAK: &str = "MILLPOND_CRASH_BREAK";
 /// The variable that names the file which gets a line for each table that was played: its crash points.
 const POINTS_LOG: &str = "MILLPOND_POINTS_LOG";
 
-/// Plays a table ([`play`]) in its test, which is called `scenarios`; where [`must_fail_without`] has started this process,
-/// `break_rule` first breaks the rule of that name, and the first failure ends it all. A table that was played whole says its
-/// crash points in the file that `MILLPOND_POINTS_LOG` names, if it names one.
+/// Plays a table ([`play`]) in its test, which is called `scenarios`; where [`must_fail_without`] has started this
+/// process, `break_rule` first breaks the rule of that name, and the first failure ends it all. A table that was played
+/// whole says its crash points in the file that `MILLPOND_POINTS_LOG` names, if it names one.
 #[track_caller]
 pub fn play_or_break(table: &[Box<dyn Scenario>], budgets: &Budgets, break_rule: fn(&str)) {
     let broken = std::env::var(BREAK).ok();

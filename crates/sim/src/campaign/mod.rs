@@ -1,4 +1,5 @@
-//! Scenarios: work from a seed, the power cut at every write and every flush of it, and what must be true of what is left.
+//! Scenarios: work from a seed, the power cut at every write and every flush of it, and what must be true of what is
+//! left.
 //!
 //! A test program has one table of them and plays it with [`play`]: a fair sample in the quick test, more with
 //! `MILLPOND_TEST_FULL=1`, whatever is asked for under `cargo xtask sim`, which speaks through variables ([`Wishes`]).
@@ -27,8 +28,8 @@ pub trait Scenario: Sync {
     /// What it is called in the table, in reports and on the command line. Unique among all tables.
     fn name(&self) -> &'static str;
 
-    /// Works from `seed` to the end. Answers what the disk has done, which says where the power can go; the error is what
-    /// was wrong.
+    /// Works from `seed` to the end. Answers what the disk has done, which says where the power can go; the error is
+    /// what was wrong.
     fn whole(&self, seed: u64) -> Result<Counts, String>;
 
     /// Works again until the power goes at `point`, and looks at what is left; the error is what was wrong with it.
@@ -89,11 +90,11 @@ pub struct Budget {
 /// What is played of a scenario whose rule is broken, unless something is wrong before.
 const BROKEN: Budget = Budget { seeds: 100, points: 60 };
 
-/// Plays a table on all cores, as the environment wishes ([`Wishes::from_env`]). Prints progress and a summary. Answers the
-/// crash points that were played.
+/// Plays a table on all cores, as the environment wishes ([`Wishes::from_env`]). Prints progress and a summary. Answers
+/// the crash points that were played.
 ///
-/// Panics when anything was wrong, with the command that plays it again, and when the full test comes to too few points.
-/// With `stop_early` the first failure ends it all.
+/// Panics when anything was wrong, with the command that plays it again, and when the full test comes to too few
+/// points. With `stop_early` the first failure ends it all.
 #[track_caller]
 pub fn play(table: &[Box<dyn Scenario>], budgets: &Budgets, stop_early: bool) -> u64 {
     let wishes = Wishes::from_env(&if stop_early { Budgets { full: BROKEN, ..*budgets } } else { *budgets });

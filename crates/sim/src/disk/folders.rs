@@ -1,5 +1,5 @@
-//! Names of files on the simulated disk. There are no symbolic links, and nobody owns anything; a folder is there when a
-//! file lies in it.
+//! Names of files on the simulated disk. There are no symbolic links, and nobody owns anything; a folder is there when
+//! a file lies in it.
 
 use std::io;
 use std::path::{Path, PathBuf};

@@ -1,8 +1,8 @@
 //! `cargo xtask bench qcow2`: what is done to qcow2 images, by us and by QEMU's programs, interleaved: writing through
 //! a server, reading a wide image, converting, checking.
 //!
-//! Invariants: one program works at a time; both get the same arguments, and images that are alike; the order rotates from
-//! round to round; ratios are taken within a round; nothing is left behind, neither a process nor a file.
+//! Invariants: one program works at a time; both get the same arguments, and images that are alike; the order rotates
+//! from round to round; ratios are taken within a round; nothing is left behind, neither a process nor a file.
 
 mod images;
 mod report;

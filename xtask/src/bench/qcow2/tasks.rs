@@ -5,7 +5,8 @@ use super::images::Kind;
 /// What is done to an image.
 #[derive(Clone, Copy)]
 pub(super) enum Work {
-    /// An image is served and fio's nbd engine works on it, with these options; the time is fio's, a last flush included.
+    /// An image is served and fio's nbd engine works on it, with these options; the time is fio's, a last flush
+    /// included.
     Served(&'static str),
     /// The same after a run of fio that is not measured, with the first options.
     ServedAfter(&'static str, &'static str),

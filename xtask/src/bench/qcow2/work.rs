@@ -1,7 +1,7 @@
 //! Doing a task with one of the programs.
 //!
-//! Invariants: what a run has written is on disk before the next one begins; no run is the one that pays for memory which
-//! a host had taken back.
+//! Invariants: what a run has written is on disk before the next one begins; no run is the one that pays for memory
+//! which a host had taken back.
 
 use super::super::process::Process;
 use super::super::rows::{self, OURS};
@@ -50,8 +50,8 @@ pub(super) fn measure(root: &Path, images: &Images, task: &Task, row: &Row) -> R
     }
 }
 
-/// Takes as much memory as a run may fill, twice, and gives it back. The host of a virtual machine takes back what is free
-/// (free page reporting), and the first who writes there again waits 15 us for each page: more than for all else.
+/// Takes as much memory as a run may fill, twice, and gives it back. The host of a virtual machine takes back what is
+/// free (free page reporting), and the first who writes there again waits 15 us for each page: more than for all else.
 fn touch_memory(images: &Images) {
     let bytes = usize::try_from(2 * images.size(Kind::Empty)).unwrap_or(0);
     std::hint::black_box(vec![1u8; bytes]);

@@ -22,7 +22,8 @@ const PUNCHES_MAX: usize = 16;
 const TRIES: usize = 64;
 const PAUSE: Duration = Duration::from_millis(1);
 
-/// Clusters that are counted and that nothing points to, yet or any more. Dropped unless they are kept, they are given back.
+/// Clusters that are counted and that nothing points to, yet or any more. Dropped unless they are kept, they are given
+/// back.
 pub(super) struct Room {
     pub(super) run: Run,
     /// It reads as zeros where nobody has written yet.
@@ -73,8 +74,8 @@ impl Image {
         self.take_as(next, |refcounts, end| refcounts.take(count, end)).await
     }
 
-    /// Takes `count` clusters that lie together. Runs that are too short are held until one is long enough; else the file
-    /// gets longer.
+    /// Takes `count` clusters that lie together. Runs that are too short are held until one is long enough; else the
+    /// file gets longer.
     pub(super) async fn take_together(self: &Arc<Self>, count: u64, next: Next<'_>) -> Result<Arc<Room>> {
         let fits_a_block = count < self.writer()?.books.lock().refcounts.per_block();
         let (tries, mut short) = (if fits_a_block { TRIES } else { 0 }, Vec::new());
@@ -160,8 +161,8 @@ impl Image {
         self.free(None, next).await;
     }
 
-    /// Frees what nobody can see any more, and gives the bytes that are wanted no more back to the file. They are counted
-    /// until then, so that nobody writes there meanwhile.
+    /// Frees what nobody can see any more, and gives the bytes that are wanted no more back to the file. They are
+    /// counted until then, so that nobody writes there meanwhile.
     pub(super) async fn settle_all(self: &Arc<Self>, next: Next<'_>) {
         let Some(writer) = &self.writer else { return };
         let mut holes = Holes { books: writer.books.clone(), runs: Vec::new() };

@@ -1,7 +1,7 @@
 //! Becoming an image of another kind: version, width of refcounts, and what single fields of the header say.
 //!
-//! Invariants: what the new kind has not is refused before anything is written; each step leaves an image of the old or the
-//! new kind that reads as before, with leaks at worst.
+//! Invariants: what the new kind has not is refused before anything is written; each step leaves an image of the old or
+//! the new kind that reads as before, with leaks at worst.
 
 use block::{BlockError, ErrorKind, Result};
 use flow::sabotage::Rule;
@@ -43,8 +43,8 @@ async fn amend(file: ImageFile<'_>, change: &Amendment) -> Result<()> {
     }
 }
 
-/// Before the first change of an image: clears the autoclear bits of those whom we do not know. Answers whether there were
-/// any.
+/// Before the first change of an image: clears the autoclear bits of those whom we do not know. Answers whether there
+/// were any.
 pub(super) async fn disarm(file: ImageFile<'_>, header: &Header) -> Result<bool> {
     match header.features.unknown_autoclear() & !(cache::AUTOCLEAR | BackingMark::AUTOCLEAR) {
         0 => Ok(false),

@@ -1,15 +1,15 @@
 //! The dirty bitmaps of an image: those that are in its file, and others.
 //!
-//! What is stored stays in the file until it is asked for; in memory is what has become dirty since. A bitmap whose entry on
-//! disk is not marked as in use is exactly true: the mark is durable before anything is changed that it would have to show
-//! ([`store`]), and goes when the image comes to rest and all is stored.
+//! What is stored stays in the file until it is asked for; in memory is what has become dirty since. A bitmap whose
+//! entry on disk is not marked as in use is exactly true: the mark is durable before anything is changed that it would
+//! have to show ([`store`]), and goes when the image comes to rest and all is stored.
 //!
 //! Invariants:
 //! * Who changes what is stored, or reads it, holds the [`Bitmaps::hand`]; it is taken before the turn to write tables.
-//! * Changes are marked at any time. A mark that was set before a bitmap was taken to be stored is stored with it; one that
-//!   is set later belongs to a change that is admitted only when the bitmap is marked as in use again.
-//! * Memory: what became dirty, and one bitmap that is loaded or stored. Tables that share clusters are refused, so that a
-//!   bitmap takes no more than some times the bytes that the file has.
+//! * Changes are marked at any time. A mark that was set before a bitmap was taken to be stored is stored with it; one
+//!   that is set later belongs to a change that is admitted only when the bitmap is marked as in use again.
+//! * Memory: what became dirty, and one bitmap that is loaded or stored. Tables that share clusters are refused, so
+//!   that a bitmap takes no more than some times the bytes that the file has.
 
 mod load;
 mod resized;

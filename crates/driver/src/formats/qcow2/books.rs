@@ -19,7 +19,8 @@ use super::slices::Slices;
 /// Runs of dropped clusters that wait; with more a flush begins by itself. Some MiB of memory.
 const FREED_HIGH: usize = 1 << 16;
 
-/// How much may wait to be made durable; at half of it a flush begins by itself. Refcount blocks have a bound of their own.
+/// How much may wait to be made durable; at half of it a flush begins by itself. Refcount blocks have a bound of their
+/// own.
 #[derive(Clone, Copy)]
 pub(super) struct Bounds {
     /// Slices of L2 tables.
@@ -122,8 +123,8 @@ impl Locked {
 }
 
 impl Books {
-    /// Looks at what a slice that was read calls its own: what is a structure of the image is not believed, and all else
-    /// is not handed out.
+    /// Looks at what a slice that was read calls its own: what is a structure of the image is not believed, and all
+    /// else is not handed out.
     fn vet(&mut self, slice: &L2Slice, geometry: &Geometry) {
         let Refcounts { structures, claims, .. } = &mut self.refcounts;
         let mut clear = 0..0;
@@ -245,8 +246,8 @@ impl Books {
         self.freed.waiting() > 0 || self.aside.is_some()
     }
 
-    /// The header points to other tables, which are all on disk. What the old ones referred to may still be read: none of it
-    /// is handed out before those of `reclaim` have left who may do so.
+    /// The header points to other tables, which are all on disk. What the old ones referred to may still be read: none
+    /// of it is handed out before those of `reclaim` have left who may do so.
     pub(super) fn switch(&mut self, tables: NewTables, reclaim: &Reclaim) {
         self.refcounts.switch(tables);
         self.aside = Some(reclaim.tag());

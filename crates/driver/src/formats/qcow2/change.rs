@@ -174,8 +174,8 @@ impl Image {
         next.execute(DATA_FILE_CHILD, rq, Lease::empty()).await.0
     }
 
-    /// Replaces the entries of all clusters of `whole`, slice by slice, so that a large range keeps nobody from running; where
-    /// there is no table, one is made if `make` says so.
+    /// Replaces the entries of all clusters of `whole`, slice by slice, so that a large range keeps nobody from
+    /// running; where there is no table, one is made if `make` says so.
     pub(super) async fn replace_all(
         self: &Arc<Self>,
         whole: ByteRange,
@@ -314,8 +314,8 @@ impl Image {
         Ok(())
     }
 
-    /// Writes in place; answers how many of the first bytes. Written also where it is zeros: an abandoned write holds the
-    /// cluster until it has landed.
+    /// Writes in place; answers how many of the first bytes. Written also where it is zeros: an abandoned write holds
+    /// the cluster until it has landed.
     pub(super) async fn write_in_place(
         &self,
         pin: &Pin,

@@ -1,5 +1,5 @@
-//! Checking and repairing an image: I/O for [`qcow2::check`], on an image in use, one that is being opened, and one that
-//! is opened for nothing else.
+//! Checking and repairing an image: I/O for [`qcow2::check`], on an image in use, one that is being opened, and one
+//! that is opened for nothing else.
 //!
 //! Invariants: tables are read many at a time; nothing is repaired under a body that has tables in memory.
 

@@ -1,8 +1,8 @@
 //! Corruption that is met while an image is in use.
 //!
 //! Invariants: what was found is not written over; the image's mark that it is corrupt is set, durably, and nothing is
-//! written to it any more but what was acknowledged before. Reads go on, and so does everything else. Who only reads where
-//! a table lies has the same effect in an image that is open for writing, if QEMU could not read there either.
+//! written to it any more but what was acknowledged before. Reads go on, and so does everything else. Who only reads
+//! where a table lies has the same effect in an image that is open for writing, if QEMU could not read there either.
 
 use std::fmt;
 use std::sync::Arc;
@@ -140,8 +140,8 @@ impl Image {
         self.named(BlockError::new(ErrorKind::Corrupt, format!("{error}; {REFUSAL}")))
     }
 
-    /// A reader has met a lie. Whoever has it open for changes (`changes`) stops them where QEMU would; else it is told,
-    /// once.
+    /// A reader has met a lie. Whoever has it open for changes (`changes`) stops them where QEMU would; else it is
+    /// told, once.
     #[cold]
     pub(super) fn lied_to_reader(
         self: &Arc<Self>,

@@ -1,7 +1,7 @@
 //! Cutting off the end of the file, which a shorter disk has left unused.
 //!
-//! Order: nothing on disk refers to what is cut off, durably, before it goes. Afterwards the file holds all that is in use,
-//! whether the cut is on disk or not.
+//! Order: nothing on disk refers to what is cut off, durably, before it goes. Afterwards the file holds all that is in
+//! use, whether the cut is on disk or not.
 //!
 //! Invariant: nobody takes or frees clusters meanwhile, other than those who free what they were given before.
 
@@ -19,8 +19,8 @@ use super::refcounts::End;
 const LOADS_MAX: usize = 1024;
 
 impl Image {
-    /// The disk is shorter, durably, and what was dropped is free: the file ends with the last cluster in use. Where that
-    /// cannot be, the file stays as long as it is, which is told.
+    /// The disk is shorter, durably, and what was dropped is free: the file ends with the last cluster in use. Where
+    /// that cannot be, the file stays as long as it is, which is told.
     pub(super) async fn cut_file(self: &Arc<Self>, next: Next<'_>) {
         if let Err(error) = self.cut_unused(next).await {
             let error = self.refused(error, next);

@@ -13,8 +13,8 @@
 //! * What a copied entry points to was written, and counted, before it was copied. So nothing on disk ever points to
 //!   what is not durable, and it does not matter what is changed while a flush is under way.
 //! * Flushes run one after the other; those who ask while one runs share the next.
-//! * A flush whose writes failed leaves everything to the next one, and all who asked for it hear of it. After one whose
-//!   barrier failed there is no next one ([`super::writer::Writer::lose`]).
+//! * A flush whose writes failed leaves everything to the next one, and all who asked for it hear of it. After one
+//!   whose barrier failed there is no next one ([`super::writer::Writer::lose`]).
 
 use std::mem::take;
 use std::sync::atomic::Ordering;
@@ -69,8 +69,8 @@ impl Flushes {
     }
 }
 
-/// The one who runs flushes. Dropped half-way or before it began (the thread ends), those who wait hear of it and others
-/// may go on.
+/// The one who runs flushes. Dropped half-way or before it began (the thread ends), those who wait hear of it and
+/// others may go on.
 struct Runner {
     image: Arc<Image>,
     /// Nobody wants another one, and whoever does later runs it.

@@ -2,8 +2,8 @@
 //!
 //! Invariant: a dropped cluster loses its reference only when nobody can see it mapped any more, here (guards: turns,
 //! waiting requests, abandoned I/O) or on disk (the table that dropped it is durable). One that was prepared and never
-//! mapped has only its own I/O to wait for, which is over when it comes here. Its bytes in the file go after that, and it
-//! is handed out only when they have gone.
+//! mapped has only its own I/O to wait for, which is over when it comes here. Its bytes in the file go after that, and
+//! it is handed out only when they have gone.
 
 use std::collections::VecDeque;
 

@@ -107,8 +107,8 @@ impl Image {
         self.backing.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Writes what later flushes rely on to the header. Where that fails nobody knows which of the two the disk says, and
-    /// nothing is made durable any more.
+    /// Writes what later flushes rely on to the header. Where that fails nobody knows which of the two the disk says,
+    /// and nothing is made durable any more.
     pub(super) async fn say(&self, edit: &HeaderEdit, rule: Rule, turn: &Turn, next: Next<'_>) -> Result<()> {
         let written = self.write_header(edit, rule, turn, next).await;
         if written.is_err() {

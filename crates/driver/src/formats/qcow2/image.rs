@@ -126,8 +126,8 @@ impl Image {
         }
     }
 
-    /// Puts a slice into the cache that maps `range`: the one that writers have of it, else `read`, unless another table
-    /// has taken its place meanwhile.
+    /// Puts a slice into the cache that maps `range`: the one that writers have of it, else `read`, unless another
+    /// table has taken its place meanwhile.
     fn cache(&self, address: SliceAddress, read: Option<Arc<L2Slice>>, range: ByteRange) -> bool {
         let current = || matches!(self.locate(range), Ok(Located::Slice(now)) if now == address);
         match &self.writer {

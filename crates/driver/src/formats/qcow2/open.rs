@@ -136,7 +136,8 @@ async fn fresh(
     }))
 }
 
-/// The snapshots beside the present state, if that is opened. A table that cannot be read concerns who asks for a state.
+/// The snapshots beside the present state, if that is opened. A table that cannot be read concerns who asks for a
+/// state.
 async fn listed(file: &View, header: &Header, options: &Options) -> Vec<SnapshotInfo> {
     if options.snapshot.is_some() || header.snapshots.count == 0 {
         return Vec::new();

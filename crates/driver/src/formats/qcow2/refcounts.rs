@@ -102,8 +102,8 @@ struct Block {
 }
 
 impl Refcounts {
-    /// The refcounts of an image in a file of `file_len` bytes, whose refcount table is `table`; `budget` bytes of blocks
-    /// are kept.
+    /// The refcounts of an image in a file of `file_len` bytes, whose refcount table is `table`; `budget` bytes of
+    /// blocks are kept.
     pub(super) fn new(
         header: &Header,
         geometry: &Geometry,
@@ -311,8 +311,8 @@ impl Refcounts {
         }
     }
 
-    /// Takes one reference from each cluster of a run, which lies in one block; who has none left is free. With `hold` the
-    /// last ones stay for now: answers whose they are. Or the block that has to be loaded first.
+    /// Takes one reference from each cluster of a run, which lies in one block; who has none left is free. With `hold`
+    /// the last ones stay for now: answers whose they are. Or the block that has to be loaded first.
     pub(super) fn release(&mut self, run: Run, hold: bool) -> std::result::Result<Vec<Run>, u64> {
         let block = run.first / self.per_block();
         let Some(found) = self.blocks.get(&block) else { return Err(block) };

@@ -1,7 +1,7 @@
 //! Room for guest data before there is any (preallocation): every cluster gets its place in the file at once.
 //!
-//! Order: a cluster is counted, reads as zeros in the file, and is mapped then; a flush makes it durable as it does with
-//! data. What reads as zeros over a backing image keeps saying so where only tables are made.
+//! Order: a cluster is counted, reads as zeros in the file, and is mapped then; a flush makes it durable as it does
+//! with data. What reads as zeros over a backing image keeps saying so where only tables are made.
 //!
 //! Invariant: what is reserved reads as before: zeros. Nobody allocates or drops anything meanwhile
 //! ([`Next::lock_all`]).

@@ -1,12 +1,12 @@
 //! Changing the size of the disk.
 //!
-//! Order: a longer L1 table, a barrier, the header points to it; what is new and may show something is zeroed, and all of
-//! that is durable; then one sector of the header says the new size. A shorter disk is first said to be shorter, then
-//! loses its clusters, and then the file its end ([`super::cut`]). So a crash leaves the old size or the new one, and
-//! every byte of the shorter one is what it was.
+//! Order: a longer L1 table, a barrier, the header points to it; what is new and may show something is zeroed, and all
+//! of that is durable; then one sector of the header says the new size. A shorter disk is first said to be shorter,
+//! then loses its clusters, and then the file its end ([`super::cut`]). So a crash leaves the old size or the new one,
+//! and every byte of the shorter one is what it was.
 //!
-//! Invariants: whoever resizes has seen to it that nobody else relies on the size (permission `resize`); nobody allocates
-//! or drops anything meanwhile ([`Next::lock_all`]), readers and those who write in place go on.
+//! Invariants: whoever resizes has seen to it that nobody else relies on the size (permission `resize`); nobody
+//! allocates or drops anything meanwhile ([`Next::lock_all`]), readers and those who write in place go on.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -110,8 +110,8 @@ impl Image {
         grown
     }
 
-    /// What is new reads as zeros: the rest of the last cluster and what a backing image has there are zeroed, and what a
-    /// longer disk has left behind is dropped.
+    /// What is new reads as zeros: the rest of the last cluster and what a backing image has there are zeroed, and what
+    /// a longer disk has left behind is dropped.
     async fn clear_new(self: &Arc<Self>, old: u64, size: u64, next: Next<'_>) -> Result<()> {
         let last = self.cluster().up(old).min(size);
         let below = next.backing().map(|child| next.size(child)).transpose()?.unwrap_or(0);
@@ -149,7 +149,8 @@ impl Image {
         self.replace_all(whole, (Why::Cut, false), next, new).await
     }
 
-    /// Drops the L2 tables of nothing but bytes from `start` to `end`, and gives back what was dropped. All is durable then.
+    /// Drops the L2 tables of nothing but bytes from `start` to `end`, and gives back what was dropped. All is durable
+    /// then.
     pub(super) async fn drop_tables_from(
         self: &Arc<Self>,
         start: u64,

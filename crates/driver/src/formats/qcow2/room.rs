@@ -1,7 +1,7 @@
 //! Where new bytes go: room that is prepared, written, and mapped.
 //!
-//! A cluster that is ours alone is written where it is, also where its bytes are not mapped yet: in subclusters that are
-//! not allocated, in a cluster that reads as zeros, in a data file. All others get new host clusters.
+//! A cluster that is ours alone is written where it is, also where its bytes are not mapped yet: in subclusters that
+//! are not allocated, in a cluster that reads as zeros, in a data file. All others get new host clusters.
 //!
 //! Invariants: the core holds the range lock of all clusters concerned; what is prepared covers all that an entry would
 //! lose by pointing elsewhere; room is given back, and what is kept may be dropped by others, only when the I/O that
@@ -118,8 +118,8 @@ impl Image {
         Ok(Some(Placed { guest: inside, offset, token }))
     }
 
-    /// The first subclusters of `range` that cannot be written in place, and what has to be written with them, as far as
-    /// the slice goes.
+    /// The first subclusters of `range` that cannot be written in place, and what has to be written with them, as far
+    /// as the slice goes.
     fn wanted(&self, pin: &Pin, range: ByteRange) -> Result<Option<Wanted>> {
         let step = self.geometry.cluster_size();
         let slice_end = pin.slice.address().first_guest + self.geometry.slice_span();
@@ -156,8 +156,9 @@ impl Image {
         }
     }
 
-    /// What has to be written of one cluster so that the front of `part` is mapped: subclusters from the first one that is
-    /// not writable in place on; with those that would be lost where the cluster moves. `None`: the first is writable.
+    /// What has to be written of one cluster so that the front of `part` is mapped: subclusters from the first one that
+    /// is not writable in place on; with those that would be lost where the cluster moves. `None`: the first is
+    /// writable.
     fn missing(&self, home: Home, entry: &Entry, part: ByteRange) -> Option<ByteRange> {
         let asked = self.geometry.parts_of(part);
         let (allocated, exclusive) = match entry {

@@ -1,13 +1,13 @@
 //! Internal snapshots: listed, made, gone back to, and deleted.
 //!
-//! Order: all that changes is made anew beside what is there ([`renew`], [`recount`]): the active L1 table, L2 tables that
-//! own more or less than they say, the snapshot table, refcount blocks and their table; a barrier; then one sector of the
-//! header points to all of it; a barrier. Before that write nothing refers to what is new, and behind it nothing to what
-//! is old: a crash leaves the one or the other, whole.
+//! Order: all that changes is made anew beside what is there ([`renew`], [`recount`]): the active L1 table, L2 tables
+//! that own more or less than they say, the snapshot table, refcount blocks and their table; a barrier; then one sector
+//! of the header points to all of it; a barrier. Before that write nothing refers to what is new, and behind it nothing
+//! to what is old: a crash leaves the one or the other, whole.
 //!
-//! Invariants: nobody changes anything meanwhile ([`still`]); what is in memory afterwards is what the header points to;
-//! whatever of the file is free by now is used again only when nobody reads it any more. Where nobody knows whether the
-//! header points to the new tables, nothing is written any more.
+//! Invariants: nobody changes anything meanwhile ([`still`]); what is in memory afterwards is what the header points
+//! to; whatever of the file is free by now is used again only when nobody reads it any more. Where nobody knows whether
+//! the header points to the new tables, nothing is written any more.
 
 mod give_back;
 pub(super) mod open;

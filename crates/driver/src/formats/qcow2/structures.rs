@@ -1,11 +1,11 @@
 //! Which clusters of the image file hold its own structures: nothing else is written there.
 //!
-//! Nobody asks on the path of writes in place. It is asked when room is taken, when an entry is changed, and when a slice
-//! of an L2 table is loaded: an entry that calls a structure its own is not believed then, so that whoever writes there
-//! comes by here first.
+//! Nobody asks on the path of writes in place. It is asked when room is taken, when an entry is changed, and when a
+//! slice of an L2 table is loaded: an entry that calls a structure its own is not believed then, so that whoever writes
+//! there comes by here first.
 //!
-//! Invariants: a structure is added before it is written, and only where none is; it goes when its cluster is free. What
-//! the image's tables said otherwise when it was opened is kept as [`Structures::clash`], for the first change.
+//! Invariants: a structure is added before it is written, and only where none is; it goes when its cluster is free.
+//! What the image's tables said otherwise when it was opened is kept as [`Structures::clash`], for the first change.
 
 use std::collections::BTreeMap;
 

@@ -1,4 +1,5 @@
-//! Finding out where an image's structures are: when it is opened for writing, and when snapshots have changed its tables.
+//! Finding out where an image's structures are: when it is opened for writing, and when snapshots have changed its
+//! tables.
 //!
 //! Invariant: what tables claim is looked at once, however often they claim it: time and memory are bounded by the
 //! length of the file.

@@ -16,7 +16,8 @@ use super::image::Image;
 use super::refcounts::Run;
 
 impl Image {
-    /// Pins the slice that maps `guest`, in a table of our own; one is made where there is none, or the answer is `None`.
+    /// Pins the slice that maps `guest`, in a table of our own; one is made where there is none, or the answer is
+    /// `None`.
     pub(super) async fn pin(self: &Arc<Self>, guest: u64, make: bool, next: Next<'_>) -> Result<Option<Pin>> {
         let (writer, range) = (self.writer()?, ByteRange::new(guest, 1));
         loop {

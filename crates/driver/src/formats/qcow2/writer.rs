@@ -2,8 +2,8 @@
 //!
 //! Invariants:
 //! * Tables on disk change by one hand at a time ([`Writer::turn`]), in tasks that nobody can drop half-way.
-//! * Before the first change of anything the autoclear bits that we do not keep are durably cleared, and bitmaps that would
-//!   be wrong are marked. Until then no cluster is said to be writable in place.
+//! * Before the first change of anything the autoclear bits that we do not keep are durably cleared, and bitmaps that
+//!   would be wrong are marked. Until then no cluster is said to be writable in place.
 
 use std::any::Any;
 use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
@@ -26,8 +26,8 @@ use super::structures::Structures;
 
 /// Fewest slices that may wait to be written.
 const DIRTY_MIN: u64 = 8;
-/// Bytes of data that a cache maps before they are durable, at most. All others leave it to their clients: those of a cache
-/// only read, and never send a flush.
+/// Bytes of data that a cache maps before they are durable, at most. All others leave it to their clients: those of a
+/// cache only read, and never send a flush.
 const AHEAD_MAX: u64 = 64 << 20;
 
 /// Something may be changed: autoclear bits are cleared, bitmaps are marked as in use.
@@ -68,15 +68,15 @@ pub(super) struct Writer {
     pub(super) passes: Passes,
     /// Whether what is discarded keeps its cluster (`discard-no-unref`).
     pub(super) keeps_discarded: bool,
-    /// Whether the header or the graph has named a backing image since it was opened: what is dropped has to be zeroed, or
-    /// that one would show. Also once it is cut off: requests of older views still see it.
+    /// Whether the header or the graph has named a backing image since it was opened: what is dropped has to be zeroed,
+    /// or that one would show. Also once it is cut off: requests of older views still see it.
     pub(super) backed: AtomicBool,
     /// Earlier bodies of the node whose readers have no guards: alive while such a reader may be.
     earlier: Vec<Weak<Image>>,
     /// Most bytes that the file shall take for what could be fetched again.
     pub(super) quota: Option<u64>,
-    /// A flush of the file failed. Nobody knows what of that which was written before is on disk, and a later flush that
-    /// goes well would not say so: nothing is made durable any more, so that no table points to what is lost.
+    /// A flush of the file failed. Nobody knows what of that which was written before is on disk, and a later flush
+    /// that goes well would not say so: nothing is made durable any more, so that no table points to what is lost.
     lost: AtomicBool,
     /// What was found wrong with the tables: nothing is changed any more.
     corrupt: OnceLock<Corruption>,

@@ -1,7 +1,7 @@
 //! What of a copy is left to the kernel, and what has to be carried after all.
 //!
-//! Invariants: only whole clusters of the target are taken, so that nothing has to be copied around them; what cannot be
-//! taken is carried, in its turn; a file that never lets another take from it is asked once.
+//! Invariants: only whole clusters of the target are taken, so that nothing has to be copied around them; what cannot
+//! be taken is carried, in its turn; a file that never lets another take from it is asked once.
 
 use std::cell::RefCell;
 
@@ -66,7 +66,8 @@ impl Copy<'_> {
         self.carry_by_hand(by_hand, place).await
     }
 
-    /// How the kernel brings data. What would have to be looked through for zeros a page at a time is shared or not taken.
+    /// How the kernel brings data. What would have to be looked through for zeros a page at a time is shared or not
+    /// taken.
     fn offload(&self) -> Option<Offload> {
         self.how.offload.map(|how| if self.how.looks && !self.looks() { Offload::Share } else { how })
     }
@@ -76,8 +77,8 @@ impl Copy<'_> {
         self.how.looks && self.granule >= LOOKED_AT_MIN
     }
 
-    /// The front of `rest` that is taken or carried as one: of the `len` bytes that lie together what are whole clusters of
-    /// the target, else one cluster.
+    /// The front of `rest` that is taken or carried as one: of the `len` bytes that lie together what are whole
+    /// clusters of the target, else one cluster.
     fn run(&self, rest: ByteRange, len: u64, how: Offload) -> ByteRange {
         if len == rest.len() {
             return rest;

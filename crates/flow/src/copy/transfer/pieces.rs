@@ -1,8 +1,8 @@
 //! What there is to copy of a source, run by run.
 //!
-//! Invariants: runs come in order, without gaps where all layers are copied, and never overlap; they are cut at multiples of
-//! what one request takes, counted in the target; data is rounded to whole clusters of the target wherever the source
-//! has data around it. A source that ends within a sector has zeros up to the end of that.
+//! Invariants: runs come in order, without gaps where all layers are copied, and never overlap; they are cut at
+//! multiples of what one request takes, counted in the target; data is rounded to whole clusters of the target wherever
+//! the source has data around it. A source that ends within a sector has zeros up to the end of that.
 
 use std::collections::VecDeque;
 

@@ -1,7 +1,7 @@
 //! Whose turn it is to write, where writes are to reach the target in order, one at a time.
 //!
-//! Invariants: turns come in the order in which places were taken; a turn begins when the one before it has ended; once a
-//! copy has failed nobody's turn comes any more.
+//! Invariants: turns come in the order in which places were taken; a turn begins when the one before it has ended; once
+//! a copy has failed nobody's turn comes any more.
 
 use std::cell::Cell;
 

@@ -1,8 +1,8 @@
 //! The bitmaps extension comes, changes and goes.
 //!
-//! Its autoclear bit, which is in the first sector, says whether it is believed. Invariants: at any moment there is the old
-//! extension, the new one, or none that is believed; none only while there is no other way: where the extension comes or
-//! goes, and where its data lies across the border of two sectors.
+//! Its autoclear bit, which is in the first sector, says whether it is believed. Invariants: at any moment there is the
+//! old extension, the new one, or none that is believed; none only while there is no other way: where the extension
+//! comes or goes, and where its data lies across the border of two sectors.
 
 use block::BlockError;
 

@@ -11,8 +11,8 @@ use super::super::refcounts::Run;
 use super::{Bitmaps, Book, Tracked};
 
 impl Bitmaps {
-    /// Those that an image names, if they belong to what is opened (they belong to the `present` state); in one that is to be
-    /// written a directory that lies is an error.
+    /// Those that an image names, if they belong to what is opened (they belong to the `present` state); in one that is
+    /// to be written a directory that lies is an error.
     pub(in super::super) async fn open(
         file: &View,
         header: &Header,

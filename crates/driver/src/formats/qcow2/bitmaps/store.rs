@@ -1,8 +1,9 @@
 //! Bitmaps on disk: when they are marked as in use, and how they are stored.
 //!
-//! Order, when the image comes to rest: bits, tables and a new directory go to new clusters; a flush makes them durable, with
-//! what counts them; then the header points to the new directory, in which what was stored is not marked as in use; barrier;
-//! then the old clusters are free. The mark itself is a bit in place, durable before the first change.
+//! Order, when the image comes to rest: bits, tables and a new directory go to new clusters; a flush makes them
+//! durable, with what counts them; then the header points to the new directory, in which what was stored is not marked
+//! as in use; barrier; then the old clusters are free. The mark itself is a bit in place, durable before the first
+//! change.
 //!
 //! Invariant: what could not be stored stays marked on disk, and in memory as it was.
 
@@ -266,8 +267,8 @@ impl Image {
         Ok(offset)
     }
 
-    /// Has the header point to a new directory: with what is fresh, and without one bitmap. That is durable then; that what
-    /// is gone is free is so with the next flush. The caller has the hand.
+    /// Has the header point to a new directory: with what is fresh, and without one bitmap. That is durable then; that
+    /// what is gone is free is so with the next flush. The caller has the hand.
     pub(super) async fn switch_directory(
         self: &Arc<Self>,
         mut fresh: Fresh,

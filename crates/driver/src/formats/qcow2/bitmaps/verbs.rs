@@ -1,7 +1,7 @@
 //! What is done with bitmaps.
 //!
-//! Invariant: a bitmap that is on disk is marked as in use there before it changes in memory; it is stored when the image
-//! comes to rest. Only its removal is on disk at once.
+//! Invariant: a bitmap that is on disk is marked as in use there before it changes in memory; it is stored when the
+//! image comes to rest. Only its removal is on disk at once.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;

@@ -12,8 +12,8 @@ pub(in super::super) enum End {
 }
 
 impl Refcounts {
-    /// Where what is in use ends, if blocks behind `last` count nothing. Blocks that count only themselves are dropped on the
-    /// way: the table has to be written before anything is cut off.
+    /// Where what is in use ends, if blocks behind `last` count nothing. Blocks that count only themselves are dropped
+    /// on the way: the table has to be written before anything is cut off.
     pub(in super::super) fn end_of_use(&mut self, last: u64) -> End {
         let blocks = self.table.len().min(usize::try_from(last).unwrap_or(usize::MAX).saturating_add(1));
         for block in (0..blocks as u64).rev() {
@@ -36,7 +36,8 @@ impl Refcounts {
     /// Nothing that this block counts is in use but itself; answers whether it could be dropped.
     fn drop_block(&mut self, block: u64) -> bool {
         let is_clean = self.blocks.get(&block).is_some_and(|found| found.dirty.is_empty() && !found.writing);
-        // Clusters that are left alone are found by their counters later, and those that rest are not to become a block.
+        // Clusters that are left alone are found by their counters later, and those that rest are not to become a
+        // block.
         if !is_clean || self.aside.is_some() || self.resting.is_some() {
             return false;
         }

@@ -1,5 +1,5 @@
-//! Runs that no free run of one block can be: behind all that the table accounts for, with blocks, and a longer table if
-//! need be, of their own.
+//! Runs that no free run of one block can be: behind all that the table accounts for, with blocks, and a longer table
+//! if need be, of their own.
 //!
 //! Layout: the new blocks, the new table, the run; so no block lies in the middle of it.
 
@@ -37,8 +37,8 @@ impl Refcounts {
         }
     }
 
-    /// Accounts for `count` more clusters, which are answered and not counted yet; without any for one block more. `None`
-    /// where the file cannot hold them.
+    /// Accounts for `count` more clusters, which are answered and not counted yet; without any for one block more.
+    /// `None` where the file cannot hold them.
     fn extend(&mut self, count: u64, end: u64) -> Result<Option<Run>> {
         let plan = self.plan(count)?;
         let start = plan.first_block * self.per_block();

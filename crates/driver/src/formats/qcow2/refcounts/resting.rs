@@ -1,9 +1,9 @@
 //! What becomes of freed clusters: they are handed out again, or rest as long as the image is open.
 //!
-//! Who reads an image that nobody may change is sent bytes from where they lie ([`flow::Window::Lend`]): they are in the
-//! sender's queue, and then in the socket's, for as long as the other side likes. Is the image opened for writing then,
-//! the place of a discarded cluster must not get the bytes of another one before they have arrived, and nobody knows when
-//! that is. The space is found again when the image is opened the next time.
+//! Who reads an image that nobody may change is sent bytes from where they lie ([`flow::Window::Lend`]): they are in
+//! the sender's queue, and then in the socket's, for as long as the other side likes. Is the image opened for writing
+//! then, the place of a discarded cluster must not get the bytes of another one before they have arrived, and nobody
+//! knows when that is. The space is found again when the image is opened the next time.
 
 use std::collections::BTreeMap;
 

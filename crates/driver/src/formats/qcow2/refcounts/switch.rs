@@ -22,8 +22,8 @@ pub(in super::super) struct NewTables {
 }
 
 impl Refcounts {
-    /// The header points to other tables, which are all on disk, as was everything here. What is in front of the end stays
-    /// as it is until [`Refcounts::look_again`].
+    /// The header points to other tables, which are all on disk, as was everything here. What is in front of the end
+    /// stays as it is until [`Refcounts::look_again`].
     pub(in super::super) fn switch(&mut self, tables: NewTables) {
         let NewTables { table, place, l1, end, structures } = tables;
         (self.table, self.table_dirty) = (table, 0..0);

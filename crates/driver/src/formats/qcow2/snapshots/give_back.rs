@@ -19,8 +19,8 @@ const LOOKS_MAX: u32 = 100;
 const PAUSE: Duration = Duration::from_millis(1);
 
 impl Image {
-    /// Gives back what was counted before and is not any more. The caller lets nobody write or flush, and the new tables are
-    /// those in memory. Failures cost room in the file and nothing else.
+    /// Gives back what was counted before and is not any more. The caller lets nobody write or flush, and the new
+    /// tables are those in memory. Failures cost room in the file and nothing else.
     pub(super) async fn give_back(&self, refcounts: &Recounted, next: Next<'_>) -> Result<()> {
         let writer = self.writer()?;
         let tag = next.reclaim().tag();
@@ -46,8 +46,8 @@ impl Image {
         Ok(())
     }
 
-    /// The runs that a block counted at its old place and does not count at its new one; without the old blocks themselves,
-    /// which are still to be read.
+    /// The runs that a block counted at its old place and does not count at its new one; without the old blocks
+    /// themselves, which are still to be read.
     async fn freed(
         &self,
         refcounts: &Recounted,

@@ -9,7 +9,8 @@ use qcow2::{Geometry, Header, Snapshot};
 
 use super::stored;
 
-/// The geometry of the snapshot whose id, or else whose name, is `wanted`; or that `snapshot.id=...,snapshot.name=...` say.
+/// The geometry of the snapshot whose id, or else whose name, is `wanted`; or that `snapshot.id=...,snapshot.name=...`
+/// say.
 pub(in super::super) async fn geometry(
     file: &View,
     header: &Header,

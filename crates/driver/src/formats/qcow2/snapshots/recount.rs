@@ -1,11 +1,11 @@
 //! Refcounts as they will be, made beside those that are.
 //!
-//! A block whose counters change gets a new place, and so does the table; the old ones stay as they are until the header
-//! points to the new table. What is free is taken from the old ones alone: a cluster that loses its last reference here is
-//! still in use on disk.
+//! A block whose counters change gets a new place, and so does the table; the old ones stay as they are until the
+//! header points to the new table. What is free is taken from the old ones alone: a cluster that loses its last
+//! reference here is still in use on disk.
 //!
-//! Invariants: nothing that the present tables refer to is written; blocks in memory are bounded, those that are not are
-//! at their new places; the places of the structures themselves are counted as of after the switch.
+//! Invariants: nothing that the present tables refer to is written; blocks in memory are bounded, those that are not
+//! are at their new places; the places of the structures themselves are counted as of after the switch.
 
 use std::collections::HashMap;
 

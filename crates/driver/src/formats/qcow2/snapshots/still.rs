@@ -1,8 +1,8 @@
 //! An image that nobody changes for a while.
 //!
-//! Those who allocate, zero or discard wait for the lock of the whole node, which the caller holds. Those who write in place
-//! ask nobody: from now on no cluster is said to be writable in place, and whoever found one before has to end first.
-//! Readers go on.
+//! Those who allocate, zero or discard wait for the lock of the whole node, which the caller holds. Those who write in
+//! place ask nobody: from now on no cluster is said to be writable in place, and whoever found one before has to end
+//! first. Readers go on.
 
 use std::sync::Arc;
 use std::time::Duration;

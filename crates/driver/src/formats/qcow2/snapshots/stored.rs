@@ -38,8 +38,8 @@ pub(in super::super) async fn stored(
     }
 }
 
-/// The internal snapshots of an image with that header, oldest first: for those who look at an image without opening it.
-/// The file has `file_len` bytes, of which `read` reads parts.
+/// The internal snapshots of an image with that header, oldest first: for those who look at an image without opening
+/// it. The file has `file_len` bytes, of which `read` reads parts.
 ///
 /// Errors: those of `read`; `Corrupt` where the table lies.
 pub async fn snapshots(
