@@ -13,12 +13,14 @@ mod module_names;
 mod purity;
 mod ratchet;
 mod required;
+mod root;
 mod runtime;
 mod sizes;
 mod source;
 mod tree;
 mod unfinished;
 mod unsafe_code;
+mod widths;
 
 use std::fmt;
 use std::path::Path;
@@ -55,10 +57,12 @@ const RULES: &[(&str, Rule)] = &[
     ("runtime", runtime::check),
     ("unsafe", unsafe_code::check),
     ("sizes", sizes::check),
+    ("widths", widths::check),
     ("module names", module_names::check),
     ("module docs", module_docs::check),
     ("unfinished", unfinished::check),
     ("required", required::check),
+    ("root", root::check),
     ("drivers", drivers::check),
     ("manual", manual::check),
     ("architecture", architecture::check),

@@ -84,6 +84,11 @@ impl Tree {
         self.files.iter().filter(|file| file.path.ends_with(".rs"))
     }
 
+    /// Names of files and folders at the root.
+    pub(crate) fn at_root(&self) -> impl Iterator<Item = &str> {
+        self.paths.iter().map(String::as_str).filter(|path| !path.contains('/'))
+    }
+
     /// Names directly inside `folder`.
     pub(crate) fn entries<'a>(&'a self, folder: &'a str) -> impl Iterator<Item = &'a str> {
         self.paths
