@@ -56,13 +56,7 @@ async fn serve(world: &Arc<SimWorld>) -> (Arc<Engine>, Arc<NbdServer>) {
     let image = json!({"driver": "file", "filename": "image"});
     add(&engine, json!({"driver": "raw", "node-name": "image", "read-only": true, "file": image})).await;
     let server = Arc::new(engine.nbd_server(&ServerRequest::default()));
-    let options = ExportOptions {
-        name: "disk".to_owned(),
-        description: String::new(),
-        writable: false,
-        multi_conn: true,
-        writethrough: false,
-    };
+    let options = ExportOptions::read_only("disk");
     server.add(ExportRequest { id: "disk".to_owned(), node: "image".to_owned(), options }).unwrap();
     listening::listen(&server, far()).await;
     (engine, server)

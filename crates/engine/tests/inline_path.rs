@@ -145,13 +145,7 @@ async fn serve(world: &RealWorld, nodes: Vec<Value>, socket: PathBuf) -> u64 {
         top = engine.add_node(map(node)).await.unwrap();
     }
     let server = Arc::new(engine.nbd_server(&ServerRequest::default()));
-    let options = ExportOptions {
-        name: "disk".to_owned(),
-        description: String::new(),
-        writable: true,
-        multi_conn: true,
-        writethrough: false,
-    };
+    let options = ExportOptions::writable("disk");
     server.add(ExportRequest { id: "disk".to_owned(), node: top, options }).unwrap();
     let (address, accepting) = (Address::Unix { path: socket.clone() }, server.clone());
     let (ready, listening) = oneshot::channel();

@@ -94,13 +94,8 @@ impl Served {
 
 /// Exports the image.
 fn add(server: &NbdServer, image: &Image, export: &str) -> Result<()> {
-    let options = ExportOptions {
-        name: String::new(),
-        description: image.record.stated.clone().unwrap_or_default(),
-        writable: false,
-        multi_conn: true,
-        writethrough: false,
-    };
+    let description = image.record.stated.clone().unwrap_or_default();
+    let options = ExportOptions { description, ..ExportOptions::read_only("") };
     let request =
         |node: &str| ExportRequest { id: export.to_owned(), node: node.to_owned(), options: options.clone() };
     let [top, cache] = image.readable();

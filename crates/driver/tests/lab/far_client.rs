@@ -14,14 +14,7 @@ pub const READ_FIRST: &[u8] = b"\x25\x60\x95\x13\0\0\0\0cookie..\0\0\0\0\0\0\0\0
 /// A client that has entered the export of a root.
 pub async fn enter(world: &SimWorld, root: &Arc<Root>) -> (Box<dyn Stream>, Arc<Export>) {
     let address = Address::Tcp { host: "server".to_owned(), port: 10809 };
-    let options = ExportOptions {
-        name: "disk".to_owned(),
-        description: String::new(),
-        writable: true,
-        multi_conn: true,
-        writethrough: false,
-    };
-    let export = Export::new(options, root.clone());
+    let export = Export::new(ExportOptions::writable("disk"), root.clone());
     let server =
         Server::new(ServerOptions::default(), vec![world.start_thread("io").unwrap()], Default::default());
     server.add(export.clone()).unwrap();

@@ -106,11 +106,10 @@ impl Stage {
     ) -> Running {
         let node = self.lab.node("store", Body::Executes(node), &[]);
         let options = ExportOptions {
-            name: "disk".to_owned(),
             description: description.to_owned(),
             writable,
             multi_conn,
-            writethrough: false,
+            ..ExportOptions::read_only("disk")
         };
         let export = Export::new(options, self.lab.root(&node));
         let thread = self.world.start_thread("server").unwrap();

@@ -363,13 +363,7 @@ fn finished(outcome: Result<()>) -> Result<()> {
 
 /// An export of this node by the name of its id.
 pub fn request(id: &str, node: &str, writable: bool) -> ExportRequest {
-    let options = ExportOptions {
-        name: id.to_owned(),
-        description: String::new(),
-        writable,
-        multi_conn: true,
-        writethrough: false,
-    };
+    let options = ExportOptions { writable, ..ExportOptions::read_only(id) };
     ExportRequest { id: id.to_owned(), node: node.to_owned(), options }
 }
 

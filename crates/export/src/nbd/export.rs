@@ -27,6 +27,19 @@ pub struct ExportOptions {
     pub writethrough: bool,
 }
 
+impl ExportOptions {
+    /// An export of that name, which several connections of a client may read.
+    pub fn read_only(name: impl Into<String>) -> Self {
+        let name = name.into();
+        Self { name, description: String::new(), writable: false, multi_conn: true, writethrough: false }
+    }
+
+    /// The same, which they may write, too.
+    pub fn writable(name: impl Into<String>) -> Self {
+        Self { writable: true, ..Self::read_only(name) }
+    }
+}
+
 /// What an export knows of a connection.
 #[derive(Default)]
 struct Present {

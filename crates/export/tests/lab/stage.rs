@@ -44,13 +44,7 @@ impl Told {
 }
 
 pub fn options(name: &str) -> ExportOptions {
-    ExportOptions {
-        name: name.to_owned(),
-        description: format!("the export {name}"),
-        writable: true,
-        multi_conn: true,
-        writethrough: false,
-    }
+    ExportOptions { description: format!("the export {name}"), ..ExportOptions::writable(name) }
 }
 
 pub fn view(node: Arc<dyn Execute>, domain: &Arc<Domain>) -> Arc<View> {

@@ -143,13 +143,8 @@ async fn serve_node(world: &Arc<RealWorld>, node: &Value, at: &Address) -> Resul
     let node = engine.add_node(node.as_object().cloned().unwrap_or_default()).await?;
     let limits = ServerOptions { max_connections: 0, handshake_limit: Some(Duration::from_secs(60)) };
     let server = engine.nbd_server(&ServerRequest { options: limits });
-    let options = ExportOptions {
-        name: EXPORT.to_owned(),
-        description: "millpond demo".to_owned(),
-        writable: false,
-        multi_conn: true,
-        writethrough: false,
-    };
+    let options =
+        ExportOptions { description: "millpond demo".to_owned(), ..ExportOptions::read_only(EXPORT) };
     server.add(ExportRequest { id: EXPORT.to_owned(), node, options })?;
     let (ready, listening) = oneshot::channel();
     let address = at.clone();

@@ -111,13 +111,7 @@ impl Shelf {
     async fn export(&self, name: &str, node: &str) -> Result<(String, Exported)> {
         let files = self.engine.files_of(node);
         let version = identity::state(&**self.engine.world(), &files).await?;
-        let options = ExportOptions {
-            name: name.to_owned(),
-            description: version.clone(),
-            writable: false,
-            multi_conn: true,
-            writethrough: false,
-        };
+        let options = ExportOptions { description: version.clone(), ..ExportOptions::read_only(name) };
         Ok((version, self.engine.export(node, node, options)?))
     }
 

@@ -102,13 +102,7 @@ pub async fn serve(world: &Arc<SimWorld>, file: &str, version: &str) -> (Arc<Eng
         .unwrap();
     let server = Arc::new(engine.nbd_server(&ServerRequest::default()));
     for name in EXPORTS {
-        let options = ExportOptions {
-            name: name.to_owned(),
-            description: version.to_owned(),
-            writable: false,
-            multi_conn: true,
-            writethrough: false,
-        };
+        let options = ExportOptions { description: version.to_owned(), ..ExportOptions::read_only(name) };
         server.add(ExportRequest { id: name.to_owned(), node: "image".to_owned(), options }).unwrap();
     }
     listening::listen(&server, far()).await;
