@@ -79,8 +79,8 @@ pub trait Format: Send + Sync {
     fn map_now(&self, range: ByteRange) -> Result<Option<Mapping>>;
 
     /// Where the format keeps room for the first bytes of `run`, of which [`Format::map_now`] has just said that they
-    /// read as zeros, and how many share the answer: for those who show where things are.
-    fn room_of_zeros(&self, run: ByteRange) -> Result<(Option<(ChildIndex, u64)>, u64)> {
+    /// read as zeros or are not held, and how many share the answer: for those who show where things are.
+    fn kept_room(&self, run: ByteRange) -> Result<(Option<(ChildIndex, u64)>, u64)> {
         Ok((None, run.len()))
     }
 

@@ -44,8 +44,8 @@ struct ViewNode {
     sized: Sized,
     slot: u64,
     limits: Limits,
-    /// It is where a format that allocates keeps its clusters.
-    stores_clusters: bool,
+    /// As what a format that allocates keeps its clusters in it.
+    stores_clusters: Option<Role>,
 }
 
 /// Where a node's size comes from.
@@ -199,7 +199,8 @@ impl View {
         self.at(index).slot
     }
 
-    pub(crate) fn stores_clusters(&self, index: ViewIndex) -> bool {
+    /// As what a format that allocates keeps clusters in that node; `None` where none does.
+    pub(crate) fn stores_clusters(&self, index: ViewIndex) -> Option<Role> {
         self.at(index).stores_clusters
     }
 
@@ -261,7 +262,7 @@ impl ViewBuilder {
         for &at in &order {
             sized[at] = self.size_source(&edges, &sized, at)?;
         }
-        let stores: Vec<bool> = (0..edges.len()).map(|at| self.stores_clusters(&edges, at)).collect();
+        let stores: Vec<_> = (0..edges.len()).map(|at| self.stores_clusters(&edges, at)).collect();
         let mut slots = 0;
         let nodes: Box<[ViewNode]> = self
             .nodes
@@ -315,10 +316,11 @@ impl ViewBuilder {
         Ok(Sized { by, less: less.saturating_add(offset) })
     }
 
-    fn stores_clusters(&self, edges: &[Vec<(Role, ViewIndex)>], at: usize) -> bool {
-        let keeps = |(role, child): &(Role, ViewIndex)| child.0 as usize == at && *role != Role::Backing;
+    fn stores_clusters(&self, edges: &[Vec<(Role, ViewIndex)>], at: usize) -> Option<Role> {
+        let keeps = |(role, child): &&(Role, ViewIndex)| child.0 as usize == at && *role != Role::Backing;
         let allocates = |parent: &usize| self.nodes[*parent].0.limits().granule > 1;
-        (0..edges.len()).filter(allocates).any(|parent| edges[parent].iter().any(keeps))
+        let mut parents = (0..edges.len()).filter(allocates);
+        parents.find_map(|parent| edges[parent].iter().find(keeps).map(|(role, _)| *role))
     }
 
     fn edges(&self) -> Result<Vec<Vec<(Role, ViewIndex)>>> {

@@ -168,7 +168,7 @@ fn json(run: &Run) -> String {
         run.layer.depth,
         !matches!(holds, Holds::Nothing | Holds::Behind),
         run.reads_zero(),
-        !run.reads_zero(),
+        !run.reads_zero() || holds == Holds::Room,
         holds == Holds::Special,
         offset.unwrap_or_default(),
     )

@@ -125,16 +125,18 @@ impl Geometry {
         Ok(Entry::Plain { host, exclusive: exclusive && is_there, parts })
     }
 
-    /// Where the clusters lie that the first bytes of `run` keep though they read as zeros, and how many bytes share
+    /// Where the clusters lie that the first bytes of `run` keep though nothing is held there, and how many bytes share
     /// the answer, as far as `slice` goes. `Corrupt` where an entry lies, `Invalid` where `run` does not begin in the
     /// slice.
-    pub fn room_of_zeros(&self, slice: &L2Slice, run: ByteRange) -> Result<(Option<u64>, u64), BlockError> {
+    pub fn kept_room(&self, slice: &L2Slice, run: ByteRange) -> Result<(Option<u64>, u64), BlockError> {
         let from = self.in_slice(slice, run.start())?;
         let run = run.head(self.slice_span() - from);
         let room = |rest: ByteRange| {
             let part = rest.head(self.cluster_size() - rest.start() % self.cluster_size());
             let room = match self.entry_of(slice, part.start())? {
-                Entry::Plain { host: Some(host), parts, .. } if parts.zero & self.parts_of(part) != 0 => {
+                Entry::Plain { host: Some(host), parts, .. }
+                    if parts.allocated & self.parts_of(part) == 0 =>
+                {
                     Some((host << self.cluster_bits) + part.start() % self.cluster_size())
                 }
                 _ => None,

@@ -78,8 +78,8 @@ impl Format for Qcow2 {
         self.image.map(range)
     }
 
-    fn room_of_zeros(&self, run: ByteRange) -> Result<(Option<(ChildIndex, u64)>, u64)> {
-        let (room, len) = self.image.room_of_zeros(run)?;
+    fn kept_room(&self, run: ByteRange) -> Result<(Option<(ChildIndex, u64)>, u64)> {
+        let (room, len) = self.image.kept_room(run)?;
         Ok((room.map(|offset| (self.image.geometry.data_child(), offset)), len))
     }
 

@@ -14,6 +14,8 @@ pub enum Holds {
     Data,
     /// A hole of a file that is there byte by byte: it reads as zeros.
     Hole,
+    /// Room that has a place in a file, where nothing was ever written: it reads as zeros.
+    Room,
     /// Zeros, as it says itself.
     Zeroes,
     /// Bytes that only the format can produce (compressed).
@@ -48,7 +50,7 @@ pub(crate) async fn layer(view: &View, mut index: ViewIndex, mut range: ByteRang
                 index = view.child(index, ChildIndex(0))?;
                 continue;
             }
-            Body::Executes(_) => return in_file(view, index, depth, range).await,
+            Body::Executes(_) => return in_file(view, index, depth, range, Holds::Hole).await,
         };
         let Some(mapping) = super::map(view, index, &**format, Op::Read, range)? else {
             super::read::load(view, index, range).await?;
@@ -56,25 +58,26 @@ pub(crate) async fn layer(view: &View, mut index: ViewIndex, mut range: ByteRang
         };
         let run = range.head(mapping.len);
         let found = |holds, at| Ok(Layer { depth, holds, len: run.len(), at });
+        let without_data = |holds| {
+            let (at, len) = kept_room(view, index, &**format, run)?;
+            Ok(Layer { depth, holds, len, at })
+        };
         match mapping.place {
-            Place::Zero => {
-                let (at, len) = room_of_zeros(view, index, &**format, run)?;
-                return Ok(Layer { depth, holds: Holds::Zeroes, len, at });
-            }
+            Place::Zero => return without_data(Holds::Zeroes),
             Place::Special => return found(Holds::Special, None),
             Place::Data { child, offset, .. } => {
                 let child = view.child(index, child)?;
-                // A format that allocates knows what it holds; everything else is asked.
-                if view.stores_clusters(child) {
+                let hole = if view.stores_clusters(child).is_some() { Holds::Room } else { Holds::Hole };
+                if hole == Holds::Room && !super::status::tells_holes(view, child) {
                     let at = Some((view.node(child).name().to_string(), offset));
                     return found(Holds::Data, at);
                 }
                 let below = ByteRange::checked(offset, run.len());
                 let below = below.ok_or_else(|| super::resolve::overflows(view, index, offset))?;
-                return in_file(view, child, depth, below).await;
+                return in_file(view, child, depth, below, hole).await;
             }
             Place::Unallocated => {
-                let Some(backing) = view.backing(index) else { return found(Holds::Nothing, None) };
+                let Some(backing) = view.backing(index) else { return without_data(Holds::Nothing) };
                 let inside = view.size_of(backing).saturating_sub(run.start());
                 if inside == 0 {
                     return found(Holds::Behind, None);
@@ -85,25 +88,25 @@ pub(crate) async fn layer(view: &View, mut index: ViewIndex, mut range: ByteRang
     }
 }
 
-/// Where room is kept for the first bytes of a run that reads as zeros, and how many share the answer.
-fn room_of_zeros(
+/// Where room is kept for the first bytes of a run without data, and how many share the answer.
+fn kept_room(
     view: &View,
     index: ViewIndex,
     format: &dyn Format,
     run: ByteRange,
 ) -> Result<(Option<(String, u64)>, u64)> {
-    let (room, len) = format.room_of_zeros(run)?;
+    let (room, len) = format.kept_room(run)?;
     let Some((child, offset)) = room else { return Ok((None, len)) };
     let child = view.child(index, child)?;
     Ok((Some((view.node(child).name().to_string(), offset)), len))
 }
 
-/// What a file has of `range`.
-async fn in_file(view: &View, index: ViewIndex, depth: u32, range: ByteRange) -> Result<Layer> {
+/// What a file has of `range`; `hole` is what a hole of it is.
+async fn in_file(view: &View, index: ViewIndex, depth: u32, range: ByteRange, hole: Holds) -> Result<Layer> {
     let extents = super::extents(view, index, range).await?;
     let (len, holds) = match extents.first() {
         Some(first) if first.state == ExtentState::Data => (first.range.len(), Holds::Data),
-        Some(first) => (first.range.len(), Holds::Hole),
+        Some(first) => (first.range.len(), hole),
         None => (range.len(), Holds::Data),
     };
     let at = Some((view.node(index).name().to_string(), range.start()));

@@ -1,17 +1,23 @@
 //! What is where: for clients that ask for extents, and for filters that store what their child does not hold.
+//!
+//! A format that allocates knows what it holds, and is believed: asking the file below for each cluster costs more than
+//! it tells. Only of a file that is mostly holes (metadata was preallocated, or clusters were written in small parts)
+//! the holes are asked for, as QEMU does.
 
 use block::{ByteRange, ChildIndex, Extent, ExtentState, Place, Result, push_extent};
 use io::LocalFut;
 
 use super::resolve::{Step, Target, resolve};
 use crate::next::Next;
-use crate::node::{Body, NodeId};
+use crate::node::{Body, NodeId, Role};
 use crate::powers::Quota;
 use crate::request::Op;
 use crate::view::{View, ViewIndex};
 
 /// Most extents of one answer.
 const EXTENTS_MAX: usize = 4096;
+/// Bytes without storage of a file that are worth a question, at least.
+const HOLES_MIN: u64 = 128 << 10;
 
 /// States of `range` at a node, from its first byte, without gaps; may end early, never at once.
 pub(crate) fn extents<'a>(
@@ -27,7 +33,7 @@ pub(crate) fn extents<'a>(
 
 async fn format_extents(view: &View, index: ViewIndex, range: ByteRange) -> Result<Vec<Extent>> {
     let _guards: Vec<_> = view.changing().iter().map(|at| view.node(*at).reclaim().waits().enter()).collect();
-    let (mut found, mut asked) = (Vec::new(), None);
+    let (mut found, mut asked) = (Vec::new(), Below::default());
     let (mut rest, mut begin) = (range, None);
     while !rest.is_empty() && found.len() < EXTENTS_MAX {
         // From where a table was missing, as reads do.
@@ -55,22 +61,56 @@ async fn states(
     target: Target,
     run: ByteRange,
     rest: ByteRange,
-    asked: &mut Option<Asked>,
+    below: &mut Below,
 ) -> Result<Vec<Extent>> {
     let one = |state| Ok(vec![Extent { range: run, state }]);
     match target {
         Target::Zero => one(ExtentState::Hole),
         Target::Special { .. } => one(ExtentState::Data),
-        // A format that allocates knows what it holds; everything else is asked.
-        Target::Execute { index, offset } if !view.stores_clusters(index) => {
-            let known = match asked.take().filter(|asked| asked.knows(index, offset, run)) {
+        Target::Execute { index, offset } if view.stores_clusters(index).is_none() => {
+            let known = match below.asked.take().filter(|asked| asked.knows(index, offset, run)) {
                 Some(known) => known,
                 None => Asked::ask(view, index, offset, rest).await?,
             };
-            Ok(asked.insert(known).within(run))
+            Ok(below.asked.insert(known).within(run))
+        }
+        Target::Execute { index, offset } if below.may_tell_holes(view, index) => {
+            let mut found = Asked::ask(view, index, offset, run).await?.within(run);
+            for extent in found.iter_mut().filter(|extent| extent.state.reads_zero()) {
+                // It has its place: the format says so.
+                extent.state = ExtentState::AllocatedZero;
+            }
+            Ok(found)
         }
         Target::Execute { .. } => one(ExtentState::Data),
     }
+}
+
+/// What is known of the nodes below while one question is answered.
+#[derive(Default)]
+struct Below {
+    asked: Option<Asked>,
+    /// Of a node that stores clusters, whether it is asked.
+    holes: Option<(ViewIndex, bool)>,
+}
+
+impl Below {
+    fn may_tell_holes(&mut self, view: &View, index: ViewIndex) -> bool {
+        match self.holes {
+            Some((known, tells)) if known == index => tells,
+            _ => self.holes.insert((index, tells_holes(view, index))).1,
+        }
+    }
+}
+
+/// Whether holes of a node that stores clusters are worth a question: it is the file of an image, and a tenth of it or
+/// more takes no storage. A data file is believed to have what its image says, as QEMU has it.
+pub(super) fn tells_holes(view: &View, index: ViewIndex) -> bool {
+    let file = view.node(index).powers().in_file.map(|power| power.file());
+    let (Some(Role::File), Some(file)) = (view.stores_clusters(index), file) else { return false };
+    let (size, allocated) = (file.size().unwrap_or(0), file.allocated().unwrap_or(u64::MAX));
+    let least = allocated.saturating_add(HOLES_MIN).max(allocated.saturating_add(allocated / 9));
+    size >= least
 }
 
 /// What a node below has answered, for more than the run that it was asked for: runs are cut short by what lies

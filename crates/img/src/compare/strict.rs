@@ -23,6 +23,8 @@ pub(super) struct Status {
 enum Kind {
     Data,
     Compressed,
+    /// Zeros that have a place in a file.
+    Room,
     /// Zeros that take their place in a layer.
     Zeroes,
     /// Zeros because no layer has anything.
@@ -72,6 +74,7 @@ fn kind(holds: Holds) -> Kind {
     match holds {
         Holds::Data => Kind::Data,
         Holds::Special => Kind::Compressed,
+        Holds::Room => Kind::Room,
         Holds::Hole | Holds::Zeroes | Holds::Behind => Kind::Zeroes,
         Holds::Nothing => Kind::Nothing,
     }

@@ -77,10 +77,10 @@ impl Image {
     }
 
     /// Where room is kept for the first bytes of `run`, which read as zeros, and how many share the answer.
-    pub(super) fn room_of_zeros(&self, run: ByteRange) -> Result<(Option<u64>, u64)> {
+    pub(super) fn kept_room(&self, run: ByteRange) -> Result<(Option<u64>, u64)> {
         let found = match self.locate(run)? {
             Located::Slice(address) => {
-                self.slices.find(address, |slice| self.geometry.room_of_zeros(slice, run)).transpose()?
+                self.slices.find(address, |slice| self.geometry.kept_room(slice, run)).transpose()?
             }
             Located::Unallocated { .. } => None,
         };

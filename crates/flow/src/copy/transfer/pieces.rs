@@ -120,8 +120,8 @@ impl<'a> Pieces<'a> {
             Holds::Behind if layer.depth + 1 < self.how.layers => What::Zero,
             Holds::Behind => What::Pass,
             // What lies behind the backing image reads as zeros by itself.
-            Holds::Nothing | Holds::Hole | Holds::Zeroes if below => What::Zero,
-            Holds::Nothing | Holds::Hole | Holds::Zeroes => What::Pass,
+            Holds::Nothing | Holds::Hole | Holds::Room | Holds::Zeroes if below => What::Zero,
+            Holds::Nothing | Holds::Hole | Holds::Room | Holds::Zeroes => What::Pass,
         };
         self.take(range, what);
         Ok(())
