@@ -13,6 +13,8 @@
 //! * What a copied entry points to was written, and counted, before it was copied. So nothing on disk ever points to
 //!   what is not durable, and it does not matter what is changed while a flush is under way.
 //! * Flushes run one after the other; those who ask while one runs share the next.
+//! * Whoever waits for one that he has not asked for waits for one that is under way: between two there may be no next
+//!   one, and nobody else who asks.
 //! * A flush whose writes failed leaves everything to the next one, and all who asked for it hear of it. After one
 //!   whose barrier failed there is no next one ([`super::writer::Writer::lose`]).
 
@@ -46,9 +48,12 @@ pub(super) struct Flushes {
 
 #[derive(Default)]
 struct Queue {
+    /// Somebody sees to it that all that are wanted are run.
     running: bool,
     /// Another one is wanted, perhaps by nobody who waits.
     wanted: bool,
+    /// One has begun and not ended.
+    under_way: bool,
     waiting: Vec<oneshot::Sender<Result<()>>>,
     /// Whether the last one failed.
     failed: bool,
@@ -67,6 +72,49 @@ impl Flushes {
         queue.waiting.extend(who);
         !std::mem::replace(&mut queue.running, true)
     }
+
+    /// Whether one will end without being asked for again, and well if the last one did.
+    fn is_under_way(&self) -> bool {
+        let queue = self.queue();
+        queue.under_way && !queue.failed
+    }
+
+    /// Whether one that has not ended yet was asked for.
+    fn is_busy(&self) -> bool {
+        let queue = self.queue();
+        queue.under_way || queue.wanted
+    }
+
+    /// Who waits for the next one, which is under way now; `None` when nobody wants any: whoever does later runs it.
+    fn begin(&self) -> Option<Vec<oneshot::Sender<Result<()>>>> {
+        let mut queue = self.queue();
+        queue.under_way = take(&mut queue.wanted);
+        queue.running = queue.under_way;
+        queue.under_way.then(|| take(&mut queue.waiting))
+    }
+
+    /// The one that is under way has ended.
+    fn end(&self, waiting: Vec<oneshot::Sender<Result<()>>>, result: &Result<()>) {
+        {
+            let mut queue = self.queue();
+            (queue.under_way, queue.failed) = (false, result.is_err());
+        }
+        for who in waiting {
+            // Nobody may be waiting any more.
+            let _ = who.send(result.as_ref().map_err(again).copied());
+        }
+        self.ended.notify_waiters();
+    }
+
+    /// Nobody runs them any more, with whatever was under way.
+    fn give_up(&self) {
+        {
+            let mut queue = self.queue();
+            (queue.running, queue.under_way, queue.failed) = (false, false, true);
+            queue.waiting.clear();
+        }
+        self.ended.notify_waiters();
+    }
 }
 
 /// The one who runs flushes. Dropped half-way or before it began (the thread ends), those who wait hear of it and
@@ -83,37 +131,23 @@ impl Runner {
     }
 
     /// Who waits for the next one; `None` when nobody wants any.
-    fn next(&mut self) -> Option<Vec<oneshot::Sender<Result<()>>>> {
-        let mut queue = self.flushes()?.queue();
-        if take(&mut queue.wanted) {
-            return Some(take(&mut queue.waiting));
-        }
-        queue.running = false;
-        drop(queue);
-        self.done = true;
-        None
+    fn begin(&mut self) -> Option<Vec<oneshot::Sender<Result<()>>>> {
+        let waiting = self.flushes()?.begin();
+        self.done = waiting.is_none();
+        waiting
     }
 
-    fn ended(&self, waiting: Vec<oneshot::Sender<Result<()>>>, result: &Result<()>) {
-        let Some(flushes) = self.flushes() else { return };
-        flushes.queue().failed = result.is_err();
-        for who in waiting {
-            // Nobody may be waiting any more.
-            let _ = who.send(result.as_ref().map_err(again).copied());
+    fn end(&self, waiting: Vec<oneshot::Sender<Result<()>>>, result: &Result<()>) {
+        if let Some(flushes) = self.flushes() {
+            flushes.end(waiting, result);
         }
-        flushes.ended.notify_waiters();
     }
 }
 
 impl Drop for Runner {
     fn drop(&mut self) {
         if let Some(flushes) = self.flushes().filter(|_| !self.done) {
-            let mut queue = flushes.queue();
-            queue.running = false;
-            queue.waiting.clear();
-            queue.failed = true;
-            drop(queue);
-            flushes.ended.notify_waiters();
+            flushes.give_up();
         }
     }
 }
@@ -146,7 +180,7 @@ impl Image {
 
     /// Begins a flush that nobody waits for, unless one is under way.
     pub(super) fn begin_flush(self: &Arc<Self>, next: Next<'_>) {
-        let busy = self.writer.as_ref().is_none_or(|writer| writer.flushes.queue().running);
+        let busy = self.writer.as_ref().is_none_or(|writer| writer.flushes.is_busy());
         if !busy {
             // It cannot fail: there is a writer.
             let _ = self.ask_for_flush(None, next);
@@ -166,11 +200,7 @@ impl Image {
                 }
                 Pressure::Full => {}
             }
-            let (running, failed) = {
-                let queue = writer.flushes.queue();
-                (queue.running, queue.failed)
-            };
-            if running && !failed {
+            if writer.flushes.is_under_way() {
                 ended.await;
             } else {
                 self.flush(next).await?;
@@ -191,9 +221,9 @@ impl Image {
     }
 
     async fn run_flushes(self: &Arc<Self>, mut runner: Runner, next: Next<'_>) {
-        while let Some(waiting) = runner.next() {
+        while let Some(waiting) = runner.begin() {
             let result = self.alone(async |turn| self.flush_once(turn, next).await).await;
-            runner.ended(waiting, &result);
+            runner.end(waiting, &result);
         }
     }
 
@@ -311,5 +341,42 @@ impl Image {
         writer.check_kept()?;
         let flushed = next.execute(child, Request::flush(), Lease::empty()).await.0;
         flushed.inspect_err(|_| writer.lose())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn between_two_flushes_none_is_waited_for_that_nobody_asks_for() {
+        let flushes = Flushes::default();
+        assert!(flushes.ask(None), "somebody has to run it");
+        assert!(flushes.is_busy() && !flushes.is_under_way());
+        let waiting = flushes.begin().expect("it is wanted");
+        assert!(flushes.is_under_way());
+        flushes.end(waiting, &Ok(()));
+        // The one who runs them has not looked for another one yet.
+        assert!(!flushes.is_busy() && !flushes.is_under_way(), "nothing will end by itself");
+        let (tell, mut told) = oneshot::channel();
+        assert!(!flushes.ask(Some(tell)), "he is still there");
+        let waiting = flushes.begin().expect("he was asked");
+        flushes.end(waiting, &Ok(()));
+        assert!(matches!(told.try_recv(), Ok(Ok(()))));
+        assert!(flushes.begin().is_none());
+        assert!(flushes.ask(None), "now he has gone");
+    }
+
+    #[test]
+    fn after_a_flush_that_failed_each_asks_for_himself() {
+        let flushes = Flushes::default();
+        flushes.ask(None);
+        let waiting = flushes.begin().expect("it is wanted");
+        flushes.end(waiting, &Err(stopped()));
+        flushes.ask(None);
+        flushes.begin().expect("it is wanted");
+        assert!(flushes.is_busy() && !flushes.is_under_way());
+        flushes.give_up();
+        assert!(!flushes.is_busy() && flushes.ask(None));
     }
 }
