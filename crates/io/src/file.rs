@@ -169,6 +169,12 @@ pub trait File: Send + Sync + Any {
     /// before the range does, never before its first byte. Not kept in memory beyond some thousands.
     fn extents<'a>(&'a self, range: ByteRange) -> LocalFut<'a, io::Result<Vec<Extent>>>;
 
+    /// As [`File::extents`], where the system answers in less time than it takes to hand the question to a thread. Only
+    /// while nobody changes the file: else whoever does is waited for. `None`: it has to be asked the other way.
+    fn extents_now(&self, _range: ByteRange) -> Option<io::Result<Vec<Extent>>> {
+        None
+    }
+
     /// Changes the length.
     fn set_len<'a>(&'a self, len: u64) -> LocalFut<'a, io::Result<()>>;
 

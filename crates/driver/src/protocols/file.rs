@@ -216,7 +216,11 @@ impl FileNode {
         if inside.is_empty() {
             return Ok(vec![Extent { range, state: ExtentState::Hole }]);
         }
-        let found = self.file.extents(inside).await;
+        let now = self.lending.is_still().then(|| self.file.extents_now(inside)).flatten();
+        let found = match now {
+            Some(found) => found,
+            None => self.file.extents(inside).await,
+        };
         let mut extents = found.map_err(|e| self.failed(format_args!("map {inside}"), e))?;
         if extents.last().is_some_and(|last| last.range.end() == inside.end()) {
             let beyond = ByteRange::between(inside.end(), range.end());

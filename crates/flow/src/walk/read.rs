@@ -62,7 +62,7 @@ type ToLoad = Option<(ViewIndex, ByteRange)>;
 /// The extents from the front of `range` up to the first that needs a table, and that table. `begin` is where the
 /// first bytes of `range` were found to lie before the table that was missing there was loaded: going on from
 /// there, a walk down a long chain gets on even where the tables of its layers do not fit into memory together.
-fn gather(
+pub(super) fn gather(
     view: &View,
     index: ViewIndex,
     mut range: ByteRange,

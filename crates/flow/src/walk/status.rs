@@ -5,9 +5,11 @@
 //! the holes are asked for, as QEMU does.
 
 use block::{ByteRange, ChildIndex, Extent, ExtentState, Place, Result, push_extent};
+use futures_util::future::{OptionFuture, join_all};
 use io::LocalFut;
 
-use super::resolve::{Step, Target, resolve};
+use super::read::gather;
+use super::resolve::Target;
 use crate::next::Next;
 use crate::node::{Body, NodeId, Role};
 use crate::powers::Quota;
@@ -33,57 +35,33 @@ pub(crate) fn extents<'a>(
 
 async fn format_extents(view: &View, index: ViewIndex, range: ByteRange) -> Result<Vec<Extent>> {
     let _guards: Vec<_> = view.changing().iter().map(|at| view.node(*at).reclaim().waits().enter()).collect();
-    let (mut found, mut asked) = (Vec::new(), Below::default());
+    let (mut found, mut below) = (Vec::new(), Below::default());
     let (mut rest, mut begin) = (range, None);
     while !rest.is_empty() && found.len() < EXTENTS_MAX {
         // From where a table was missing, as reads do.
-        let (at, first) = begin.take().unwrap_or((index, rest));
-        match resolve(view, at, first)? {
-            Step::Load { index, range } => {
-                super::read::load(view, index, range).await?;
-                begin = Some((index, range));
+        let (runs, load) = gather(view, index, rest, begin.take())?;
+        let holes = below.holes(view, &runs).await;
+        let mut load = load;
+        for ((target, run), holes) in runs.into_iter().zip(holes) {
+            let states = match holes {
+                Some(states) => states?,
+                None => below.states(view, target, run, rest).await?,
+            };
+            states.into_iter().for_each(|extent| push_extent(&mut found, extent));
+            let end = found.last().map_or(run.end(), |extent| extent.range.end());
+            rest = ByteRange::between(end, range.end());
+            if end < run.end() {
+                // The answer was too long: the rest of the run is asked for again.
+                load = None;
+                break;
             }
-            Step::Found(target, len) => {
-                let run = rest.head(len);
-                for extent in states(view, target, run, rest, &mut asked).await? {
-                    push_extent(&mut found, extent);
-                }
-                rest = ByteRange::between(found.last().map_or(run.end(), |e| e.range.end()), range.end());
-            }
+        }
+        if let Some((at, range)) = load {
+            super::read::load(view, at, range).await?;
+            begin = load;
         }
     }
     Ok(found)
-}
-
-/// States of `run`, the front of `rest`.
-async fn states(
-    view: &View,
-    target: Target,
-    run: ByteRange,
-    rest: ByteRange,
-    below: &mut Below,
-) -> Result<Vec<Extent>> {
-    let one = |state| Ok(vec![Extent { range: run, state }]);
-    match target {
-        Target::Zero => one(ExtentState::Hole),
-        Target::Special { .. } => one(ExtentState::Data),
-        Target::Execute { index, offset } if view.stores_clusters(index).is_none() => {
-            let known = match below.asked.take().filter(|asked| asked.knows(index, offset, run)) {
-                Some(known) => known,
-                None => Asked::ask(view, index, offset, rest).await?,
-            };
-            Ok(below.asked.insert(known).within(run))
-        }
-        Target::Execute { index, offset } if below.may_tell_holes(view, index) => {
-            let mut found = Asked::ask(view, index, offset, run).await?.within(run);
-            for extent in found.iter_mut().filter(|extent| extent.state.reads_zero()) {
-                // It has its place: the format says so.
-                extent.state = ExtentState::AllocatedZero;
-            }
-            Ok(found)
-        }
-        Target::Execute { .. } => one(ExtentState::Data),
-    }
 }
 
 /// What is known of the nodes below while one question is answered.
@@ -95,12 +73,59 @@ struct Below {
 }
 
 impl Below {
+    /// States of `run`, the front of `rest`.
+    async fn states(
+        &mut self,
+        view: &View,
+        target: Target,
+        run: ByteRange,
+        rest: ByteRange,
+    ) -> Result<Vec<Extent>> {
+        let one = |state| Ok(vec![Extent { range: run, state }]);
+        match target {
+            Target::Zero => one(ExtentState::Hole),
+            Target::Execute { index, offset } if view.stores_clusters(index).is_none() => {
+                let known = match self.asked.take().filter(|asked| asked.knows(index, offset, run)) {
+                    Some(known) => known,
+                    None => Asked::ask(view, index, offset, rest).await?,
+                };
+                Ok(self.asked.insert(known).within(run))
+            }
+            Target::Special { .. } | Target::Execute { .. } => one(ExtentState::Data),
+        }
+    }
+
+    /// States of those runs that lie in a file of which holes are asked, all asked at the same time.
+    async fn holes(&mut self, view: &View, runs: &[(Target, ByteRange)]) -> Vec<Option<Result<Vec<Extent>>>> {
+        let mut questions = Vec::with_capacity(runs.len());
+        for &(target, run) in runs {
+            let question = match target {
+                Target::Execute { index, offset } if self.may_tell_holes(view, index) => {
+                    Some(room(view, index, offset, run))
+                }
+                _ => None,
+            };
+            questions.push(OptionFuture::from(question));
+        }
+        join_all(questions).await
+    }
+
     fn may_tell_holes(&mut self, view: &View, index: ViewIndex) -> bool {
         match self.holes {
             Some((known, tells)) if known == index => tells,
             _ => self.holes.insert((index, tells_holes(view, index))).1,
         }
     }
+}
+
+/// States of `run`, which has its place at `offset` of that node.
+async fn room(view: &View, index: ViewIndex, offset: u64, run: ByteRange) -> Result<Vec<Extent>> {
+    let mut states = Asked::ask(view, index, offset, run).await?.within(run);
+    for extent in states.iter_mut().filter(|extent| extent.state.reads_zero()) {
+        // The format says that it has a place.
+        extent.state = ExtentState::AllocatedZero;
+    }
+    Ok(states)
 }
 
 /// Whether holes of a node that stores clusters are worth a question: it is the file of an image, and a tenth of it or

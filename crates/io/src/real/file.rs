@@ -240,6 +240,12 @@ impl File for RealFile {
         self.in_pool(move |fd| space::extents(fd, range))
     }
 
+    fn extents_now(&self, range: ByteRange) -> Option<io::Result<Vec<Extent>>> {
+        // Where reads never wait unasked the file system is a local one.
+        let is_local = matches!(self.inline, InlineReads::Nowait) && self.kind == Kind::Regular;
+        is_local.then(|| space::extents(self.fd.as_fd(), range))
+    }
+
     fn set_len<'a>(&'a self, len: u64) -> LocalFut<'a, io::Result<()>> {
         self.in_pool(move |fd| Ok(retry_on_intr(|| ftruncate(fd, len))?))
     }

@@ -35,6 +35,11 @@ impl Lending {
         }
     }
 
+    /// Whether nobody can change the file.
+    pub(super) fn is_still(&self) -> bool {
+        self.0.load().is_some()
+    }
+
     /// Adds all that is left of a read to `pieces`, or nothing that counts. Who asks first makes us look for holes.
     pub(super) fn lend(&self, file: &Arc<dyn File>, rq: &mut Request, pieces: &mut Pieces) -> Now {
         let still = self.0.load();
