@@ -104,15 +104,20 @@ impl HeaderEdit {
                 _ => {}
             }
         }
-        let mut now = first.to_vec();
-        now.resize(1 << header.cluster_bits, 0);
-        let mut writes = Vec::new();
-        for next in self.states(&now)? {
+        let mut whole = first.to_vec();
+        whole.resize(1 << header.cluster_bits, 0);
+        let (mut now, mut writes) = (whole.clone(), Vec::new());
+        for next in self.states(&whole)? {
             writes.extend(difference(&now, &next));
             now = next;
         }
         // What is written must be readable.
         Header::parse(&now)?;
+        if !writes.is_empty() && first.len() < whole.len() {
+            // The file ends within its first cluster: zeros that nobody writes would not be there.
+            let offset = first.len() / SECTOR * SECTOR;
+            writes.insert(0, HeaderWrite { offset: offset as u64, bytes: whole.split_off(offset) });
+        }
         Ok(writes)
     }
 

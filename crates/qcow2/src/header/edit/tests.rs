@@ -64,6 +64,27 @@ fn the_backing_link_is_cut_by_one_sector() {
     assert_eq!(HeaderEdit::NoBacking.writes(&none).expect("possible"), []);
 }
 
+/// Found by fuzzing: zeros at the end of a longer name, which was moved, were not written, and so were not there.
+#[test]
+fn a_file_that_ends_within_its_first_cluster_has_all_of_it_afterwards() {
+    let name = "n".repeat(300);
+    let mut first = image(14, Some((&name, "raw")));
+    let at = first.windows(300).position(|bytes| bytes == name.as_bytes()).expect("it is there");
+    first[at + 100..at + 300].fill(0);
+    first.truncate(at + 300);
+    let bitmaps = BitmapsExtension { count: 1, directory_len: 32, directory: HostOffset(1 << 21) };
+    for edit in [HeaderEdit::Bitmaps(Some(bitmaps)), HeaderEdit::MarkCorrupt, HeaderEdit::NoBacking] {
+        let mut now = first.clone();
+        for HeaderWrite { offset, bytes } in edit.writes(&first).expect("possible") {
+            let (offset, end) = (offset as usize, offset as usize + bytes.len());
+            now.resize(now.len().max(end), 0);
+            now[offset..end].copy_from_slice(&bytes);
+            Header::parse(&now).expect("good after each write");
+        }
+        assert_eq!(now.len(), 1 << 14);
+    }
+}
+
 #[test]
 fn another_backing_image_comes_with_one_sector_too() {
     let mut first = image(16, Some(("base.raw", "raw")));
