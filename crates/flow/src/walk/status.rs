@@ -39,9 +39,8 @@ async fn format_extents(view: &View, index: ViewIndex, range: ByteRange) -> Resu
     let (mut rest, mut begin) = (range, None);
     while !rest.is_empty() && found.len() < EXTENTS_MAX {
         // From where a table was missing, as reads do.
-        let (runs, load) = gather(view, index, rest, begin.take())?;
+        let (runs, mut load) = gather(view, index, rest, begin.take())?;
         let holes = below.holes(view, &runs).await;
-        let mut load = load;
         for ((target, run), holes) in runs.into_iter().zip(holes) {
             let states = match holes {
                 Some(states) => states?,

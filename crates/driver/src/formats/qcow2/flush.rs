@@ -108,11 +108,7 @@ impl Flushes {
 
     /// Nobody runs them any more, with whatever was under way.
     fn give_up(&self) {
-        {
-            let mut queue = self.queue();
-            (queue.running, queue.under_way, queue.failed) = (false, false, true);
-            queue.waiting.clear();
-        }
+        *self.queue() = Queue { failed: true, ..Queue::default() };
         self.ended.notify_waiters();
     }
 }
@@ -376,6 +372,9 @@ mod tests {
         flushes.ask(None);
         flushes.begin().expect("it is wanted");
         assert!(flushes.is_busy() && !flushes.is_under_way());
+        flushes.give_up();
+        assert!(!flushes.is_busy() && flushes.ask(None));
+        // Its runner has never begun.
         flushes.give_up();
         assert!(!flushes.is_busy() && flushes.ask(None));
     }

@@ -76,7 +76,7 @@ impl Image {
         }
     }
 
-    /// Where room is kept for the first bytes of `run`, which read as zeros, and how many share the answer.
+    /// Where room is kept for the first bytes of `run`, which holds nothing, and how many share the answer.
     pub(super) fn kept_room(&self, run: ByteRange) -> Result<(Option<u64>, u64)> {
         let found = match self.locate(run)? {
             Located::Slice(address) => {
