@@ -8,6 +8,7 @@
 #[path = "../lab/mod.rs"]
 mod lab;
 
+mod bitmaps;
 mod ending;
 mod offload;
 mod page_cache;

@@ -1,0 +1,46 @@
+//! Persistent bitmaps bound how long a disk may become: one that is longer than the format allows nobody opens.
+
+use crate::lab::Lab;
+
+const LONG: &str = "3T";
+const WHY: &str = "bitmap 'fine' cannot cover 3298534883328 bytes";
+
+/// An image with a bitmap whose granules are the smallest: 2 TiB are the most that it can cover.
+fn marked(lab: &Lab, name: &str) {
+    lab.ok("qemu-img", &["create", "-q", "-f", "qcow2", name, "64M"]);
+    lab.ok("qemu-io", &["-c", "write -q -P 7 1M 64k", name]);
+    lab.ok("qemu-img", &["bitmap", "--add", "-g", "512", name, "fine"]);
+}
+
+/// That `arguments` are refused because of the bitmap, and leave every byte of the image as it is.
+fn refused(lab: &Lab, name: &str, arguments: &[&str]) {
+    let before = std::fs::read(lab.path(name)).unwrap();
+    let said = lab.fails("millpond", &[&["img"], arguments].concat());
+    assert!(said.contains(WHY) && said.contains("remove it first"), "{arguments:?}: {said}");
+    assert!(before == std::fs::read(lab.path(name)).unwrap(), "{arguments:?} has changed the image");
+    lab.ok("qemu-img", &["check", "-q", name]);
+}
+
+#[test]
+fn a_disk_grows_no_longer_than_its_bitmaps_can_cover() {
+    let test = "a_disk_grows_no_longer_than_its_bitmaps_can_cover";
+    let Some(lab) = Lab::new(test, &["qemu-img", "qemu-io"]) else { return };
+    marked(&lab, "disk.qcow2");
+    refused(&lab, "disk.qcow2", &["resize", "disk.qcow2", LONG]);
+    refused(&lab, "disk.qcow2", &["amend", "-f", "qcow2", "-o", "size=3T", "disk.qcow2"]);
+    lab.ok("millpond", &["img", "bitmap", "--remove", "disk.qcow2", "fine"]);
+    lab.ok("millpond", &["img", "resize", "-q", "disk.qcow2", LONG]);
+    lab.ok("qemu-img", &["check", "-q", "disk.qcow2"]);
+}
+
+#[test]
+fn a_longer_overlay_is_not_committed_into_an_image_whose_bitmaps_end_before() {
+    let test = "a_longer_overlay_is_not_committed_into_an_image_whose_bitmaps_end_before";
+    let Some(lab) = Lab::new(test, &["qemu-img", "qemu-io"]) else { return };
+    marked(&lab, "base.qcow2");
+    let over = ["-b", "base.qcow2", "-F", "qcow2"];
+    lab.ok("qemu-img", &[&["create", "-q", "-f", "qcow2"], &over[..], &["top.qcow2", LONG]].concat());
+    lab.ok("qemu-io", &["-c", "write -q -P 9 2M 64k", "top.qcow2"]);
+    refused(&lab, "base.qcow2", &["commit", "-f", "qcow2", "top.qcow2"]);
+    lab.ok("qemu-io", &["-c", "read -q -P 9 2M 64k", "-c", "read -q -P 7 1M 64k", "top.qcow2"]);
+}
