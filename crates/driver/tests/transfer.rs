@@ -22,7 +22,6 @@ const K: u64 = 1 << 10;
 
 /// Copies all of it, as convert does.
 const PLAIN: Transfer = Transfer {
-    at: 0,
     chunk: 64 * K,
     parallel: 8,
     ordered: true,
@@ -149,27 +148,33 @@ fn everything_arrives_whatever_the_plan() {
 /// A copy from a seed: images of all kinds, and all ways.
 async fn one_plan(world: &SimWorld, seed: u64) {
     let (bench, rng) = (Bench::new(world), &mut Rng::new(seed));
-    let size = (1 + rng.below(600)) * 512;
-    let from = any_source(&bench, size, rng).await;
-    let before = size.min(4096 * rng.below(2) * 64);
+    let mut sources = Vec::new();
+    for number in 0..1 + rng.below(3) {
+        // Few of them end with a cluster, and some within a sector.
+        let size = (1 + rng.below(600)) * 512 - rng.below(2) * rng.below(512);
+        sources.push(any_source(&bench, &format!("source{number}"), size, rng).await);
+    }
+    let mut expected = Vec::new();
+    for source in &sources {
+        expected.extend(content(source).await);
+        expected.resize(expected.len().next_multiple_of(512), 0);
+    }
+    let size = expected.len() as u64;
     let fresh = rng.chance(0.5);
     let is_raw = rng.chance(0.4);
-    let bits = 9 + rng.below(8) as u32;
-    let at = before.next_multiple_of(1 << bits);
     let to = match is_raw {
         true => {
-            world.disk().put_hole("target", at + size);
+            world.disk().put_hole("target", size);
             bench.raw("target").await
         }
-        false => bench.new_qcow2("target", at + size, bits).await,
+        false => bench.new_qcow2("target", size, 9 + rng.below(8) as u32).await,
     };
     if !fresh {
-        scribble(&to, at + size, rng).await;
+        scribble(&to, size, rng).await;
     }
     let compress = !is_raw && rng.chance(0.3);
     let offloads = [None, Some(Offload::Share), Some(Offload::Copy)];
     let how = Transfer {
-        at,
         chunk: 4096 << rng.below(6),
         parallel: 1 + rng.index(16),
         ordered: rng.chance(0.5),
@@ -181,28 +186,27 @@ async fn one_plan(world: &SimWorld, seed: u64) {
         salvage: rng.chance(0.2),
         ..PLAIN
     };
-    let (head, expected) = (content(&to).await, content(&from).await);
-    let noting = Noting::default();
-    let copied = transfer(&bench.lab.root(&from), &bench.lab.root(&to), &how, &noting).await;
+    let roots: Vec<Arc<Root>> = sources.iter().map(|source| bench.lab.root(source)).collect();
+    let (from, noting): (Vec<&Root>, _) = (roots.iter().map(|root| &**root).collect(), Noting::default());
+    let copied = transfer(&from, &bench.lab.root(&to), &how, &noting).await;
     copied.unwrap_or_else(|failed| panic!("seed {seed}: {failed:?}"));
     assert_eq!(noting.moved.get(), size, "seed {seed}: {how:?}");
     println!("seed {seed}: {how:?}");
-    let found = content(&to).await;
-    same(&found[..at as usize], &head[..at as usize]);
-    same(&found[at as usize..], &expected);
+    same(&content(&to).await, &expected);
     is_sound(&to).await;
 }
 
 /// A raw file, or an image, over a file that may be shorter or longer or over none.
-async fn any_source(bench: &Bench, size: u64, rng: &mut Rng) -> Tree {
-    let base = bench.source("base", (1 + rng.below(600)) * 512, rng).await;
+async fn any_source(bench: &Bench, path: &str, size: u64, rng: &mut Rng) -> Tree {
+    let base = format!("base of {path}");
+    let below = bench.source(&base, (1 + rng.below(600)) * 512, rng).await;
     match rng.below(3) {
-        0 => bench.source("source", size, rng).await,
+        0 => bench.source(path, size, rng).await,
         kind => {
             let alone = NewImage::new(size, 9 + rng.below(8) as u32);
-            let image = if kind == 1 { alone.over("base", "raw") } else { alone };
-            images::put(&bench.world.disk(), "source", &image);
-            let tree = bench.qcow2("source", (kind == 1).then_some(&base)).await;
+            let image = if kind == 1 { alone.over(&base, "raw") } else { alone };
+            images::put(&bench.world.disk(), path, &image);
+            let tree = bench.qcow2(path, (kind == 1).then_some(&below)).await;
             scribble(&tree, size / 2, rng).await;
             tree
         }
@@ -223,6 +227,7 @@ fn so_many_requests_are_under_way_and_no_more() {
             });
             let (how, noting) = (Transfer { parallel, ..PLAIN }, Noting::default());
             let (from, to) = (bench.lab.root(&from), bench.lab.root(&to));
+            let from: [&Root; 1] = [&from];
             let mut copy = Box::pin(transfer(&from, &to, &how, &noting));
             assert!(lab::start(&mut copy).await.is_pending());
             let held = || world.disk().held().iter().filter(|(_, op)| op.kind == OpKind::Read).count();
@@ -260,6 +265,7 @@ async fn writes(world: &SimWorld, ordered: bool) -> (Vec<u64>, usize) {
     });
     let (how, noting) = (Transfer { ordered, ..PLAIN }, Noting::default());
     let (from, to) = (bench.lab.root(&from), bench.lab.root(&to));
+    let from: [&Root; 1] = [&from];
     let (mut copy, mut most) = (Box::pin(transfer(&from, &to, &how, &noting)), 0);
     while lab::start(&mut copy).await.is_pending() {
         io::sleep(std::time::Duration::from_millis(1)).await;
@@ -301,7 +307,7 @@ fn packed_clusters_lie_in_the_order_of_the_disk() {
             Verdict::Go
         });
         let how = Transfer { chunk: 16 * K, compress: true, ..PLAIN };
-        transfer(&bench.lab.root(&from), &bench.lab.root(&to), &how, &Noting::default()).await.unwrap();
+        transfer(&[&bench.lab.root(&from)], &bench.lab.root(&to), &how, &Noting::default()).await.unwrap();
         let offsets = offsets.lock().unwrap().clone();
         assert!(offsets.is_sorted() && offsets.len() >= 64, "{offsets:?}");
         world.disk().clear_policy();
@@ -333,7 +339,7 @@ fn what_fails_in_the_middle_ends_it_where_it_failed() {
             fail_one(&world, path, kind, 1 + rng.below(12));
             let how = Transfer { chunk: 32 * K, parallel: 1 + rng.index(8), ordered, ..PLAIN };
             let (from, to) = (bench.lab.root(&from), bench.lab.root(&to));
-            let failed = transfer(&from, &to, &how, &Noting::default()).await.unwrap_err();
+            let failed = transfer(&[&from], &to, &how, &Noting::default()).await.unwrap_err();
             assert_eq!(world.disk().in_flight(), 0, "seed {seed}: something is still under way");
             let at = match (&failed, kind) {
                 (Failed::Reading(at, _), OpKind::Read) | (Failed::Writing(at, _), OpKind::Write) => *at,
@@ -364,7 +370,7 @@ fn what_cannot_be_read_becomes_zeros_where_it_may() {
             false => Verdict::Go,
         });
         let (how, noting) = (Transfer { salvage: true, ..PLAIN }, Noting::default());
-        transfer(&bench.lab.root(&from), &bench.lab.root(&to), &how, &noting).await.unwrap();
+        transfer(&[&bench.lab.root(&from)], &bench.lab.root(&to), &how, &noting).await.unwrap();
         assert_eq!(*noting.lost.borrow(), [bad.start()]);
         let mut expected = vec![7; 256 << 10];
         expected[bad.start() as usize..bad.end() as usize].fill(0);
@@ -381,7 +387,7 @@ fn a_copy_that_is_called_off_has_nothing_under_way() {
         world.disk().put_hole("target", 2 << 20);
         let (from, to) = (bench.raw("source").await, bench.raw("target").await);
         let noting = Noting { ends_at: Some(256 * K), ..Noting::default() };
-        let ended = transfer(&bench.lab.root(&from), &bench.lab.root(&to), &PLAIN, &noting).await;
+        let ended = transfer(&[&bench.lab.root(&from)], &bench.lab.root(&to), &PLAIN, &noting).await;
         assert!(matches!(ended, Err(Failed::Ended)), "{ended:?}");
         assert_eq!(world.disk().in_flight(), 0);
         assert!(noting.moved.get() < 2 << 20);
@@ -391,7 +397,7 @@ fn a_copy_that_is_called_off_has_nothing_under_way() {
 /// Copies with `how`; answers how many bytes were read, and taken by one file from another.
 async fn offloaded(world: &SimWorld, from: &Arc<Root>, to: &Arc<Root>, how: Transfer) -> (u64, u64) {
     let before = world.disk().counts();
-    transfer(from, to, &how, &Noting::default()).await.unwrap();
+    transfer(&[from], to, &how, &Noting::default()).await.unwrap();
     let after = world.disk().counts();
     (after.read_bytes - before.read_bytes, after.taken_bytes - before.taken_bytes)
 }

@@ -124,7 +124,6 @@ async fn copy_down(
     let following = Following::begin(session, overlay.size()?);
     let (from, to) = (overlay.attach(Demand::READ)?, into.attach(Demand::WRITE)?);
     let how = Transfer {
-        at: 0,
         chunk: CHUNK,
         parallel: PARALLEL,
         ordered: false,
@@ -139,7 +138,7 @@ async fn copy_down(
         salvage: false,
         rate,
     };
-    copy::transfer(&from.root, &to.root, &how, &following).await.map_err(told)?;
+    copy::transfer(&[&from.root], &to.root, &how, &following).await.map_err(told)?;
     // Now, while it is in use: nobody hears of what fails when it is given up.
     if !broken(Rule::CommitBarrier) {
         seam::execute(&to.root.view(), Request::flush(), Lease::empty()).await.0?;

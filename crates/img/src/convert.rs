@@ -4,6 +4,7 @@ mod bitmaps;
 mod options;
 mod target;
 
+use flow::Root;
 use flow::copy::{self, Failed, Transfer, Zeroes};
 use graph::Demand;
 
@@ -114,27 +115,28 @@ async fn copy_all(
     }
     let following = Following::begin(session, total).telling_lost(!options.quiet);
     let to = target.image.attach(Demand::WRITE)?;
-    let mut at = 0;
+    let mut from = Vec::new();
     for source in sources {
-        let from = source.attach(Demand::READ)?;
-        let how = Transfer {
-            at,
-            chunk: if options.compress { PACKED_CHUNK } else { CHUNK },
-            parallel: options.parallel,
-            ordered: !options.any_order,
-            sparse: options.sparse,
-            zeroes: if target.reads_zero { Zeroes::Skip } else { Zeroes::Write },
-            over: target.over,
-            layers: 1,
-            compress: options.compress,
-            offload: options.offload,
-            looks: options.looks,
-            salvage: options.salvage,
-            rate: options.rate,
-        };
-        copy::transfer(&from.root, &to.root, &how, &following).await.map_err(told)?;
-        from.end().await?;
-        at += source.size_in_sectors()?;
+        from.push(source.attach(Demand::READ)?);
+    }
+    let how = Transfer {
+        chunk: if options.compress { PACKED_CHUNK } else { CHUNK },
+        parallel: options.parallel,
+        ordered: !options.any_order,
+        sparse: options.sparse,
+        zeroes: if target.reads_zero { Zeroes::Skip } else { Zeroes::Write },
+        over: target.over,
+        layers: 1,
+        compress: options.compress,
+        offload: options.offload,
+        looks: options.looks,
+        salvage: options.salvage,
+        rate: options.rate,
+    };
+    let roots: Vec<&Root> = from.iter().map(|attached| &*attached.root).collect();
+    copy::transfer(&roots, &to.root, &how, &following).await.map_err(told)?;
+    for attached in from {
+        attached.end().await?;
     }
     to.end().await?;
     session.listener.progress(100.0);

@@ -1,4 +1,4 @@
-//! Copying one node into another: data is read, looked through for zeros, and written; holes are passed over.
+//! Copying nodes into another: data is read, looked through for zeros, and written; holes are passed over.
 //!
 //! Invariants: memory is bounded by what is in flight; where the target reads as zeros already nothing is written to it
 //! for zeros; requests are whole clusters of the target wherever the source has data around them, so that nothing is
@@ -7,6 +7,7 @@
 
 mod offload;
 mod pieces;
+mod sources;
 mod turns;
 
 use std::time::Duration;
@@ -23,13 +24,12 @@ use crate::root::Root;
 use crate::seam;
 use offload::Known;
 use pieces::{Piece, Pieces, What};
+use sources::{Run, Sources};
 use turns::{Place, Turns};
 
-/// How one node is copied into another.
+/// How nodes are copied into another.
 #[derive(Clone, Copy, Debug)]
 pub struct Transfer {
-    /// Offset in the target of the source's first byte, a multiple of its cluster size unless the target is raw.
-    pub at: u64,
     /// Most bytes per request.
     pub chunk: u64,
     /// Requests in flight.
@@ -82,7 +82,7 @@ pub trait Follow {
 /// Where a copy failed.
 #[derive(Debug)]
 pub enum Failed {
-    /// Reading the source at this offset.
+    /// Reading at this offset of all that is copied.
     Reading(u64, BlockError),
     /// Writing the target at this offset.
     Writing(u64, BlockError),
@@ -90,22 +90,23 @@ pub enum Failed {
     Ended,
 }
 
-/// What is read at a time where reading more has failed, and what a source counts as many whole ones of.
+/// What is read at a time where reading more has failed, and what each source counts as many whole ones of.
 const SECTOR: u64 = 512;
 
 /// How long a copy that waits for its rate may not notice that it is over.
 const LOOK_AGAIN: Duration = Duration::from_millis(50);
 
-/// Copies all of `from` into `to`, which has room for as many whole sectors of 512 bytes.
+/// Copies all of `from`, one behind the other, into `to`, which has room for them. Each counts as many whole sectors of
+/// 512 bytes, filled up with zeros; only of a single one may not all layers be copied.
 pub async fn transfer(
-    from: &Root,
+    from: &[&Root],
     to: &Root,
     how: &Transfer,
     follow: &dyn Follow,
 ) -> std::result::Result<(), Failed> {
     let (granule, turns) = (granule(to), Turns::new(how.ordered));
-    let copy = Copy { from, to, how, follow, granule, turns, known: Known::default() };
-    let mut pieces = Pieces::new(from, how, copy.granule);
+    let copy = Copy { from: Sources::new(from), to, how, follow, granule, turns, known: Known::default() };
+    let mut pieces = Pieces::new(&copy.from, how, granule);
     let mut flying = Flying::new();
     let (begun, mut sent) = (io::now(), 0);
     let mut outcome = Ok(());
@@ -152,7 +153,7 @@ impl Transfer {
 }
 
 struct Copy<'a> {
-    from: &'a Root,
+    from: Sources<'a>,
     to: &'a Root,
     how: &'a Transfer,
     follow: &'a dyn Follow,
@@ -222,41 +223,45 @@ impl Copy<'_> {
         if place.turn().await { Ok(()) } else { Err(Failed::Ended) }
     }
 
-    /// Reads `range`; what lies behind the end are zeros.
+    /// Reads `range`; what fills up the last sectors of sources are zeros.
     async fn read(&self, range: ByteRange) -> std::result::Result<Lease, Failed> {
-        let inside = range.intersection(ByteRange::between(0, self.from.view().size()));
-        let bytes = self.read_inside(inside).await?;
-        if inside == range {
-            return Ok(bytes);
+        let run = self.from.run(range);
+        if run.range.len() == range.len() {
+            return self.read_run(run).await;
         }
-        let mut filled = Lease::zeroed(range.len() as usize);
-        filled[..bytes.len()].copy_from_slice(&bytes);
+        let (mut filled, mut rest) = (Lease::zeroed(range.len() as usize), range);
+        while !rest.is_empty() {
+            let run = self.from.run(rest);
+            let (from, len) = ((rest.start() - range.start()) as usize, run.len);
+            let bytes = self.read_run(run).await?;
+            filled[from..from + bytes.len()].copy_from_slice(&bytes);
+            rest = rest.skip(len);
+        }
         Ok(filled)
     }
 
-    async fn read_inside(&self, range: ByteRange) -> std::result::Result<Lease, Failed> {
-        let read = seam::read(&self.from.view(), range).await;
-        match read {
+    async fn read_run(&self, run: Run<'_>) -> std::result::Result<Lease, Failed> {
+        match seam::read(&run.root.view(), run.range).await {
             Ok(bytes) => Ok(bytes),
-            Err(_) if self.how.salvage => self.salvage(range).await,
-            Err(error) => Err(Failed::Reading(range.start(), error)),
+            Err(_) if self.how.salvage => Ok(self.salvage(run).await),
+            Err(error) => Err(Failed::Reading(run.start, error)),
         }
     }
 
     /// Reads sector by sector what can be read.
-    async fn salvage(&self, range: ByteRange) -> std::result::Result<Lease, Failed> {
-        let mut whole = Lease::zeroed(range.len() as usize);
-        let mut rest = range;
+    async fn salvage(&self, run: Run<'_>) -> Lease {
+        let mut whole = Lease::zeroed(run.range.len() as usize);
+        let mut rest = run.range;
         while !rest.is_empty() {
             let sector = rest.head(SECTOR - rest.start() % SECTOR);
-            let from = (sector.start() - range.start()) as usize;
-            match seam::read(&self.from.view(), sector).await {
+            let from = (sector.start() - run.range.start()) as usize;
+            match seam::read(&run.root.view(), sector).await {
                 Ok(bytes) => whole[from..from + bytes.len()].copy_from_slice(&bytes),
-                Err(error) => self.follow.lost(sector.start(), &error),
+                Err(error) => self.follow.lost(run.in_whole(sector).start(), &error),
             }
             rest = rest.skip(sector.len());
         }
-        Ok(whole)
+        whole
     }
 
     /// Data and zeros among the bytes of `range`; clusters that are to be packed one by one.
@@ -265,7 +270,7 @@ impl Copy<'_> {
         while !rest.is_empty() {
             let (is_data, mut len) = self.front(rest.start(), &bytes);
             if is_data && self.how.compress {
-                len = len.min(self.granule - (self.how.at + rest.start()) % self.granule);
+                len = len.min(self.granule - rest.start() % self.granule);
             }
             let (range, bytes) = (rest.head(len), bytes.split_to(len as usize));
             parts.push(Part { range, is_data, bytes, packed: None });
@@ -279,7 +284,7 @@ impl Copy<'_> {
         let view = self.to.view();
         let size = view.size();
         let pack = async |mut part: Part| {
-            let range = self.target(part.range);
+            let range = part.range;
             let ends = range.end().is_multiple_of(self.granule) || range.end() == size;
             if part.is_data && range.start().is_multiple_of(self.granule) && ends {
                 let packed = seam::pack(&view, part.bytes).await;
@@ -296,11 +301,11 @@ impl Copy<'_> {
         // Joined again behind what came before it, so that the buffer serves the next piece.
         let mut done = Lease::empty();
         for Part { range, is_data, mut bytes, packed } in parts {
-            let (view, target) = (self.to.view(), self.target(range));
+            let view = self.to.view();
             let stored = match packed {
-                Some(packed) => seam::store_packed(&view, target.start(), packed).await,
+                Some(packed) => seam::store_packed(&view, range.start(), packed).await,
                 None if is_data => {
-                    let (result, back) = seam::execute(&view, Request::new(Op::Write, target), bytes).await;
+                    let (result, back) = seam::execute(&view, Request::new(Op::Write, range), bytes).await;
                     bytes = back;
                     result
                 }
@@ -324,7 +329,7 @@ impl Copy<'_> {
         // A cluster is written whole or not at all; each that is packed is one by itself.
         let least = if self.how.compress { 1 } else { self.how.sparse };
         let unit = least.next_multiple_of(self.granule);
-        let first = (unit - (self.how.at + at) % unit).min(bytes.len() as u64) as usize;
+        let first = (unit - at % unit).min(bytes.len() as u64) as usize;
         let (head, tail) = bytes.split_at(first);
         let is_data = !seam::is_zero(head);
         let same = tail.chunks(unit as usize).take_while(|block| seam::is_zero(block) != is_data);
@@ -332,12 +337,8 @@ impl Copy<'_> {
     }
 
     async fn zero(&self, range: ByteRange) -> std::result::Result<(), Failed> {
-        let rq = Request::new(Op::WriteZeroes, self.target(range)).with_flags(Flags::MAY_UNMAP);
+        let rq = Request::new(Op::WriteZeroes, range).with_flags(Flags::MAY_UNMAP);
         let (result, _) = seam::execute(&self.to.view(), rq, Lease::empty()).await;
         result.map_err(|error| Failed::Writing(range.start(), error))
-    }
-
-    fn target(&self, range: ByteRange) -> ByteRange {
-        ByteRange::new(self.how.at + range.start(), range.len())
     }
 }

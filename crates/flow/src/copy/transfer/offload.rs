@@ -44,11 +44,15 @@ impl Copy<'_> {
     /// Copies data of the source: has the kernel do it where `how` allows it.
     pub(super) async fn carry_data(&self, range: ByteRange, place: &Place<'_>) -> Result<(), Failed> {
         let Some(how) = self.offload() else { return self.carry_by_hand(range, place).await };
-        let view = self.from.view();
         let (mut by_hand, mut rest) = (range.head(0), range);
         while !rest.is_empty() {
+            let source = self.from.run(rest);
+            let view = source.root.view();
             // What cannot be looked up cannot be read either, and reading says so.
-            let (found, len) = seam::lies(&view, rest).await.unwrap_or((None, rest.len()));
+            let (found, len) = match source.range.is_empty() {
+                true => (None, source.len),
+                false => seam::lies(&view, source.range).await.unwrap_or((None, source.range.len())),
+            };
             let (run, is_data) = self.alike(self.run(rest, len, how));
             let mut taken = false;
             if let Some(lies) = found.and_then(|lies| shared(lies, run, how))
@@ -85,9 +89,8 @@ impl Copy<'_> {
         }
         let block = if how == Offload::Share { BLOCK } else { 1 };
         let unit = Alignment::new(self.granule.max(block)).unwrap_or_default();
-        let start = self.how.at + rest.start();
-        let end = unit.down(start + len).max(unit.up(start + 1));
-        rest.head(end - start)
+        let end = unit.down(rest.start() + len).max(unit.up(rest.start() + 1));
+        rest.head(end - rest.start())
     }
 
     /// The front of `run` in which all clusters of the target begin with data, or else none that is known to.
@@ -105,11 +108,11 @@ impl Copy<'_> {
 
     /// Whether what lies there is known, without waiting, to be more than zeros.
     fn begins_with_data(&self, at: u64) -> bool {
-        let (turn, mut bytes) = (self.from.turn(), [0; LOOKED_AT]);
-        let range = ByteRange::new(at, LOOKED_AT as u64).head(turn.view().size().saturating_sub(at));
+        let source = self.from.run(ByteRange::new(at, LOOKED_AT as u64));
+        let (turn, mut bytes) = (source.root.turn(), [0; LOOKED_AT]);
         // At most as long as they are.
-        let bytes = &mut bytes[..range.len() as usize];
-        let read = seam::try_now(&turn, &mut Request::new(Op::Read, range), Window::In(bytes));
+        let bytes = &mut bytes[..source.range.len() as usize];
+        let read = seam::try_now(&turn, &mut Request::new(Op::Read, source.range), Window::In(bytes));
         matches!(read, Ok(Now::Done)) && !seam::is_zero(bytes)
     }
 
@@ -132,7 +135,7 @@ impl Copy<'_> {
         place: &Place<'_>,
     ) -> Result<bool, Failed> {
         self.wait_for(place).await?;
-        let taken = seam::take(&self.to.view(), self.target(run).start(), lies, how).await;
+        let taken = seam::take(&self.to.view(), run.start(), lies, how).await;
         let taken = taken.map_err(|error| Failed::Writing(run.start(), error))?;
         if taken == Taken::Never {
             self.known.set(lies.node, false);

@@ -1,16 +1,15 @@
 //! What there is to copy of a source, run by run.
 //!
 //! Invariants: runs come in order, without gaps where all layers are copied, and never overlap; they are cut at
-//! multiples of what one request takes, counted in the target; data is rounded to whole clusters of the target wherever
-//! the source has data around it. A source that ends within a sector has zeros up to the end of that.
+//! multiples of what one request takes; data is rounded to whole clusters of the target wherever the source has data
+//! around it.
 
 use std::collections::VecDeque;
 
 use block::{ByteRange, Result};
 
-use super::{SECTOR, Transfer, Zeroes};
-use crate::root::Root;
-use crate::seam;
+use super::sources::Sources;
+use super::{Transfer, Zeroes};
 use crate::walk::Holds;
 
 /// How much is asked about in one question.
@@ -38,7 +37,7 @@ pub(super) struct Piece {
 
 /// What there is to do, in order.
 pub(super) struct Pieces<'a> {
-    from: &'a Root,
+    from: &'a Sources<'a>,
     how: &'a Transfer,
     /// Cluster size of the target.
     granule: u64,
@@ -47,17 +46,13 @@ pub(super) struct Pieces<'a> {
     ready: VecDeque<Piece>,
     /// Up to here pieces were made.
     ready_to: u64,
-    /// What the last sector has behind the end of the source, until a piece was made of it.
-    filler: ByteRange,
 }
 
 impl<'a> Pieces<'a> {
     /// All of `from`, for a target of that cluster size.
-    pub(super) fn new(from: &'a Root, how: &'a Transfer, granule: u64) -> Self {
-        let size = from.view().size();
-        let rest = ByteRange::between(0, size);
-        let filler = ByteRange::between(size, size.next_multiple_of(SECTOR));
-        Self { from, how, granule, rest, ready: VecDeque::new(), ready_to: 0, filler }
+    pub(super) fn new(from: &'a Sources<'a>, how: &'a Transfer, granule: u64) -> Self {
+        let rest = ByteRange::between(0, from.size());
+        Self { from, how, granule, rest, ready: VecDeque::new(), ready_to: 0 }
     }
 
     /// The first byte that was not asked about yet: where asking has failed, if it has.
@@ -72,7 +67,7 @@ impl<'a> Pieces<'a> {
                 return Ok(Some(piece));
             }
             if self.rest.is_empty() {
-                return Ok(self.last());
+                return Ok(None);
             }
             match self.how.over {
                 None => self.ask().await?,
@@ -81,17 +76,9 @@ impl<'a> Pieces<'a> {
         }
     }
 
-    /// What fills the last sector, once.
-    fn last(&mut self) -> Option<Piece> {
-        let range = std::mem::take(&mut self.filler);
-        let skipped = self.how.over.is_none() && self.how.zeroes == Zeroes::Skip;
-        let what = if skipped { What::Pass } else { What::Zero };
-        (!range.is_empty()).then_some(Piece { range, what })
-    }
-
     /// What all layers of the source have together.
     async fn ask(&mut self) -> Result<()> {
-        for extent in seam::extents(&self.from.view(), self.rest.head(QUESTION)).await? {
+        for extent in self.from.extents(self.rest.head(QUESTION)).await? {
             let range = extent.range.intersection(self.rest);
             let what = match (extent.state.reads_zero(), self.how.zeroes) {
                 // All of it shall have storage.
@@ -107,7 +94,7 @@ impl<'a> Pieces<'a> {
 
     /// What the first layers of the source have.
     async fn ask_layer(&mut self, backing: u64) -> Result<()> {
-        let layer = seam::layer(&self.from.view(), self.rest).await?;
+        let layer = self.from.layer(self.rest).await?;
         let mut range = self.rest.head(layer.len);
         let below = range.start() < backing;
         if below {
@@ -129,14 +116,9 @@ impl<'a> Pieces<'a> {
 
     /// Makes pieces of a run, the next one. Data is rounded to whole clusters of the target.
     fn take(&mut self, run: ByteRange, what: What) {
-        let (mut size, mut end) = (self.rest.end(), run.end());
+        let (size, end) = (self.rest.end(), run.end());
         self.rest = ByteRange::between(end.max(self.rest.start()), size);
         let (how, granule) = (self.how, self.granule);
-        if end == size && what == What::Copy && how.compress {
-            // Written by itself the filler would undo the packing of the last cluster.
-            end = std::mem::take(&mut self.filler).end().max(end);
-            size = end;
-        }
         let mut run = match how.over {
             // What lies between is not ours to write.
             Some(_) => ByteRange::between(run.start().max(self.ready_to).min(end), end),
@@ -146,7 +128,7 @@ impl<'a> Pieces<'a> {
         let most = if what == What::Copy { how.chunk.max(granule) } else { ZEROES_MAX };
         while !run.is_empty() {
             // Chunks and clusters share their boundaries.
-            let piece = run.head(most - (how.at + run.start()) % most);
+            let piece = run.head(most - run.start() % most);
             self.ready.push_back(Piece { range: piece, what });
             run = run.skip(piece.len());
         }
