@@ -1,17 +1,20 @@
-//! The copy of one node into another: what arrives, in which order, how much is under way, and what becomes of
-//! failures.
+//! The copy of nodes into another: what arrives, in which order, how much is under way.
 
+#![allow(unreachable_pub, reason = "modules of one test")]
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
+mod failing;
+#[path = "../lab/mod.rs"]
 mod lab;
+mod offload;
 
 use std::cell::{Cell, RefCell};
-use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
 use std::sync::{Arc, Mutex};
 
 use block::{BlockError, ByteRange, Errno};
 use flow::copy::{Failed, Follow, Transfer, Zeroes, transfer};
-use flow::{Role, Root, seam};
+use flow::{Request, Role, Root, seam};
+use io::Lease;
 use io::file::Offload;
 use lab::{Lab, Tree, qcow2 as images, same};
 use qcow2::NewImage;
@@ -313,190 +316,4 @@ fn packed_clusters_lie_in_the_order_of_the_disk() {
         world.disk().clear_policy();
         same(&content(&to).await, &bytes);
     });
-}
-
-/// Fails the `number`th operation of this kind on that file.
-fn fail_one(world: &SimWorld, path: &'static str, kind: OpKind, number: u64) {
-    let seen = AtomicU64::new(0);
-    world.disk().set_policy(move |op| match op.is(kind, path) && seen.fetch_add(1, SeqCst) + 1 == number {
-        true => Verdict::Fail(Errno::IO),
-        false => Verdict::Go,
-    });
-}
-
-#[test]
-fn what_fails_in_the_middle_ends_it_where_it_failed() {
-    for (seed, (path, kind)) in
-        (1..=40).flat_map(|seed| [("source", OpKind::Read), ("target", OpKind::Write)].map(|it| (seed, it)))
-    {
-        let (world, ordered) = (SimWorld::new(seed, Options::default()), seed % 2 == 0);
-        world.run(async {
-            let (bench, rng) = (Bench::new(&world), &mut Rng::new(seed));
-            let size = 1 << 20;
-            world.disk().put("source", &vec![7; size as usize]);
-            world.disk().put_hole("target", size);
-            let (from, to) = (bench.raw("source").await, bench.raw("target").await);
-            fail_one(&world, path, kind, 1 + rng.below(12));
-            let how = Transfer { chunk: 32 * K, parallel: 1 + rng.index(8), ordered, ..PLAIN };
-            let (from, to) = (bench.lab.root(&from), bench.lab.root(&to));
-            let failed = transfer(&[&from], &to, &how, &Noting::default()).await.unwrap_err();
-            assert_eq!(world.disk().in_flight(), 0, "seed {seed}: something is still under way");
-            let at = match (&failed, kind) {
-                (Failed::Reading(at, _), OpKind::Read) | (Failed::Writing(at, _), OpKind::Write) => *at,
-                _ => panic!("seed {seed}: {failed:?}"),
-            };
-            world.disk().clear_policy();
-            let found = seam::read(&to.view(), ByteRange::new(0, size)).await.unwrap();
-            if ordered && kind == OpKind::Write {
-                assert!(found[..at as usize].iter().all(|byte| *byte == 7), "seed {seed}: before {at}");
-                let behind = (at + how.chunk).min(size) as usize;
-                assert!(found[behind..].iter().all(|byte| *byte == 0), "seed {seed}: behind {at}");
-            }
-        });
-    }
-}
-
-#[test]
-fn what_cannot_be_read_becomes_zeros_where_it_may() {
-    let world = world(1);
-    world.run(async {
-        let bench = Bench::new(&world);
-        world.disk().put("source", &vec![7; 256 << 10]);
-        world.disk().put_hole("target", 256 * K);
-        let (from, to) = (bench.raw("source").await, bench.raw("target").await);
-        let bad = ByteRange::new(100 * K, 512);
-        world.disk().set_policy(move |op| match op.is(OpKind::Read, "source") && op.range.overlaps(bad) {
-            true => Verdict::Fail(Errno::IO),
-            false => Verdict::Go,
-        });
-        let (how, noting) = (Transfer { salvage: true, ..PLAIN }, Noting::default());
-        transfer(&[&bench.lab.root(&from)], &bench.lab.root(&to), &how, &noting).await.unwrap();
-        assert_eq!(*noting.lost.borrow(), [bad.start()]);
-        let mut expected = vec![7; 256 << 10];
-        expected[bad.start() as usize..bad.end() as usize].fill(0);
-        same(&content(&to).await, &expected);
-    });
-}
-
-#[test]
-fn a_copy_that_is_called_off_has_nothing_under_way() {
-    let world = world(1);
-    world.run(async {
-        let bench = Bench::new(&world);
-        world.disk().put("source", &vec![7; 2 << 20]);
-        world.disk().put_hole("target", 2 << 20);
-        let (from, to) = (bench.raw("source").await, bench.raw("target").await);
-        let noting = Noting { ends_at: Some(256 * K), ..Noting::default() };
-        let ended = transfer(&[&bench.lab.root(&from)], &bench.lab.root(&to), &PLAIN, &noting).await;
-        assert!(matches!(ended, Err(Failed::Ended)), "{ended:?}");
-        assert_eq!(world.disk().in_flight(), 0);
-        assert!(noting.moved.get() < 2 << 20);
-    });
-}
-
-/// Copies with `how`; answers how many bytes were read, and taken by one file from another.
-async fn offloaded(world: &SimWorld, from: &Arc<Root>, to: &Arc<Root>, how: Transfer) -> (u64, u64) {
-    let before = world.disk().counts();
-    transfer(&[from], to, &how, &Noting::default()).await.unwrap();
-    let after = world.disk().counts();
-    (after.read_bytes - before.read_bytes, after.taken_bytes - before.taken_bytes)
-}
-
-const SHARING: Transfer = Transfer { offload: Some(Offload::Share), ..PLAIN };
-
-#[test]
-fn between_plain_files_nothing_is_carried() {
-    const SIZE: u64 = 1 << 20;
-    for (source, target) in [(0, 0), (0, 16), (16, 0), (16, 16), (12, 16), (16, 12)] {
-        let world = world(1);
-        world.run(async {
-            let bench = Bench::new(&world);
-            let bytes: Vec<u8> = (0..SIZE).map(|at| (at / 1000) as u8 | 1).collect();
-            let from = match source {
-                0 => {
-                    world.disk().put("source", &bytes);
-                    bench.raw("source").await
-                }
-                bits => bench.new_qcow2("source", SIZE, bits).await,
-            };
-            if source > 0 {
-                seam::write(&from.view(), 0, &bytes).await.unwrap();
-            }
-            let to = match target {
-                0 => {
-                    world.disk().put_hole("target", SIZE);
-                    bench.raw("target").await
-                }
-                bits => bench.new_qcow2("target", SIZE, bits).await,
-            };
-            let roots = (bench.lab.root(&from), bench.lab.root(&to));
-            let (read, taken) = offloaded(&world, &roots.0, &roots.1, SHARING).await;
-            assert_eq!(taken, SIZE, "{source} {target}");
-            assert!(read < SIZE / 8, "{source} {target}: tables alone are read, {read} bytes");
-            same(&content(&to).await, &bytes);
-            is_sound(&to).await;
-        });
-    }
-}
-
-#[test]
-fn zeros_in_data_are_found_where_they_are_looked_for() {
-    const CLUSTER: u64 = 64 * K;
-    for (looks, allocated) in [(true, 8), (false, 16)] {
-        let world = world(1);
-        world.run(async {
-            let bench = Bench::new(&world);
-            let mut bytes = vec![0; 16 * CLUSTER as usize];
-            // Every other cluster: one byte, which the first look may miss.
-            for cluster in (0..16).step_by(2) {
-                bytes[cluster * CLUSTER as usize + [0, 60_000][cluster / 2 % 2]] = 1;
-            }
-            world.disk().put("source", &bytes);
-            let (from, to) = (bench.raw("source").await, bench.new_qcow2("target", 16 * CLUSTER, 16).await);
-            let how = Transfer { looks, offload: Some(Offload::Copy), ..PLAIN };
-            let roots = (bench.lab.root(&from), bench.lab.root(&to));
-            let (_, taken) = offloaded(&world, &roots.0, &roots.1, how).await;
-            assert_eq!(taken / CLUSTER, if looks { 4 } else { 16 });
-            same(&content(&to).await, &bytes);
-            let view = to.view();
-            let check = to.node().powers().check.unwrap();
-            let report = check.check(flow::Repair::Nothing, &mut |_| {}, view.next()).await.unwrap();
-            assert_eq!((report.allocated, report.leaks, report.corruptions), (allocated, 0, 0));
-        });
-    }
-}
-
-#[test]
-fn who_has_to_see_what_passes_does() {
-    const SIZE: u64 = 256 * K;
-    for case in ["filter above the source", "filter below the target", "refused", "blocks", "not these"] {
-        let world = world(1);
-        world.disk().adjust(|options| match case {
-            "refused" => options.shares_blocks = None,
-            "blocks" => options.shares_blocks = block::Alignment::new(256 << 10),
-            _ => {}
-        });
-        world.run(async {
-            let bench = Bench::new(&world);
-            world.disk().put("source", &[7; SIZE as usize]);
-            let filtered =
-                async |tree: Tree| bench.lab.open("delay", json!({}), &[(Role::Filtered, &tree)]).await;
-            let mut from = bench.raw("source").await;
-            if case == "filter above the source" {
-                from = filtered(from).await;
-            }
-            let bits = if case == "not these" { 9 } else { 16 };
-            images::put(&world.disk(), "target", &NewImage::new(SIZE, bits));
-            let mut file = bench.file("target").await;
-            if case == "filter below the target" {
-                file = filtered(file).await;
-            }
-            let to = bench.lab.open("qcow2", json!({}), &[(Role::File, &file)]).await;
-            let roots = (bench.lab.root(&from), bench.lab.root(&to));
-            let (_, taken) = offloaded(&world, &roots.0, &roots.1, SHARING).await;
-            assert_eq!(taken, 0, "{case}");
-            same(&content(&to).await, &[7; SIZE as usize]);
-            is_sound(&to).await;
-        });
-    }
 }

@@ -1,0 +1,84 @@
+//! Copies that fail, that may leave out what cannot be read, or that are called off.
+
+use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
+
+use super::*;
+
+/// Fails the `number`th operation of this kind on that file.
+fn fail_one(world: &SimWorld, path: &'static str, kind: OpKind, number: u64) {
+    let seen = AtomicU64::new(0);
+    world.disk().set_policy(move |op| match op.is(kind, path) && seen.fetch_add(1, SeqCst) + 1 == number {
+        true => Verdict::Fail(Errno::IO),
+        false => Verdict::Go,
+    });
+}
+
+#[test]
+fn what_fails_in_the_middle_ends_it_where_it_failed() {
+    for (seed, (path, kind)) in
+        (1..=40).flat_map(|seed| [("source", OpKind::Read), ("target", OpKind::Write)].map(|it| (seed, it)))
+    {
+        let (world, ordered) = (SimWorld::new(seed, Options::default()), seed % 2 == 0);
+        world.run(async {
+            let (bench, rng) = (Bench::new(&world), &mut Rng::new(seed));
+            let size = 1 << 20;
+            world.disk().put("source", &vec![7; size as usize]);
+            world.disk().put_hole("target", size);
+            let (from, to) = (bench.raw("source").await, bench.raw("target").await);
+            fail_one(&world, path, kind, 1 + rng.below(12));
+            let how = Transfer { chunk: 32 * K, parallel: 1 + rng.index(8), ordered, ..PLAIN };
+            let (from, to) = (bench.lab.root(&from), bench.lab.root(&to));
+            let failed = transfer(&[&from], &to, &how, &Noting::default()).await.unwrap_err();
+            assert_eq!(world.disk().in_flight(), 0, "seed {seed}: something is still under way");
+            let at = match (&failed, kind) {
+                (Failed::Reading(at, _), OpKind::Read) | (Failed::Writing(at, _), OpKind::Write) => *at,
+                _ => panic!("seed {seed}: {failed:?}"),
+            };
+            world.disk().clear_policy();
+            let found = seam::read(&to.view(), ByteRange::new(0, size)).await.unwrap();
+            if ordered && kind == OpKind::Write {
+                assert!(found[..at as usize].iter().all(|byte| *byte == 7), "seed {seed}: before {at}");
+                let behind = (at + how.chunk).min(size) as usize;
+                assert!(found[behind..].iter().all(|byte| *byte == 0), "seed {seed}: behind {at}");
+            }
+        });
+    }
+}
+
+#[test]
+fn what_cannot_be_read_becomes_zeros_where_it_may() {
+    let world = world(1);
+    world.run(async {
+        let bench = Bench::new(&world);
+        world.disk().put("source", &vec![7; 256 << 10]);
+        world.disk().put_hole("target", 256 * K);
+        let (from, to) = (bench.raw("source").await, bench.raw("target").await);
+        let bad = ByteRange::new(100 * K, 512);
+        world.disk().set_policy(move |op| match op.is(OpKind::Read, "source") && op.range.overlaps(bad) {
+            true => Verdict::Fail(Errno::IO),
+            false => Verdict::Go,
+        });
+        let (how, noting) = (Transfer { salvage: true, ..PLAIN }, Noting::default());
+        transfer(&[&bench.lab.root(&from)], &bench.lab.root(&to), &how, &noting).await.unwrap();
+        assert_eq!(*noting.lost.borrow(), [bad.start()]);
+        let mut expected = vec![7; 256 << 10];
+        expected[bad.start() as usize..bad.end() as usize].fill(0);
+        same(&content(&to).await, &expected);
+    });
+}
+
+#[test]
+fn a_copy_that_is_called_off_has_nothing_under_way() {
+    let world = world(1);
+    world.run(async {
+        let bench = Bench::new(&world);
+        world.disk().put("source", &vec![7; 2 << 20]);
+        world.disk().put_hole("target", 2 << 20);
+        let (from, to) = (bench.raw("source").await, bench.raw("target").await);
+        let noting = Noting { ends_at: Some(256 * K), ..Noting::default() };
+        let ended = transfer(&[&bench.lab.root(&from)], &bench.lab.root(&to), &PLAIN, &noting).await;
+        assert!(matches!(ended, Err(Failed::Ended)), "{ended:?}");
+        assert_eq!(world.disk().in_flight(), 0);
+        assert!(noting.moved.get() < 2 << 20);
+    });
+}
