@@ -45,7 +45,7 @@ impl fmt::Display for Fault {
             Self::Unaligned => "its offset is no multiple of the cluster size",
             Self::CompressedInDataFile => "it is compressed, which an external data file excludes",
             Self::NotGuestOffset => "its offset in the data file is not its guest offset",
-            Self::BeyondEnd => "its cluster lies beyond the end of the file",
+            Self::BeyondEnd => "its cluster lies beyond the end of the file: fetch what is missing, or save the rest (convert --salvage)",
             Self::AllocatedAndZero => "a subcluster is both allocated and zero",
             Self::AllocatedNowhere => "subclusters are allocated, but it has no cluster",
         })

@@ -68,6 +68,38 @@ fn what_cannot_be_read_becomes_zeros_where_it_may() {
 }
 
 #[test]
+fn of_an_image_whose_end_is_missing_the_rest_is_copied_where_it_may() {
+    const CLUSTER: usize = 64 << 10;
+    for over in [None, Some(1 << 20)] {
+        let world = world(1);
+        world.run(async {
+            let bench = Bench::new(&world);
+            let source = bench.new_qcow2("source", 1 << 20, 16).await;
+            seam::write(&source.view(), 0, &[7; 10 * CLUSTER]).await.unwrap();
+            seam::execute(&source.view(), Request::flush(), Lease::empty()).await.0.unwrap();
+            drop(source);
+            let mut bytes = world.disk().bytes("source").unwrap();
+            bytes.truncate(bytes.len() - 3 * CLUSTER);
+            world.disk().put("source", &bytes);
+            let (from, to) =
+                (bench.qcow2("source", None).await, bench.new_qcow2("target", 1 << 20, 12).await);
+            let (how, noting) = (Transfer { over, ..PLAIN }, Noting::default());
+            let (from, to_root) = (bench.lab.root(&from), bench.lab.root(&to));
+            let failed = transfer(&[&from], &to_root, &how, &noting).await.unwrap_err();
+            assert!(matches!(failed, Failed::Reading(..)), "{failed:?}");
+            let how = Transfer { salvage: true, ..how };
+            transfer(&[&from], &to_root, &how, &noting).await.unwrap();
+            let lost: Vec<u64> = (7 * CLUSTER as u64..10 * CLUSTER as u64).step_by(512).collect();
+            assert_eq!(*noting.lost.borrow(), lost);
+            let mut expected = vec![0; 1 << 20];
+            expected[..7 * CLUSTER].fill(7);
+            same(&content(&to).await, &expected);
+            is_sound(&to).await;
+        });
+    }
+}
+
+#[test]
 fn a_copy_that_is_called_off_has_nothing_under_way() {
     let world = world(1);
     world.run(async {

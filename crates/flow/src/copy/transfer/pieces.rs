@@ -69,16 +69,31 @@ impl<'a> Pieces<'a> {
             if self.rest.is_empty() {
                 return Ok(None);
             }
-            match self.how.over {
-                None => self.ask().await?,
-                Some(backing) => self.ask_layer(backing).await?,
+            match self.ask_about(self.rest.head(QUESTION)).await {
+                Err(_) if self.how.salvage => self.ask_about_less().await,
+                asked => asked?,
             }
         }
     }
 
+    async fn ask_about(&mut self, range: ByteRange) -> Result<()> {
+        match self.how.over {
+            None => self.ask(range).await,
+            Some(backing) => self.ask_layer(range, backing).await,
+        }
+    }
+
+    /// The same about what one request takes; if nobody knows what that is, reading tells which sectors of it are lost.
+    async fn ask_about_less(&mut self) {
+        let range = self.rest.head(self.how.chunk);
+        if self.ask_about(range).await.is_err() {
+            self.take(range, What::Copy);
+        }
+    }
+
     /// What all layers of the source have together.
-    async fn ask(&mut self) -> Result<()> {
-        for extent in self.from.extents(self.rest.head(QUESTION)).await? {
+    async fn ask(&mut self, range: ByteRange) -> Result<()> {
+        for extent in self.from.extents(range).await? {
             let range = extent.range.intersection(self.rest);
             let what = match (extent.state.reads_zero(), self.how.zeroes) {
                 // All of it shall have storage.
@@ -93,9 +108,9 @@ impl<'a> Pieces<'a> {
     }
 
     /// What the first layers of the source have.
-    async fn ask_layer(&mut self, backing: u64) -> Result<()> {
-        let layer = self.from.layer(self.rest).await?;
-        let mut range = self.rest.head(layer.len);
+    async fn ask_layer(&mut self, range: ByteRange, backing: u64) -> Result<()> {
+        let layer = self.from.layer(range).await?;
+        let mut range = range.head(layer.len);
         let below = range.start() < backing;
         if below {
             range = range.head(backing - range.start());
