@@ -32,6 +32,8 @@ pub fn all() -> Vec<Mended> {
     vec![
         of("a repair of counts in place", uncounted(9)),
         of("a repair with a snapshot", without_counts(shared(10))),
+        of("a repair with a new snapshot table", without_disk_sizes(shared(10))),
+        of("a repair of counts with a new snapshot table", without_counts(without_disk_sizes(shared(9)))),
         of("a repair of leaks", images::crowded(&fresh(9))),
         of("a repair that makes refcounts anew", without_blocks(filled(&fresh(9)))),
         of("a repair that makes refcounts anew with a snapshot", without_blocks(shared(12))),
@@ -50,6 +52,16 @@ fn refcounts(file: &[u8]) -> (usize, usize) {
 fn without_counts(mut file: Vec<u8>) -> Vec<u8> {
     let (block, cluster) = (refcounts(&file).0, 1 << header_of(&file).cluster_bits);
     file[block + 2 * TABLES..block + cluster].fill(0);
+    file
+}
+
+/// The same file; its snapshot does not say how large the disk was, which has to be made up for.
+fn without_disk_sizes(mut file: Vec<u8>) -> Vec<u8> {
+    let at = header_of(&file).snapshots.offset.0 as usize;
+    let number = |at: usize, len| file[at..at + len].iter().fold(0, |n, byte| n << 8 | usize::from(*byte));
+    let (extra, names) = (at + 40 + number(at + 36, 4), number(at + 12, 2) + number(at + 14, 2));
+    file.copy_within(extra..extra + names, at + 40);
+    file[at + 36..at + 40].fill(0);
     file
 }
 

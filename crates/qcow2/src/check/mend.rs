@@ -1,9 +1,9 @@
 //! Repairing, once all is counted: in which order what is written.
 //!
 //! 1. Entries that lose room for zeros: what they pointed to is no longer counted.
-//! 2. Refcounts: in place, where there is a block for each; else new blocks, a new table, and a new snapshot table if
-//!    that is to be mended, all in clusters that nothing refers to.
-//! 3. For those, one sector of the header.
+//! 2. Refcounts: in place, where there is a block for each; else new blocks and a new table. A new snapshot table if
+//!    that is to be mended. What is new lies in clusters that nothing refers to.
+//! 3. For that, one sector of the header; then the old snapshot table is no longer counted.
 //! 4. `COPIED` flags of the active tables, which say what refcounts say.
 //! 5. The dirty and the corrupt bit, if nothing is wrong any more.
 //!
@@ -35,6 +35,7 @@ pub(super) enum Stage {
     /// From this block on.
     Refcounts(u64),
     Header,
+    OldTable,
     FlagsL1,
     FlagsL2,
     FlagsEnd,
@@ -44,7 +45,7 @@ pub(super) enum Stage {
 
 impl Check {
     pub(super) fn mend(&mut self, stage: Stage) -> Result<Step, BlockError> {
-        use Stage::{Begin, Clean, End, FlagsEnd, FlagsL1, FlagsL2, Header, Refcounts, Zeroings};
+        use Stage::{Begin, Clean, End, FlagsEnd, FlagsL1, FlagsL2, Header, OldTable, Refcounts, Zeroings};
         let (next, step) = match stage {
             Begin if self.amending.bits.is_some() => (Zeroings, self.begin_new_width()?),
             Begin if self.repair == Repair::Nothing => (End, Step::Again),
@@ -52,6 +53,7 @@ impl Check {
             Zeroings => (Refcounts(0), Step::Barrier),
             Refcounts(from) => self.mend_refcounts(from)?,
             Header => return Ok(self.point_to_new()),
+            OldTable => (FlagsL1, self.free_old_table()),
             FlagsL1 => (FlagsL2, self.ask_l1_flags()),
             FlagsL2 => (FlagsEnd, self.ask_l2_flags()),
             FlagsEnd => (Clean, Step::Barrier),
@@ -114,6 +116,7 @@ impl Check {
                 "its refcounts cannot be mended in place: repair all of it, not only leaks (-r all)",
             ));
         }
+        self.move_snapshots();
         if self.makes_anew() {
             // Whatever stands in its way does so before anything is written.
             self.plan()?;
@@ -135,11 +138,12 @@ impl Check {
         } else {
             let per_block = self.disk.per_block_bits();
             let (end, to) = ((self.clusters >> per_block) + 1, from + (CLUSTERS_TURN >> per_block).max(1));
-            let writes = self.mend_in_place(from..to.min(end));
+            let mut writes = self.mend_in_place(from..to.min(end));
             if to < end {
                 return Ok((Stage::Refcounts(to), Step::Write(writes)));
             }
             self.mended(true, self.repair == Repair::All);
+            writes.extend(self.moved_bytes());
             writes
         };
         self.found.image_end_offset = self.end_of_use();
@@ -147,7 +151,8 @@ impl Check {
     }
 
     fn makes_anew(&self) -> bool {
-        self.repair == Repair::All && (self.rebuild || self.snapshot_faults > 0)
+        let moves = self.snapshot_faults > 0 && self.moved_table.is_none();
+        self.repair == Repair::All && (self.rebuild || moves)
     }
 
     /// Whether nothing but the header refers to its cluster, so that it may change.
@@ -178,12 +183,17 @@ impl Check {
             let super::disk_counts::TableEntry::Block(offset) = self.disk.entry(block) else { continue };
             let Some(before) = self.disk.bytes(block).map(<[u8]>::to_vec) else { continue };
             for cluster in block * per_block..self.clusters.min((block + 1) * per_block) {
-                let references = self.countable(cluster);
-                let count = self.disk.get(cluster).unwrap_or(references);
-                if count > references || all && count < references {
+                let counted = self.countable(cluster);
+                let is_new = self.moved_table.as_ref().is_some_and(|table| table.takes(cluster));
+                let (references, count) =
+                    (if is_new { 0 } else { counted }, self.disk.get(cluster).unwrap_or(counted));
+                let is_wrong = count > references || all && count < references;
+                if is_wrong {
                     let line = format!("Repairing cluster {cluster} refcount={count} reference={references}");
                     self.tell(1, line);
-                    self.disk.set(cluster, references);
+                }
+                if is_wrong || is_new {
+                    self.disk.set(cluster, counted);
                 }
             }
             let now = self.disk.bytes(block).unwrap_or_default();
@@ -207,7 +217,7 @@ impl Check {
                 Step::Write(vec![(0, sector)])
             }
             None => {
-                self.state = State::Mend(Stage::FlagsL1);
+                self.state = State::Mend(Stage::OldTable);
                 Step::Barrier
             }
         }

@@ -23,6 +23,7 @@ mod disk_counts;
 mod entries;
 mod flags;
 mod mend;
+mod moved_table;
 mod rebuild;
 mod references;
 mod runs;
@@ -136,6 +137,8 @@ pub struct Check {
     snapshots_want: u64,
     /// Corruptions that a new snapshot table mends.
     snapshot_faults: u64,
+    /// The new one, where refcounts are mended in place.
+    moved_table: Option<moved_table::MovedTable>,
     /// Of `found.corruptions`: those of where tables are that are made anew elsewhere.
     table_corruptions: u64,
     bitmaps: Vec<BitmapEntry>,
@@ -280,6 +283,7 @@ impl Check {
             snapshots_len: 0,
             snapshots_want: 1 << 16,
             snapshot_faults: 0,
+            moved_table: None,
             table_corruptions: 0,
             bitmaps: Vec::new(),
             directory: Vec::new(),

@@ -1,4 +1,5 @@
-//! New refcount structures, for images whose own are past mending, and a new snapshot table where that is to be mended.
+//! New refcount structures, for images whose own are past mending, and a new snapshot table with them where that is to
+//! be mended.
 //!
 //! Invariant: they lie in clusters that nothing refers to, the old structures included, and count what is there once
 //! the header points to them: until then the image is as it was.
@@ -69,7 +70,7 @@ impl Check {
             if table_clusters << bits > RefcountTable::BYTES_MAX {
                 return Err(no_room("a refcount table of more than 8 MiB would be needed"));
             }
-            let mut finder = Finder { check: self, named: &named, at: 0 };
+            let mut finder = Finder::new(self, &named);
             let table = finder.find(table_clusters)?;
             let made = snapshots.as_ref().map(|bytes| (bytes.len() as u64).div_ceil(self.facts.cluster()));
             let mut place = |count| if count == 0 { Ok(0) } else { finder.find(count) };
@@ -91,7 +92,8 @@ impl Check {
         }
     }
 
-    fn new_snapshots(&self) -> Option<Vec<u8>> {
+    /// The bytes of a new snapshot table, if one is needed.
+    pub(super) fn new_snapshots(&self) -> Option<Vec<u8>> {
         let whole = |snapshot: &Snapshot| {
             let disk_size = snapshot.disk_size.unwrap_or(self.facts.header.virtual_size);
             Snapshot { disk_size: Some(disk_size), ..snapshot.clone() }
@@ -181,24 +183,34 @@ impl Check {
             put(REFCOUNT_ORDER_AT, &width.ilog2().to_be_bytes());
         }
         if let Some((cluster, _)) = &plan.snapshots {
-            put(SNAPSHOTS_AT, &(self.snapshots.len() as u32).to_be_bytes());
-            put(SNAPSHOTS_AT + 4, &(cluster << bits).to_be_bytes());
+            self.put_snapshots(&mut sector, *cluster);
         }
         sector
+    }
+
+    /// Has the header's first sector point to a snapshot table in that cluster.
+    pub(super) fn put_snapshots(&self, sector: &mut [u8], cluster: u64) {
+        let count = (self.snapshots.len() as u32).to_be_bytes();
+        let offset = (cluster << self.facts.bits()).to_be_bytes();
+        sector[SNAPSHOTS_AT..SNAPSHOTS_AT + 12].copy_from_slice(&[&count[..], &offset].concat());
     }
 }
 
 /// Looks for free clusters, from the first one on.
-struct Finder<'a> {
+pub(super) struct Finder<'a> {
     check: &'a Check,
     /// What the present refcount table names stays as it is, true or not, until the header points elsewhere.
     named: &'a HashSet<u64>,
     at: u64,
 }
 
-impl Finder<'_> {
+impl<'a> Finder<'a> {
+    pub(super) fn new(check: &'a Check, named: &'a HashSet<u64>) -> Self {
+        Self { check, named, at: 0 }
+    }
+
     /// The first of so many free clusters in a row.
-    fn find(&mut self, count: u64) -> Result<u64, BlockError> {
+    pub(super) fn find(&mut self, count: u64) -> Result<u64, BlockError> {
         let facts = &self.check.facts;
         let end = if facts.grows { 1 << (55 - facts.bits()) } else { facts.file_len >> facts.bits() };
         let mut first = self.at;
