@@ -1,6 +1,7 @@
 //! `snapshot`: lists, makes, applies or deletes internal snapshots.
 
 use block::{BlockError, ErrorKind};
+use qcow2::Snapshot;
 
 use crate::failure::{Failure, Result};
 use crate::flags;
@@ -58,8 +59,10 @@ async fn carry_out(session: &Session, given: &Given, image: &Image) -> Result<()
         created.map_err(|e| Failure::new(format!("Could not create snapshot '{name}': {}", cause(&e))))
     } else if let Some(name) = given.value("apply") {
         let applied = session.engine.apply_snapshot(&image.node, name).await;
-        applied
-            .map_err(|e| Failure::new(format!("Could not apply snapshot '{name}': {}", loading(&e, image))))
+        applied.map_err(|error| {
+            let why = loading(session, &error, image);
+            Failure::new(format!("Could not apply snapshot '{name}': {why}"))
+        })
     } else if let Some(name) = given.value("delete") {
         delete(session, image, name).await
     } else {
@@ -86,8 +89,14 @@ async fn delete(session: &Session, image: &Image, name: &str) -> Result<()> {
     deleted.map_err(|error| failed(cause(&error)))
 }
 
-/// Why a snapshot cannot be gone back to.
-fn loading(error: &BlockError, image: &Image) -> String {
+/// Why a snapshot cannot be gone back to. What is wrong with its table has a line of its own.
+fn loading(session: &Session, error: &BlockError, image: &Image) -> String {
+    let lie = snapshot_table::lying(&error.to_string());
+    if let Some(lie) = lie {
+        session.listener.complain(lie);
+        let why = if lie == Snapshot::L1_LIES[0] { "File too large" } else { "Invalid argument" };
+        return format!("Failed to load snapshot: {why}");
+    }
     match error.kind() {
         ErrorKind::Unsupported if image.format != "qcow2" => {
             "Block driver does not support snapshots".to_owned()
@@ -101,6 +110,9 @@ fn cause(error: &BlockError) -> String {
     match error.kind() {
         ErrorKind::Unsupported => "Operation not supported".to_owned(),
         ErrorKind::NotFound => "No such file or directory".to_owned(),
-        _ => words::cause(error),
+        _ => match snapshot_table::lying(&error.to_string()) {
+            Some(lie) => lie.to_owned(),
+            None => words::cause(error),
+        },
     }
 }

@@ -1,6 +1,7 @@
 //! Internal snapshots as qemu-img shows them: lines of a table, or members of an object.
 
 use engine::SnapshotInfo;
+use qcow2::Snapshot;
 use serde_json::{Map, Value, json};
 
 use crate::failure::Failure;
@@ -56,11 +57,17 @@ pub(crate) fn json(snapshot: &SnapshotInfo) -> Value {
     Value::Object(members)
 }
 
-/// The failure of an image that has no such snapshot, in qemu-img's words.
+/// The failure of an image that has no such snapshot, or none that can be read, in qemu-img's words.
 pub(crate) fn missing(failure: Failure, wanted: Option<&str>) -> Failure {
-    let lacks = failure.text.as_ref().is_some_and(|text| text.contains("snapshot '"));
-    match wanted {
-        Some(_) if lacks => Failure::new("Failed to load snapshot: Can't find snapshot"),
-        _ => failure,
+    let text = failure.text.as_deref().unwrap_or_default();
+    let why = lying(text).or_else(|| text.contains("snapshot '").then_some("Can't find snapshot"));
+    match why.filter(|_| wanted.is_some()) {
+        Some(why) => Failure::new(format!("Failed to load snapshot: {why}")),
+        None => failure,
     }
+}
+
+/// What an error says of the L1 table of a snapshot, in qemu-img's words.
+pub(crate) fn lying(text: &str) -> Option<&'static str> {
+    Snapshot::L1_LIES.into_iter().find(|lie| text.ends_with(lie))
 }

@@ -19,9 +19,6 @@ const DEFAULT_SLICE_BYTES: usize = 4096;
 /// Smallest slice: the smallest cluster.
 const MIN_SLICE_BYTES: usize = 512;
 
-/// Most entries of an L1 table: 32 MiB.
-const L1_ENTRIES_MAX: u32 = 4 << 20;
-
 /// Sizes and shifts of one image. Cheap to copy, never changes.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Geometry {
@@ -70,18 +67,16 @@ impl Geometry {
         Self { slice_bits: bytes.ilog2() - self.entry_bits(), ..self }
     }
 
-    /// The same of the disk as an internal snapshot has it. `Corrupt` where its L1 table is none: not aligned, longer
-    /// than 32 MiB, or too short for the disk.
+    /// The same of the disk as an internal snapshot has it. `Corrupt` where its L1 table is none
+    /// ([`Snapshot::check_l1`]), or too short for the disk.
     pub fn of_snapshot(self, snapshot: &Snapshot) -> Result<Self, BlockError> {
         let (offset, entries) = (snapshot.l1_offset, snapshot.l1_entries);
         let size = snapshot.disk_size.unwrap_or(self.virtual_size);
-        let covers = u64::from(entries) >= size.div_ceil(self.table_span());
-        let is_table =
-            offset.is_aligned(self.cluster_bits) && offset.0 < 1 << 56 && entries <= L1_ENTRIES_MAX;
-        if !covers || !is_table {
+        snapshot.check_l1(self.cluster_bits)?;
+        if u64::from(entries) < size.div_ceil(self.table_span()) {
             let name = String::from_utf8_lossy(&snapshot.name).into_owned();
             return Err(corrupt(format!(
-                "internal snapshot '{name}': an L1 table of {entries} entries at {offset} is none for {size} bytes"
+                "internal snapshot '{name}': an L1 table of {entries} entries is too short for {size} bytes"
             )));
         }
         Ok(Self { virtual_size: size, l1_offset: offset, l1_entries: entries, ..self })

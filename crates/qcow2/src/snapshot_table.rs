@@ -5,7 +5,7 @@
 use block::BlockError;
 
 use crate::big_endian::{be16, be32, be64};
-use crate::{HostOffset, corrupt};
+use crate::{HostOffset, L1Table, corrupt};
 
 /// Bytes of an entry before its extra data.
 const FIXED: usize = 40;
@@ -62,12 +62,27 @@ pub(crate) enum Excess {
 }
 
 impl Snapshot {
+    /// What is wrong with the L1 table of a snapshot, in QEMU's words.
+    pub const L1_LIES: [&str; 2] = ["Snapshot L1 table too large", "Snapshot L1 table offset invalid"];
     /// Most snapshots of an image.
     pub(crate) const COUNT_MAX: usize = 65536;
     /// Longest table that QEMU accepts, in bytes.
     pub(crate) const TABLE_MAX: usize = 64 << 20;
     /// Most bytes of extra data that QEMU accepts.
     pub(crate) const EXTRA_MAX: usize = 1024;
+
+    /// `Corrupt`, with one of [`Self::L1_LIES`], where its L1 table can be none in an image of such clusters: longer
+    /// than 32 MiB, not aligned, or behind the end of all files.
+    pub fn check_l1(&self, cluster_bits: u32) -> Result<(), BlockError> {
+        let lie = if u64::from(self.l1_entries) * 8 > L1Table::BYTES_MAX {
+            Self::L1_LIES[0]
+        } else if !self.l1_offset.is_aligned(cluster_bits) || self.l1_offset.0 >= 1 << 56 {
+            Self::L1_LIES[1]
+        } else {
+            return Ok(());
+        };
+        Err(corrupt(format!("internal snapshot '{}': {lie}", String::from_utf8_lossy(&self.name))))
+    }
 
     /// Parses `count` entries from the first bytes of the table. `at_end`: the file has no more bytes; what is missing
     /// reads as zeros, as in QEMU.

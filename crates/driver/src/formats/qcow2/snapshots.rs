@@ -101,6 +101,7 @@ impl Image {
             return Err(BlockError::new(ErrorKind::Unsupported, context));
         }
         let _alone = next.lock_all().await;
+        self.check_wanted(&edit, next).await?;
         if matches!(edit, Edit::Apply(_)) {
             check_bitmaps(&self.header(next).await?)?;
         }
@@ -133,6 +134,17 @@ impl Image {
             Ok(())
         })
         .await
+    }
+
+    /// Fails where the snapshot that is wanted has no table of its own, before anything is changed because of that.
+    async fn check_wanted(&self, edit: &Edit, next: Next<'_>) -> Result<()> {
+        let list = self.stored_snapshots(&self.header(next).await?, next).await?.list;
+        let wanted = match edit {
+            Edit::Create(_) => None,
+            Edit::Apply(wanted) => list.find(wanted).map(|index| &list.all()[index]),
+            Edit::Delete(id) => list.all().iter().find(|snapshot| snapshot.id == id.as_bytes()),
+        };
+        wanted.map_or(Ok(()), |snapshot| snapshot.check_l1(self.geometry.cluster_bits()))
     }
 
     /// Writes all that the edit makes new.
