@@ -202,6 +202,11 @@ fn is_own(layer: &Layer) -> bool {
 }
 
 /// Stores the clusters of `range` that read differently over `fresh`.
+/// Whether a range is a cluster, or what the last one has of a disk of `size` bytes.
+fn is_whole(range: ByteRange, granule: u64, size: u64) -> bool {
+    range.start().is_multiple_of(granule) && (range.len() == granule || range.end() == size)
+}
+
 async fn keep_piece(user: &Use, fresh: Option<&Reader>, range: ByteRange, compress: bool) -> Result<()> {
     let view = user.root.view();
     let granule = seam::granule(&view).max(1);
@@ -230,8 +235,8 @@ async fn keep_piece(user: &Use, fresh: Option<&Reader>, range: ByteRange, compre
                     let rq = Request::new(Op::WriteZeroes, cluster);
                     seam::execute(&view, rq, Lease::empty()).await.0?;
                 }
-                // A run may end within a cluster, and compressed writes do not.
-                false if compress && (cluster.len() == granule || cluster.end() == view.size()) => {
+                // A run may begin or end within a cluster, and compressed writes do not.
+                false if compress && is_whole(cluster, granule, view.size()) => {
                     seam::write_compressed(&view, cluster.start(), Lease::copy_of(bytes)).await?;
                 }
                 false => seam::write(&view, cluster.start(), bytes).await?,

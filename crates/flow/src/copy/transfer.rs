@@ -97,7 +97,7 @@ const SECTOR: u64 = 512;
 const LOOK_AGAIN: Duration = Duration::from_millis(50);
 
 /// Copies all of `from`, one behind the other, into `to`, which has room for them. Each counts as many whole sectors of
-/// 512 bytes, filled up with zeros; only of a single one may not all layers be copied.
+/// 512 bytes, filled up with zeros as far as the target goes; only of a single one may not all layers be copied.
 pub async fn transfer(
     from: &[&Root],
     to: &Root,
@@ -106,7 +106,8 @@ pub async fn transfer(
 ) -> std::result::Result<(), Failed> {
     let (granule, turns) = (granule(to), Turns::new(how.ordered));
     let copy = Copy { from: Sources::new(from), to, how, follow, granule, turns, known: Known::default() };
-    let mut pieces = Pieces::new(&copy.from, how, granule);
+    let end = copy.from.size().min(to.view().size());
+    let mut pieces = Pieces::new(&copy.from, end, how, granule);
     let mut flying = Flying::new();
     let (begun, mut sent) = (io::now(), 0);
     let mut outcome = Ok(());

@@ -26,8 +26,9 @@ impl Target {
                 "Having a backing file for the target makes no sense when concatenating multiple input images",
             ));
         }
-        let mut size = 0;
+        let (mut size, mut needed) = (0, 0);
         for source in sources {
+            needed = size + source.size()?;
             size += source.size_in_sectors()?;
         }
         let zero = match options.no_create {
@@ -41,7 +42,8 @@ impl Target {
         if options.compress && image.header.is_none() {
             return Err(Failure::new("Compression not supported for this file format"));
         }
-        if image.size()? < size {
+        // What fills up the last sector needs no room.
+        if image.size()? < needed {
             return Err(Failure::new("output file is smaller than input file"));
         }
         let over = match backing(options) {

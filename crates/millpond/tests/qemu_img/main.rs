@@ -13,6 +13,7 @@ mod ending;
 mod offload;
 mod page_cache;
 mod quota;
+mod rebasing;
 mod validation;
 mod vm_state;
 

@@ -49,9 +49,9 @@ pub(super) struct Pieces<'a> {
 }
 
 impl<'a> Pieces<'a> {
-    /// All of `from`, for a target of that cluster size.
-    pub(super) fn new(from: &'a Sources<'a>, how: &'a Transfer, granule: u64) -> Self {
-        let rest = ByteRange::between(0, from.size());
+    /// All of `from` up to `end`, for a target of that cluster size.
+    pub(super) fn new(from: &'a Sources<'a>, end: u64, how: &'a Transfer, granule: u64) -> Self {
+        let rest = ByteRange::between(0, end);
         Self { from, how, granule, rest, ready: VecDeque::new(), ready_to: 0 }
     }
 
