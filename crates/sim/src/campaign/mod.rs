@@ -115,8 +115,10 @@ fn play_all(wanted: &[&dyn Scenario], wishes: &Wishes, stop_early: bool) -> Repo
     // Seeds first: the first minute has seen every scenario.
     let jobs = wishes.seeds.clone().flat_map(|seed| wanted.iter().map(move |scenario| (seed, *scenario)));
     let (jobs, report) = (Mutex::new(jobs), Mutex::new(Report::new(wanted, wishes)));
+    // A function, so that nobody holds the lock while he plays.
+    let next = || lock(&jobs).next();
     let work = || {
-        while let Some((seed, scenario)) = lock(&jobs).next() {
+        while let Some((seed, scenario)) = next() {
             if lock(&report).is_over(scenario.name(), stop_early) {
                 continue;
             }
@@ -208,6 +210,37 @@ mod tests {
         fn cut(&self, seed: u64, point: CrashPoint, _: Look) -> Result<(), String> {
             assert!(self.0 != Some((seed, point)), "a sector is wrong");
             Ok(())
+        }
+    }
+
+    /// Ends when another run has begun, too.
+    struct Beside(Mutex<u32>, std::sync::Condvar);
+
+    impl Scenario for Beside {
+        fn name(&self) -> &'static str {
+            "one beside another"
+        }
+
+        fn whole(&self, _: u64) -> Result<Counts, String> {
+            let mut begun = lock(&self.0);
+            *begun += 1;
+            self.1.notify_all();
+            let alone = |begun: &mut u32| *begun < 2;
+            let waited = self.1.wait_timeout_while(begun, std::time::Duration::from_secs(60), alone).unwrap();
+            if waited.1.timed_out() { Err("it is alone".to_owned()) } else { Ok(Counts::default()) }
+        }
+
+        fn cut(&self, _: u64, _: CrashPoint, _: Look) -> Result<(), String> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn runs_go_on_side_by_side() {
+        if std::thread::available_parallelism().is_ok_and(|cores| cores.get() > 1) {
+            let table: [Box<dyn Scenario>; 1] =
+                [Box::new(Beside(Mutex::default(), std::sync::Condvar::new()))];
+            play(&table, &BUDGETS, false);
         }
     }
 
