@@ -54,7 +54,8 @@ impl Joins {
     pub(crate) async fn enter(&self, range: ByteRange) -> Writer {
         loop {
             let opened = self.opened.notified();
-            if let Some(writer) = self.open().iter().find_map(|join| join.enter(range)) {
+            let entered = self.open().iter().find_map(|join| join.enter(range));
+            if let Some(writer) = entered {
                 return writer;
             }
             opened.await;
@@ -113,7 +114,8 @@ impl Join {
     pub(crate) async fn ended(&self) -> Outcome {
         loop {
             let changed = self.changed.notified();
-            if let Some(outcome) = self.state().outcome {
+            let outcome = self.state().outcome;
+            if let Some(outcome) = outcome {
                 return outcome;
             }
             changed.await;

@@ -188,7 +188,8 @@ impl Image {
         let writer = self.writer()?;
         loop {
             let ended = writer.flushes.ended.notified();
-            match writer.books.lock().pressure() {
+            let pressure = writer.books.lock().pressure();
+            match pressure {
                 Pressure::Low => return Ok(()),
                 Pressure::High => {
                     self.begin_flush(next);
