@@ -7,7 +7,7 @@ mod lab;
 use std::sync::Arc;
 
 use block::{ByteRange, Errno, ErrorKind, ExtentState, Permissions};
-use driver::OpenContext;
+use driver::{Kept, OpenContext};
 use flow::{Now, Op, Pieces, Request, Role, Root, Window, seam};
 use io::Lease;
 use io::real::RealWorld;
@@ -325,21 +325,23 @@ fn memory_keeps_its_bytes_over_a_reopen() {
     });
 }
 
+/// The file `disk`, with what a node that had it open before keeps.
+async fn reopen(lab: &Lab, read_only: bool, kept: Option<Kept>) -> Tree {
+    let options = json!({"filename": "disk"});
+    let adjust = |c: &mut OpenContext| (c.read_only, c.kept) = (read_only, kept);
+    lab.open_with("file", options, &[], adjust).await.unwrap()
+}
+
 #[test]
 fn what_a_flush_has_lost_is_lost_to_all_flushes_after_it_over_reopens() {
     let world = rough(1, "disk", &[1; 4096]);
     world.run(async {
         let lab = Lab::new(&world);
-        let open = async |read_only: bool, kept| {
-            let options = json!({"filename": "disk"});
-            let adjust = |c: &mut OpenContext| (c.read_only, c.kept) = (read_only, kept);
-            lab.open_with("file", options, &[], adjust).await.unwrap()
-        };
         let flush = async |tree: &Tree| {
             let flushed = seam::execute(&tree.view(), Request::flush(), Lease::empty()).await.0;
             flushed.map_err(|error| error.errno())
         };
-        let first = open(false, None).await;
+        let first = reopen(&lab, false, None).await;
         seam::write(&first.view(), 0, &[2; 512]).await.unwrap();
         world.disk().set_policy(|op| match op.kind {
             OpKind::Flush => Verdict::Fail(Errno::NOSPC),
@@ -349,11 +351,15 @@ fn what_a_flush_has_lost_is_lost_to_all_flushes_after_it_over_reopens() {
         // From now on the kernel says that all is well.
         world.disk().clear_policy();
         assert_eq!(flush(&first).await, Err(Errno::NOSPC));
-        let reader = open(true, first.node().keep()).await;
+        let reader = reopen(&lab, true, first.node().keep()).await;
         assert_eq!(flush(&reader).await, Err(Errno::NOSPC));
-        let writer = open(false, reader.node().keep()).await;
+        let writer = reopen(&lab, false, reader.node().keep()).await;
         assert_eq!(flush(&writer).await, Err(Errno::NOSPC));
-        assert_eq!(flush(&open(false, None).await).await, Ok(()), "one that is opened anew has lost nothing");
+        assert_eq!(
+            flush(&reopen(&lab, false, None).await).await,
+            Ok(()),
+            "one that is opened anew has lost nothing"
+        );
     });
 }
 
@@ -362,14 +368,9 @@ fn what_was_written_is_flushed_by_the_node_that_may_only_read_now() {
     let world = rough(1, "disk", &[1; 4096]);
     world.run(async {
         let lab = Lab::new(&world);
-        let open = async |read_only: bool, kept| {
-            let options = json!({"filename": "disk"});
-            let adjust = |c: &mut OpenContext| (c.read_only, c.kept) = (read_only, kept);
-            lab.open_with("file", options, &[], adjust).await.unwrap()
-        };
-        let writer = open(false, None).await;
+        let writer = reopen(&lab, false, None).await;
         seam::write(&writer.view(), 0, &[2; 512]).await.unwrap();
-        let reader = open(true, writer.node().keep()).await;
+        let reader = reopen(&lab, true, writer.node().keep()).await;
         drop(writer);
         seam::execute(&reader.view(), Request::flush(), Lease::empty()).await.0.unwrap();
         assert_eq!(world.disk().durable_bytes("disk").unwrap()[..512], [2; 512]);
