@@ -100,6 +100,28 @@ fn of_an_image_whose_end_is_missing_the_rest_is_copied_where_it_may() {
 }
 
 #[test]
+fn a_target_has_to_take_all_but_what_fills_the_last_sector() {
+    let world = world(1);
+    world.run(async {
+        let bench = Bench::new(&world);
+        world.disk().put("source", &[7; 100_001]);
+        let from = bench.raw("source").await;
+        for (size, is_enough) in [(100_000, false), (100_001, true), (100_352, true)] {
+            world.disk().put_hole("target", size);
+            let to = bench.raw("target").await;
+            let (from, root, noting) = (bench.lab.root(&from), bench.lab.root(&to), Noting::default());
+            let copied = transfer(&[&from], &root, &PLAIN, &noting).await;
+            assert_eq!(copied.is_ok(), is_enough, "{size}: {copied:?}");
+            if is_enough {
+                let found = content(&to).await;
+                same(&found[..100_001], &[7; 100_001]);
+                assert!(seam::is_zero(&found[100_001..]));
+            }
+        }
+    });
+}
+
+#[test]
 fn a_copy_that_is_called_off_has_nothing_under_way() {
     let world = world(1);
     world.run(async {

@@ -106,7 +106,7 @@ pub async fn transfer(
 ) -> std::result::Result<(), Failed> {
     let (granule, turns) = (granule(to), Turns::new(how.ordered));
     let copy = Copy { from: Sources::new(from), to, how, follow, granule, turns, known: Known::default() };
-    let end = copy.from.size().min(to.view().size());
+    let end = copy.from.size().min(to.view().size().max(copy.from.needed()));
     let mut pieces = Pieces::new(&copy.from, end, how, granule);
     let mut flying = Flying::new();
     let (begun, mut sent) = (io::now(), 0);

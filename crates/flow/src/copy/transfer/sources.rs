@@ -59,6 +59,11 @@ impl<'a> Sources<'a> {
         self.parts.last().map_or(0, Part::end)
     }
 
+    /// How long a target has to be: what fills up the last sector need not go there.
+    pub(super) fn needed(&self) -> u64 {
+        self.parts.last().map_or(0, |part| part.start + part.size)
+    }
+
     /// What one source has of the front of `range`, which is not empty and in the whole.
     pub(super) fn run(&self, range: ByteRange) -> Run<'a> {
         let behind = self.parts.partition_point(|part| part.end() <= range.start());
