@@ -180,26 +180,35 @@ impl Check {
         let (per_block, all) = (1 << self.disk.per_block_bits(), self.repair == Repair::All);
         let mut writes = Vec::new();
         for block in blocks {
-            let super::disk_counts::TableEntry::Block(offset) = self.disk.entry(block) else { continue };
-            let Some(before) = self.disk.bytes(block).map(<[u8]>::to_vec) else { continue };
-            for cluster in block * per_block..self.clusters.min((block + 1) * per_block) {
-                let counted = self.countable(cluster);
-                let is_new = self.moved_table.as_ref().is_some_and(|table| table.takes(cluster));
-                let (references, count) =
-                    (if is_new { 0 } else { counted }, self.disk.get(cluster).unwrap_or(counted));
-                let is_wrong = count > references || all && count < references;
-                if is_wrong {
-                    let line = format!("Repairing cluster {cluster} refcount={count} reference={references}");
-                    self.tell(1, line);
+            writes.extend(self.rewrite(block, |check| {
+                for cluster in block * per_block..check.clusters.min((block + 1) * per_block) {
+                    check.mend_count(cluster, all);
                 }
-                if is_wrong || is_new {
-                    self.disk.set(cluster, counted);
-                }
-            }
-            let now = self.disk.bytes(block).unwrap_or_default();
-            writes.extend(changed_sectors(offset, &before, now));
+            }));
         }
         writes
+    }
+
+    fn mend_count(&mut self, cluster: u64, all: bool) {
+        let counted = self.countable(cluster);
+        let is_new = self.moved_table.as_ref().is_some_and(|table| table.takes(cluster));
+        let references = if is_new { 0 } else { counted };
+        let count = self.disk.get(cluster).unwrap_or(counted);
+        let is_wrong = count > references || all && count < references;
+        if is_wrong {
+            self.tell(1, format!("Repairing cluster {cluster} refcount={count} reference={references}"));
+        }
+        if is_wrong || is_new {
+            self.disk.set(cluster, counted);
+        }
+    }
+
+    /// What is to be written of a refcount block, if it is there, once `change` has set counts in it.
+    pub(super) fn rewrite(&mut self, block: u64, change: impl FnOnce(&mut Self)) -> Vec<CheckWrite> {
+        let super::disk_counts::TableEntry::Block(offset) = self.disk.entry(block) else { return Vec::new() };
+        let Some(before) = self.disk.bytes(block).map(<[u8]>::to_vec) else { return Vec::new() };
+        change(self);
+        changed_sectors(offset, &before, self.disk.bytes(block).unwrap_or_default())
     }
 
     /// Has the header point to what was made new, once that is durable.

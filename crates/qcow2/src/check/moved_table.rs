@@ -6,7 +6,6 @@
 use std::ops::Range;
 
 use super::disk_counts::TableEntry;
-use super::mend::changed_sectors;
 use super::rebuild::Finder;
 use super::{Check, CheckWrite, Repair, Step};
 
@@ -35,7 +34,7 @@ impl Check {
         let count = (bytes.len() as u64).div_ceil(self.facts.cluster());
         let named = self.disk.named_clusters();
         let Ok(at) = Finder::new(self, &named).find(count) else { return };
-        let place = if count == 0 { 0..0 } else { at..at + count };
+        let place = at..at + count;
         let hides_what_lies_beyond = place.end > self.clusters && !self.beyond.is_empty();
         if hides_what_lies_beyond || !place.clone().all(|cluster| self.has_counter(cluster)) {
             return;
@@ -72,21 +71,13 @@ impl Check {
     /// The old one is in no use any more.
     pub(super) fn free_old_table(&mut self) -> Step {
         let Some(MovedTable { old, .. }) = self.moved_table.take() else { return Step::Again };
+        old.clone().for_each(|cluster| self.references.take_one(cluster));
         let (bits, mut writes) = (self.disk.per_block_bits(), Vec::new());
-        let (mut rest, end) = (old.start, old.end);
-        while rest < end {
-            let (block, to) = (rest >> bits, end.min(((rest >> bits) + 1) << bits));
-            let before = self.disk.bytes(block).map(<[u8]>::to_vec);
-            for cluster in rest..to {
-                self.references.take_one(cluster);
-                self.disk.set(cluster, self.countable(cluster));
-            }
-            if let (TableEntry::Block(at), Some(before), Some(now)) =
-                (self.disk.entry(block), before, self.disk.bytes(block))
-            {
-                writes.extend(changed_sectors(at, &before, now));
-            }
-            rest = to;
+        for block in old.start >> bits..old.end.div_ceil(1 << bits) {
+            let inside = old.start.max(block << bits)..old.end.min((block + 1) << bits);
+            writes.extend(self.rewrite(block, |check| {
+                inside.for_each(|cluster| check.disk.set(cluster, check.countable(cluster)));
+            }));
         }
         Step::Write(writes)
     }
