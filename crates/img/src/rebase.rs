@@ -201,12 +201,12 @@ fn is_own(layer: &Layer) -> bool {
     layer.depth == 0 && !matches!(layer.holds, Holds::Nothing | Holds::Behind)
 }
 
-/// Stores the clusters of `range` that read differently over `fresh`.
 /// Whether a range is a cluster, or what the last one has of a disk of `size` bytes.
 fn is_whole(range: ByteRange, granule: u64, size: u64) -> bool {
     range.start().is_multiple_of(granule) && (range.len() == granule || range.end() == size)
 }
 
+/// Stores the clusters of `range` that read differently over `fresh`.
 async fn keep_piece(user: &Use, fresh: Option<&Reader>, range: ByteRange, compress: bool) -> Result<()> {
     let view = user.root.view();
     let granule = seam::granule(&view).max(1);
