@@ -1,5 +1,5 @@
 //! The power to check of a qcow2 node: of an image in use, of one that is opened for it, and of one that was not
-//! closed.
+//! closed. And an image that is opened for what is left of it.
 
 #![allow(unreachable_pub, reason = "modules of one test")]
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
@@ -9,7 +9,7 @@ mod lab;
 use block::{ByteRange, ErrorKind, Result};
 use flow::{CheckReport, Op, Repair, Request, Role, View, seam};
 use io::Lease;
-use lab::{Lab, Tree, qcow2 as images};
+use lab::{Lab, Tree, qcow2 as images, same};
 use qcow2::NewImage;
 use serde_json::json;
 use sim::{Options, SimWorld};
@@ -141,5 +141,26 @@ fn an_image_past_repair_stays_dirty_and_is_not_opened_for_writing() {
         let Err(error) = opened else { panic!("it was opened for writing") };
         assert!(error.to_string().contains("marked dirty, and could not be repaired"), "{error}");
         assert_eq!(world.disk().bytes("disk").unwrap()[79], 1);
+    });
+}
+
+#[test]
+fn what_is_left_of_a_broken_image_is_only_read() {
+    on_filled(async |lab, world, file, header| {
+        // The lowest byte of the first L1 entry: its lowest bit is reserved.
+        change(world, "disk", header.l1_offset.0 as usize + 7, 1);
+        let opened = async |options, read_only| {
+            let (below, _) = lab.file("disk").await;
+            lab.open_with("qcow2", options, &[(Role::File, &below)], |context| context.read_only = read_only)
+                .await
+        };
+        let whole = ByteRange::new(0, 300 << 10);
+        let strict = opened(json!({}), true).await.unwrap().view();
+        assert_eq!(seam::read(&strict, whole).await.unwrap_err().kind(), ErrorKind::Corrupt);
+        let saved = opened(json!({"salvage": true}), true).await.unwrap().view();
+        same(&seam::read(&saved, whole).await.unwrap(), &[7; 300 << 10]);
+        let refused = opened(json!({"salvage": true}), false).await.map(|_| ()).unwrap_err();
+        assert!(refused.to_string().contains("read-only=on"), "{refused}");
+        assert_eq!(world.disk().bytes("disk").unwrap().len(), file.len());
     });
 }

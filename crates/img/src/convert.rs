@@ -80,6 +80,7 @@ async fn run(call: Call) -> Result<u8> {
             cache: options.source_cache,
             force_share: options.force_share,
             snapshot: options.snapshot,
+            salvage: options.salvage,
             ..How::READ
         };
         sources.push(session.open(source, how).await.map_err(|failure| options.explained(failure))?);

@@ -71,6 +71,8 @@ pub(crate) struct How<'a> {
     pub(crate) alone: bool,
     /// To be checked, and for nothing else.
     pub(crate) check_only: bool,
+    /// To save what is left of it.
+    pub(crate) salvage: bool,
     /// As it was in this internal snapshot.
     pub(crate) snapshot: Option<&'a str>,
     /// Over this node, not over what the image names.
@@ -89,6 +91,7 @@ impl How<'_> {
         force_share: false,
         alone: false,
         check_only: false,
+        salvage: false,
         snapshot: None,
         over: None,
         unmap: false,
@@ -182,8 +185,10 @@ impl Session {
         options.insert("driver".to_owned(), json!(looked.format));
         options.insert("node-name".to_owned(), json!(node));
         options.insert("file".to_owned(), Value::Object(with_name(looked.named.file, &file, how)));
-        if how.check_only && looked.format == "qcow2" {
-            options.insert("check-only".to_owned(), json!(true));
+        for (name, wanted) in [("check-only", how.check_only), ("salvage", how.salvage)] {
+            if wanted && looked.format == "qcow2" {
+                options.insert(name.to_owned(), json!(true));
+            }
         }
         if let Some(snapshot) = how.snapshot {
             options.insert("snapshot".to_owned(), json!(snapshot));

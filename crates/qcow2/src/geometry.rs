@@ -34,6 +34,8 @@ pub struct Geometry {
     pub(crate) external: bool,
     /// Bits of a standard L2 entry that must be clear.
     pub(crate) reserved: u64,
+    /// Whether tables are taken for what can be made of them.
+    pub(crate) salvaging: bool,
     l1_offset: HostOffset,
     l1_entries: u32,
 }
@@ -52,6 +54,7 @@ impl Geometry {
             extended,
             external: header.data_file.is_some(),
             reserved: if has_zero_flag { RESERVED } else { RESERVED | ZERO },
+            salvaging: false,
             l1_offset: header.l1_offset,
             l1_entries: header.l1_entries,
         }
@@ -65,6 +68,14 @@ impl Geometry {
         let largest = 1 << self.cluster_bits;
         let bytes = bytes.clamp(MIN_SLICE_BYTES, largest).next_power_of_two();
         Self { slice_bits: bytes.ilog2() - self.entry_bits(), ..self }
+    }
+
+    /// The same for who reads what is left of a broken image: reserved bits say nothing, and what is missing of an L2
+    /// table maps nothing, as in QEMU. Not for images that are written to.
+    #[must_use]
+    pub fn salvaging(self) -> Self {
+        // A zero flag where there is none could mean zeros: that one is still a lie.
+        Self { salvaging: true, reserved: self.reserved & ZERO, ..self }
     }
 
     /// The same of the disk as an internal snapshot has it. `Corrupt` where its L1 table is none

@@ -28,7 +28,8 @@ impl Geometry {
     /// Which slice maps the first bytes of `range`. `file_len` is the length of the image file.
     ///
     /// Errors: `OutOfRange` where the range is empty or starts beyond the L1 table, `Corrupt` where the L1
-    /// entry lies (reserved bits, unaligned, an L2 table that is not wholly inside the file).
+    /// entry lies (reserved bits, unaligned, an L2 table that is not wholly inside the file; see
+    /// [`Geometry::salvaging`]).
     #[inline]
     pub fn locate(&self, l1: &L1Table, range: ByteRange, file_len: u64) -> Result<Located, BlockError> {
         let index = (range.start() >> self.table_span_bits()) as usize;
@@ -37,13 +38,16 @@ impl Geometry {
             _ => return Err(out_of_range(range)),
         };
         let table = HostOffset(entry & OFFSET);
-        let lie = if entry & !(OFFSET | COPIED) != 0 {
+        let lie = if entry & !(OFFSET | COPIED) != 0 && !self.salvaging {
             "reserved bits are set"
         } else if table.0 == 0 {
             return Ok(Located::Unallocated { len: self.empty_run(l1, index, range) });
         } else if !table.is_aligned(self.cluster_bits) {
             "its offset is no multiple of the cluster size"
         } else if table.0 + self.cluster_size() > file_len {
+            if self.salvaging {
+                return Ok(self.locate_in_part(table, range, file_len));
+            }
             "its L2 table leaves the file"
         } else {
             return Ok(Located::Slice(self.slice_of(table, range.start())));
@@ -98,6 +102,18 @@ impl Geometry {
         let (entry, _) = self.entry(slice, from);
         CompressedCluster::parse(entry, range, file_len)
             .map_err(|error| error.within(self.name_entry(slice, from)))
+    }
+
+    /// Which slice of an L2 table of which the end is missing maps the first bytes of `range`, if it is there.
+    #[cold]
+    fn locate_in_part(&self, table: HostOffset, range: ByteRange, file_len: u64) -> Located {
+        let slice = self.slice_of(table, range.start());
+        if slice.host.0 + self.slice_bytes() as u64 <= file_len {
+            return Located::Slice(slice);
+        }
+        let missing =
+            ByteRange::between(range.start(), range.end().min(slice.first_guest + self.slice_span()));
+        Located::Unallocated { len: missing.len() }
     }
 
     fn slice_of(&self, table: HostOffset, guest: u64) -> SliceAddress {

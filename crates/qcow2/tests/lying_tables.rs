@@ -221,6 +221,26 @@ fn zero_clusters_are_a_lie_in_version_2() {
 }
 
 #[test]
+fn what_can_be_made_of_a_broken_image() {
+    let (mut image, table, at) = image(0, 1);
+    image.l1(0, table | 1 | 1 << 60);
+    image.l2(table, 0, at[0] | COPIED | 2 | 1 << 56, 0);
+    image.l2(table, 1, at[0] | 0x200, 0);
+    let mut opened = Opened::new(&image);
+    opened.geometry = opened.geometry.salvaging();
+    assert_eq!(opened.map(0, 1 << 20).unwrap(), data(at[0], 1 << 16));
+    opened.lies(1 << 16, "multiple of the cluster size");
+    // Of a table that the end of the file cuts there are the slices before the end.
+    image.bytes.truncate(table as usize + 3 * 4096 - 1);
+    let mut opened = Opened::new(&image);
+    opened.geometry = opened.geometry.salvaging();
+    let span = opened.geometry.slice_span();
+    assert!(matches!(opened.locate(span, 1), Ok(Located::Slice(_))));
+    assert_eq!(opened.locate(2 * span + 5, 1 << 30).unwrap(), Located::Unallocated { len: span - 5 });
+    assert_eq!(opened.locate(2 * span, 7).unwrap(), Located::Unallocated { len: 7 });
+}
+
+#[test]
 fn the_end_of_the_file_cuts_the_last_cluster() {
     let (mut image, table, at) = image(0, 2);
     image.l2(table, 0, at[0] | COPIED, 0);

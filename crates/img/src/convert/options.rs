@@ -142,6 +142,7 @@ fn excluded(given: &Given, sparse: bool) -> Result<()> {
         (image_opts && has("source-format"), "--image-opts and --format are mutually exclusive"),
         (has("copy-range-offloading") && has("compress"), "Cannot enable copy offloading when -c is used"),
         (has("copy-range-offloading") && sparse, "Cannot enable copy offloading when -S is used"),
+        (has("copy-range-offloading") && has("salvage"), "Cannot use copy offloading in salvaging mode"),
         (
             has("target-image-opts") && has("target-format"),
             "--image-opts and --format are mutually exclusive",

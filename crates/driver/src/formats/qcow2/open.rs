@@ -47,6 +47,10 @@ async fn open_image(context: &OpenContext, options: &Options, file: &View, name:
         let body = Arc::new(check::CheckOnly::new(name, &header));
         return Ok(Opened { body: Body::Maps(body), wants });
     }
+    if options.salvage && !context.read_only {
+        let context = "what is left of a broken image is only read: add read-only=on";
+        return Err(BlockError::new(ErrorKind::Invalid, context));
+    }
     if header.features.dirty() && !header.features.corrupt() && !context.read_only && kept.is_none() {
         check::repair_dirty(file).await?;
         header = read_header(file).await?;

@@ -36,6 +36,8 @@ pub struct Options {
     pub(super) keep_identity: bool,
     /// It is opened to be checked, or repaired, and for nothing else: whatever its tables hold, it opens.
     pub(super) check_only: bool,
+    /// It is opened to save what is left of it: what tables say is taken for what can be made of it.
+    pub(super) salvage: bool,
     /// What becomes of it where its backing file has changed since it was made over it; default `warn`.
     pub(super) backing_validation: Validation,
     /// Id or name of the internal snapshot that is read in place of the present state.
@@ -60,7 +62,10 @@ pub struct Options {
 impl Options {
     /// The geometry of the image with slices as long as the options say.
     pub(super) fn geometry(&self, header: &Header) -> Result<Geometry> {
-        let geometry = Geometry::new(header);
+        let geometry = match self.salvage {
+            true => Geometry::new(header).salvaging(),
+            false => Geometry::new(header),
+        };
         let Some(bytes) = self.l2_cache_entry_size else { return Ok(geometry) };
         let cluster = geometry.cluster_size();
         if !bytes.is_power_of_two() || !(MIN_ENTRY..=cluster).contains(&bytes) {
