@@ -7,7 +7,7 @@ use std::task::Poll;
 
 use block::{ByteRange, Errno, Extent};
 use io::{Address, Stream, World};
-use nbd::codec::{Command, CommandFlags, Cookie, REQUEST_LEN, RequestHeader};
+use nbd::codec::{Command, CommandFlags, Cookie, PAYLOAD_MAX, REQUEST_LEN, RequestHeader};
 use nbd::handshake::client::{ClientHandshake, Outcome, RemoteExport, Wish};
 use nbd::transmission::client::{Chunk, ReadProgress, Reply, ReplyParser, extents};
 
@@ -35,7 +35,8 @@ struct Pending {
 
 impl Pending {
     fn make_room(&mut self) {
-        if self.code == READ && self.failed.is_none() {
+        // Longer ones are refused: no bytes come.
+        if self.code == READ && self.failed.is_none() && self.range.len() <= PAYLOAD_MAX.into() {
             // Whatever is not answered shows.
             self.bytes.resize(self.range.len() as usize, 0xee);
         }
