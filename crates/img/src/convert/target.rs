@@ -87,6 +87,10 @@ async fn make(session: &Session, options: &Options<'_>, size: u64) -> Result<boo
     if options.compress && format == "raw" {
         return Err(Failure::new("Compression not supported for this file format"));
     }
+    if options.compress && settings.text("data_file").is_some() {
+        let text = "images with an external data file hold nothing compressed: leave out -c or data_file";
+        return Err(Failure::new(text));
+    }
     if options.compress && settings.text("preallocation").is_some_and(|mode| mode != "off") {
         return Err(Failure::new("Compression and preallocation not supported at the same time"));
     }
