@@ -3,7 +3,7 @@
 //! Invariant: all that can be known to be wrong is found before anything is changed; then each change is whole by
 //! itself, so that whenever it ends the image reads as before.
 
-use block::ByteRange;
+use block::{BlockError, ByteRange};
 use flow::{Amendment, Holds, Op, Request, seam};
 use graph::Demand;
 use io::Lease;
@@ -17,6 +17,7 @@ use crate::image::{Image, SECTOR};
 use crate::option_list::{self, QUOTA};
 use crate::session::{How, Session, Source};
 use crate::settings::Settings;
+use crate::snapshot_table;
 use crate::verbs::{Call, Verb};
 use crate::words;
 
@@ -233,12 +234,27 @@ async fn carry_out(session: &Session, source: Source<'_>, how: How<'_>, step: St
     let how = How { alone: offline, check_only: offline, ..how };
     let image = session.open(source, how).await?;
     match step {
-        Step::Offline(change) => session.engine.amend(&image.node, &change).await?,
+        Step::Offline(change) => {
+            let amended = session.engine.amend(&image.node, &change).await;
+            amended.map_err(|error| explained(session, error))?;
+        }
         Step::Resize(size) => session.engine.resize(&image.node, size).await?,
         Step::WriteZeros => write_zeros(&image).await?,
     }
     session.engine.flush(&image.node).await?;
     image.close().await
+}
+
+/// Why an image cannot be amended. What is wrong with the table of a snapshot, which is looked at on the way to
+/// version 2, has a line of its own.
+fn explained(session: &Session, error: BlockError) -> Failure {
+    match snapshot_table::lying(&error.to_string()) {
+        Some((lie, why)) => {
+            session.listener.complain(lie);
+            Failure::new(format!("Failed to turn zero into data clusters: {why}"))
+        }
+        None => error.into(),
+    }
 }
 
 /// Writes zeros as data where the image itself says that there are some.

@@ -1,7 +1,6 @@
 //! `snapshot`: lists, makes, applies or deletes internal snapshots.
 
 use block::{BlockError, ErrorKind};
-use qcow2::Snapshot;
 
 use crate::failure::{Failure, Result};
 use crate::flags;
@@ -91,10 +90,8 @@ async fn delete(session: &Session, image: &Image, name: &str) -> Result<()> {
 
 /// Why a snapshot cannot be gone back to. What is wrong with its table has a line of its own.
 fn loading(session: &Session, error: &BlockError, image: &Image) -> String {
-    let lie = snapshot_table::lying(&error.to_string());
-    if let Some(lie) = lie {
+    if let Some((lie, why)) = snapshot_table::lying(&error.to_string()) {
         session.listener.complain(lie);
-        let why = if lie == Snapshot::L1_LIES[0] { "File too large" } else { "Invalid argument" };
         return format!("Failed to load snapshot: {why}");
     }
     match error.kind() {
@@ -111,7 +108,7 @@ fn cause(error: &BlockError) -> String {
         ErrorKind::Unsupported => "Operation not supported".to_owned(),
         ErrorKind::NotFound => "No such file or directory".to_owned(),
         _ => match snapshot_table::lying(&error.to_string()) {
-            Some(lie) => lie.to_owned(),
+            Some((lie, _)) => lie.to_owned(),
             None => words::cause(error),
         },
     }

@@ -60,14 +60,16 @@ pub(crate) fn json(snapshot: &SnapshotInfo) -> Value {
 /// The failure of an image that has no such snapshot, or none that can be read, in qemu-img's words.
 pub(crate) fn missing(failure: Failure, wanted: Option<&str>) -> Failure {
     let text = failure.text.as_deref().unwrap_or_default();
-    let why = lying(text).or_else(|| text.contains("snapshot '").then_some("Can't find snapshot"));
+    let lie = lying(text).map(|(lie, _)| lie);
+    let why = lie.or_else(|| text.contains("snapshot '").then_some("Can't find snapshot"));
     match why.filter(|_| wanted.is_some()) {
         Some(why) => Failure::new(format!("Failed to load snapshot: {why}")),
         None => failure,
     }
 }
 
-/// What an error says of the L1 table of a snapshot, in qemu-img's words.
-pub(crate) fn lying(text: &str) -> Option<&'static str> {
-    Snapshot::L1_LIES.into_iter().find(|lie| text.ends_with(lie))
+/// What an error says of the L1 table of a snapshot, in qemu-img's words; and the error number that goes with it there.
+pub(crate) fn lying(text: &str) -> Option<(&'static str, &'static str)> {
+    let numbers = ["File too large", "Invalid argument"];
+    Snapshot::L1_LIES.into_iter().zip(numbers).find(|(lie, _)| text.ends_with(lie))
 }

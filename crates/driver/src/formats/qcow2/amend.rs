@@ -69,16 +69,21 @@ async fn new_check(file: ImageFile<'_>, repair: check::Repair) -> Result<Check> 
     Check::new(&first, file.len()?, file.grows()?, repair)
 }
 
-/// Fails where something is wrong with the tables; answers what was seen of them.
-async fn sound(file: ImageFile<'_>) -> Result<Check> {
+/// What is seen of the tables, right or wrong.
+async fn look_over(file: ImageFile<'_>) -> Result<Check> {
     let mut check = new_check(file, check::Repair::Nothing).await?;
     run(file, &mut check, Rule::TablesBarrier, &mut |_| ()).await?;
-    let found = check.found();
+    Ok(check)
+}
+
+/// Fails where something is wrong with them.
+fn sound(seen: &Check) -> Result<()> {
+    let found = seen.found();
     if found.corruptions + found.check_errors > 0 {
         let context = "it has errors, which have to be mended first: 'img check -r all'";
         return Err(BlockError::new(ErrorKind::Corrupt, context));
     }
-    Ok(check)
+    Ok(())
 }
 
 async fn refcount_bits(file: ImageFile<'_>, header: &Header, bits: u32) -> Result<()> {
@@ -99,7 +104,8 @@ async fn to_version_3(file: ImageFile<'_>, header: &Header) -> Result<()> {
     if header.version == Version::V3 {
         return Ok(());
     }
-    let seen = sound(file).await?;
+    let seen = look_over(file).await?;
+    sound(&seen)?;
     if seen.snapshots().iter().any(|snapshot| !snapshot.is_complete()) {
         let mut check = new_check(file, check::Repair::All).await?.completing_snapshots();
         run(file, &mut check, Rule::TablesBarrier, &mut |_| ()).await?;
@@ -117,7 +123,10 @@ async fn to_version_2(file: ImageFile<'_>, header: &Header) -> Result<()> {
     if header.data_file.is_some() {
         return Err(unsupported("Cannot downgrade an image with a data file"));
     }
-    let seen = sound(file).await?;
+    let seen = look_over(file).await?;
+    // No repair mends these; what can be is said after them.
+    seen.snapshots().iter().try_for_each(|snapshot| snapshot.check_l1(header.cluster_bits))?;
+    sound(&seen)?;
     check_version_2(header, &seen)?;
     let drops = seen.zeros() > 0;
     if drops {
