@@ -1,46 +1,27 @@
 //! `qcow2`: QEMU's copy-on-write images.
 //!
 //! The format itself is the crate `qcow2`; this driver reads its tables when they are needed and keeps them: the
-//! L1 table whole, L2 tables in slices within a budget, and the last few clusters that were decompressed. An image that
-//! is open for writing has a [`writer::Writer`] besides: what is changed is changed in memory, and made durable by
-//! flushes in an order that a crash cannot turn into corruption ([`flush`]).
+//! L1 table whole, L2 tables in slices within a budget, and the last few clusters that were decompressed. An image
+//! that is open for writing has a [`writing::writer::Writer`] besides: what is changed is changed in memory, and made
+//! durable by flushes in an order that a crash cannot turn into corruption ([`writing::flush`]).
 //!
 //! Invariants: the image's own names are answered as wishes and opened by nobody here; new data is mapped when it is
 //! written, on disk when it is durable; a dropped cluster is reused when nobody can see it any more, here or on disk.
 
-mod allocate;
 mod amend;
 mod bitmaps;
-mod books;
-mod change;
 mod check;
-mod claims;
-mod compressed;
 mod corruption;
-mod cut;
-mod empty;
-mod flush;
-mod freed;
-mod generations;
 mod header;
 mod idle;
 mod image;
 mod inflated;
-mod open;
-mod options;
-mod overlap;
-mod refcounts;
-mod reserve;
+mod opening;
 mod resize;
-mod room;
 mod slices;
 mod snapshots;
-mod structures;
-mod survey;
-mod tables;
-mod validate;
-mod wants;
-mod writer;
+mod space;
+mod writing;
 
 use std::any::Any;
 use std::sync::Arc;
@@ -51,8 +32,7 @@ use flow::{Changes, Format, Limits, Next, Op, Powers, Prepared, Quota, Recorder,
 use io::{Lease, LocalFut};
 
 use image::Image;
-pub use open::open;
-pub use options::Options;
+pub use opening::{Options, open};
 pub use snapshots::snapshots;
 
 /// The body of a node.

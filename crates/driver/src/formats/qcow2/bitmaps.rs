@@ -25,7 +25,7 @@ use io::sync::Semaphore;
 use qcow2::{BitmapEntry, BitmapsExtension};
 
 use super::image::Image;
-use super::writer::Writer;
+use super::writing::writer::Writer;
 
 /// The bitmaps of one image.
 pub(super) struct Bitmaps {

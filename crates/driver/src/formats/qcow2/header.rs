@@ -1,6 +1,6 @@
 //! Changing the header of an image in use.
 //!
-//! Invariant: whoever writes it holds the [`super::writer::Writer::turn`], so that it is read as it is.
+//! Invariant: whoever writes it holds the [`super::writing::writer::Writer::turn`], so that it is read as it is.
 
 use std::path::PathBuf;
 use std::sync::atomic::Ordering;
@@ -14,7 +14,7 @@ use qcow2::{FILE_CHILD, HeaderEdit};
 
 use super::Qcow2;
 use super::image::Image;
-use super::writer::Turn;
+use super::writing::writer::Turn;
 
 impl Image {
     /// Before the first change of anything else: clears the autoclear bits that we do not keep, marks the bitmaps that

@@ -19,7 +19,7 @@ use qcow2::{
 use super::bitmaps::Bitmaps;
 use super::inflated::Inflated;
 use super::slices::Slices;
-use super::writer::Writer;
+use super::writing::writer::Writer;
 
 pub(super) struct Image {
     pub(super) name: Box<str>,

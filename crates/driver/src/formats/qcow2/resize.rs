@@ -2,8 +2,8 @@
 //!
 //! Order: a longer L1 table, a barrier, the header points to it; what is new and may show something is zeroed, and all
 //! of that is durable; then one sector of the header says the new size. A shorter disk is first said to be shorter,
-//! then loses its clusters, and then the file its end ([`super::cut`]). So a crash leaves the old size or the new one,
-//! and every byte of the shorter one is what it was.
+//! then loses its clusters, and then the file its end ([`super::writing::cut`]). So a crash leaves the old size or the
+//! new one, and every byte of the shorter one is what it was.
 //!
 //! Invariants: whoever resizes has seen to it that nobody else relies on the size (permission `resize`); nobody
 //! allocates or drops anything meanwhile ([`Next::lock_all`]), readers and those who write in place go on.
@@ -18,9 +18,9 @@ use io::{Lease, LocalFut};
 use qcow2::{DATA_FILE_CHILD, Entry, FILE_CHILD, Header, HeaderEdit, HostOffset, L1Table, NewEntry, Version};
 
 use super::Qcow2;
-use super::freed::Why;
 use super::image::Image;
-use super::refcounts::Run;
+use super::space::freed::Why;
+use super::space::refcounts::Run;
 
 /// What the size of an image is a multiple of, in bytes.
 const SECTOR: u64 = 512;

@@ -27,10 +27,10 @@ use qcow2::{FILE_CHILD, Header, HeaderEdit, Snapshot, SnapshotList, SnapshotTabl
 
 use super::Qcow2;
 use super::image::Image;
-use super::refcounts::{NewTables, Run};
-use super::structures::Structures;
-use super::survey;
-use super::writer::Turn;
+use super::opening::survey;
+use super::space::refcounts::{NewTables, Run};
+use super::space::structures::Structures;
+use super::writing::writer::Turn;
 use recount::{Change, Recount, Recounted};
 use renew::{L1, Renewal};
 pub use stored::snapshots;

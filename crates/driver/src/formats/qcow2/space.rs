@@ -1,5 +1,5 @@
-//! Which clusters of the image file are whose: what counts them, what claims them, what holds the image's own structures,
-//! and what was dropped and is not free yet.
+//! Which clusters of the image file are whose: what counts them, what claims them, what holds the image's own
+//! structures, and what was dropped and is not free yet.
 //!
 //! No I/O here, and nothing of guests: who needs room asks, and what has to be loaded or written is an answer.
 

@@ -7,18 +7,13 @@ use flow::{Next, View, seam};
 use qcow2::{BitmapCluster, BitmapEntry, FILE_CHILD, Header};
 
 use super::super::image::Image;
-use super::super::refcounts::Run;
+use super::super::space::refcounts::Run;
 use super::{Bitmaps, Book, Tracked};
 
 impl Bitmaps {
     /// Those that an image names, if they belong to what is opened (they belong to the `present` state); in one that is
     /// to be written a directory that lies is an error.
-    pub(in super::super) async fn open(
-        file: &View,
-        header: &Header,
-        present: bool,
-        read_only: bool,
-    ) -> Result<Self> {
+    pub(crate) async fn open(file: &View, header: &Header, present: bool, read_only: bool) -> Result<Self> {
         let Some(place) = header.bitmaps.filter(|_| present) else { return Ok(Self::of(Book::default())) };
         let read = match read(file, header).await {
             Ok(entries) => disjoint(&entries, header.cluster_bits, file.size()).map(|()| entries),

@@ -15,7 +15,7 @@ use super::{Bitmaps, inconsistent};
 
 impl Bitmaps {
     /// The disk is so long from now on.
-    pub(in super::super) fn resize(&self, size: u64) {
+    pub(crate) fn resize(&self, size: u64) {
         for bitmap in &mut self.book().all {
             bitmap.size = size;
             bitmap.marks.iter_mut().for_each(|marks| marks.resize(size));
@@ -26,7 +26,7 @@ impl Bitmaps {
 impl Image {
     /// Fails where a stored bitmap of a disk of `size` bytes would be longer than the format allows: nobody opens an
     /// image with such a one.
-    pub(in super::super) fn keeps_bitmaps(&self, size: u64) -> Result<()> {
+    pub(crate) fn keeps_bitmaps(&self, size: u64) -> Result<()> {
         let book = self.bitmaps.book();
         let refused =
             book.all.iter().filter(|bitmap| bitmap.persistent).find_map(|bitmap| {
@@ -45,10 +45,7 @@ impl Image {
     }
 
     /// Has all bitmaps in memory, marked as in use, and nobody change them as long as the answer lives.
-    pub(in super::super) async fn hold_bitmaps<'a>(
-        self: &'a Arc<Self>,
-        next: Next<'_>,
-    ) -> Result<SemaphorePermit<'a>> {
+    pub(crate) async fn hold_bitmaps<'a>(self: &'a Arc<Self>, next: Next<'_>) -> Result<SemaphorePermit<'a>> {
         let hand = loop {
             self.begin_change(next).await?;
             let hand = self.bitmaps.hand().await?;

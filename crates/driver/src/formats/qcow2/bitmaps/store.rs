@@ -15,11 +15,11 @@ use flow::sabotage::Rule;
 use io::Lease;
 use qcow2::{BitmapCluster, BitmapEntry, BitmapsExtension, HeaderEdit, HostOffset};
 
-use super::super::allocate::Room;
 use super::super::image::Image;
-use super::super::refcounts::Run;
-use super::super::structures::Structure;
-use super::super::writer::Turn;
+use super::super::space::refcounts::Run;
+use super::super::space::structures::Structure;
+use super::super::writing::allocate::Room;
+use super::super::writing::writer::Turn;
 use super::{Bitmaps, Tracked};
 
 /// What is stored whole or not at all.
@@ -140,7 +140,7 @@ fn in_sectors(entries: &[BitmapEntry]) -> Vec<u8> {
 
 impl Image {
     /// Before the first change of the disk: what it would make wrong is marked as in use, durably.
-    pub(in super::super) async fn mark_recording(&self, turn: &Turn, next: Next<'_>) -> Result<()> {
+    pub(crate) async fn mark_recording(&self, turn: &Turn, next: Next<'_>) -> Result<()> {
         self.mark_bitmaps(Tracked::is_to_be_marked, turn, next).await
     }
 
@@ -169,7 +169,7 @@ impl Image {
     }
 
     /// Stores what is not on disk as it is. The first failure is told, and the others are stored.
-    pub(in super::super) async fn store_bitmaps(self: &Arc<Self>, next: Next<'_>) -> Result<()> {
+    pub(crate) async fn store_bitmaps(self: &Arc<Self>, next: Next<'_>) -> Result<()> {
         if !self.bitmaps.book().all.iter().any(Tracked::is_to_be_stored) {
             return Ok(());
         }

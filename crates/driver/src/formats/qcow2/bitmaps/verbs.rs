@@ -14,13 +14,13 @@ use qcow2::BitmapsExtension;
 
 use super::super::Qcow2;
 use super::super::image::Image;
-use super::super::writer::stopped;
+use super::super::writing::writer::stopped;
 use super::store::Fresh;
 use super::{Bitmaps, Tracked};
 
 impl Bitmaps {
     /// Waits until nobody else changes or reads what is stored.
-    pub(in super::super) async fn hand(&self) -> Result<SemaphorePermit<'_>> {
+    pub(crate) async fn hand(&self) -> Result<SemaphorePermit<'_>> {
         self.hand.acquire().await.map_err(|_| stopped())
     }
 

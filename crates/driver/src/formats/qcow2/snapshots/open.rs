@@ -11,7 +11,7 @@ use super::stored;
 
 /// The geometry of the snapshot whose id, or else whose name, is `wanted`; or that `snapshot.id=...,snapshot.name=...`
 /// say.
-pub(in super::super) async fn geometry(
+pub(crate) async fn geometry(
     file: &View,
     header: &Header,
     geometry: Geometry,

@@ -14,10 +14,10 @@ use flow::Next;
 use io::Lease;
 use qcow2::{FILE_CHILD, RefcountBlock, RefcountTable};
 
-use super::super::allocate::full;
 use super::super::image::Image;
-use super::super::refcounts::{Run, table_full};
-use super::super::writer::Turn;
+use super::super::space::refcounts::{Run, table_full};
+use super::super::writing::allocate::full;
+use super::super::writing::writer::Turn;
 
 /// Refcounts that change.
 pub(super) struct Recount<'a> {

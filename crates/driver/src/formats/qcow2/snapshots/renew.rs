@@ -8,8 +8,8 @@ use io::Lease;
 use qcow2::{FILE_CHILD, Geometry, HostOffset, L1Table, L2Table, Reference};
 
 use super::super::image::Image;
-use super::super::refcounts::Run;
-use super::super::writer::Turn;
+use super::super::space::refcounts::Run;
+use super::super::writing::writer::Turn;
 use super::recount::{Change, Recount};
 
 /// Tables that are made beside those in use.

@@ -5,19 +5,19 @@ use flow::SnapshotInfo;
 use io::Lease;
 use qcow2::{Header, ParsedSnapshots, Snapshot, SnapshotList};
 
-use super::super::refcounts::Run;
+use super::super::space::refcounts::Run;
 
 /// Bytes of the table that are read at first.
 const FIRST_READ: u64 = 4096;
 
 /// The list, and the clusters that it takes.
-pub(in super::super) struct Stored {
-    pub(in super::super) list: SnapshotList,
-    pub(in super::super) run: Run,
+pub(crate) struct Stored {
+    pub(crate) list: SnapshotList,
+    pub(crate) run: Run,
 }
 
 /// What the table of an image with that header holds, in a file of `file_len` bytes of which `read` reads parts.
-pub(in super::super) async fn stored(
+pub(crate) async fn stored(
     header: &Header,
     file_len: u64,
     read: impl AsyncFn(ByteRange) -> Result<Lease>,

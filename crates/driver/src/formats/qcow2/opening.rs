@@ -3,6 +3,12 @@
 //! Invariants: an image that is opened for writing is one that is written here, or it is refused by what it has; of
 //! an image that is being written there is one set of tables in memory, also when its node is reopened.
 
+mod options;
+mod overlap;
+pub(super) mod survey;
+mod validate;
+mod wants;
+
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
@@ -18,14 +24,11 @@ use super::header::path_of;
 use super::idle;
 use super::image::Image;
 use super::inflated::Inflated;
-use super::options::Options;
 use super::slices::Slices;
 use super::snapshots;
-use super::survey;
-use super::validate;
-use super::wants;
-use super::writer::{Start, Writer};
+use super::writing::writer::{Start, Writer};
 use crate::context::{OpenContext, Opened};
+pub use options::Options;
 
 /// Opens a `qcow2` node.
 pub fn open(mut context: OpenContext) -> LocalFut<'static, Result<Opened>> {

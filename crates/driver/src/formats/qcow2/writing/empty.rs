@@ -9,8 +9,8 @@ use block::{ByteRange, Result};
 use flow::Next;
 use io::LocalFut;
 
-use super::Qcow2;
-use super::image::Image;
+use super::super::Qcow2;
+use super::super::image::Image;
 
 impl flow::Empty for Qcow2 {
     fn make_empty<'a>(&'a self, next: Next<'a>) -> LocalFut<'a, Result<()>> {

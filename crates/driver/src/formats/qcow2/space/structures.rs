@@ -15,7 +15,7 @@ use super::refcounts::Run;
 
 /// What an image consists of besides its disk.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) enum Structure {
+pub(crate) enum Structure {
     Header,
     ActiveL1,
     ActiveL2,
@@ -51,7 +51,7 @@ impl Structure {
     }
 
     /// What messages call it.
-    pub(super) fn name(self) -> &'static str {
+    pub(crate) fn name(self) -> &'static str {
         NAMES[self as usize]
     }
 
@@ -62,54 +62,54 @@ impl Structure {
 
 /// Which structures are looked after.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub(super) struct Watched(Kinds);
+pub(crate) struct Watched(Kinds);
 
 impl Watched {
-    pub(super) fn set(&mut self, structure: Structure, on: bool) {
+    pub(crate) fn set(&mut self, structure: Structure, on: bool) {
         self.0 = if on { self.0 | structure.bit() } else { self.0 & !structure.bit() };
     }
 
-    pub(super) fn has(self, structure: Structure) -> bool {
+    pub(crate) fn has(self, structure: Structure) -> bool {
         self.0 & structure.bit() != 0
     }
 }
 
 /// Where they are.
-pub(super) struct Structures {
+pub(crate) struct Structures {
     watched: Watched,
     clusters: BTreeMap<u64, Kinds>,
     clash: Option<Overlap>,
 }
 
 /// A cluster that is a structure, and the name of that.
-pub(super) type Overlap = (u64, &'static str);
+pub(crate) type Overlap = (u64, &'static str);
 
 impl Structures {
-    pub(super) fn new(watched: Watched) -> Self {
+    pub(crate) fn new(watched: Watched) -> Self {
         Self { watched, clusters: BTreeMap::new(), clash: None }
     }
 
     /// Which are looked after.
-    pub(super) fn watched(&self) -> Watched {
+    pub(crate) fn watched(&self) -> Watched {
         self.watched
     }
 
     /// These clusters hold that.
-    pub(super) fn add(&mut self, structure: Structure, run: Run) {
+    pub(crate) fn add(&mut self, structure: Structure, run: Run) {
         if self.watched.has(structure) {
             self.note(structure.bit(), run);
         }
     }
 
     /// A table has come to these clusters, in an image in use.
-    pub(super) fn moved_to(&mut self, structure: Structure, run: Run) {
+    pub(crate) fn moved_to(&mut self, structure: Structure, run: Run) {
         if !sabotage::broken(Rule::MovedTables) {
             self.add(structure, run);
         }
     }
 
     /// These hold an active L2 table; `own` says whether it is written in place.
-    pub(super) fn add_l2(&mut self, own: bool, run: Run) {
+    pub(crate) fn add_l2(&mut self, own: bool, run: Run) {
         if self.watched.has(Structure::ActiveL2) {
             self.note(Structure::ActiveL2.bit() | if own { OWN } else { 0 }, run);
         }
@@ -126,19 +126,19 @@ impl Structures {
     }
 
     /// This cluster is free now.
-    pub(super) fn forget(&mut self, cluster: u64) {
+    pub(crate) fn forget(&mut self, cluster: u64) {
         self.clusters.remove(&cluster);
     }
 
     /// The first structure that lies in a run.
-    pub(super) fn overlap(&self, run: Run) -> Option<Overlap> {
+    pub(crate) fn overlap(&self, run: Run) -> Option<Overlap> {
         let end = run.first.saturating_add(run.count);
         let (cluster, kinds) = self.clusters.range(run.first..end).next()?;
         Some((*cluster, Structure::first_of(*kinds)))
     }
 
     /// A cluster that was two structures when the image was opened.
-    pub(super) fn clash(&self) -> Option<Overlap> {
+    pub(crate) fn clash(&self) -> Option<Overlap> {
         self.clash
     }
 }

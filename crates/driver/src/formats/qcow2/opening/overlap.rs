@@ -7,7 +7,7 @@ use serde::Deserialize;
 use serde::de::value::MapAccessDeserializer;
 use serde::de::{Deserializer, MapAccess, Visitor};
 
-use super::structures::{Structure, Watched};
+use super::super::space::structures::{Structure, Watched};
 
 /// The templates, by name, and how many of [`ORDER`] each watches from the front.
 const TEMPLATES: [(&str, usize); 4] = [("none", 0), ("constant", 5), ("cached", 8), ("all", 9)];
@@ -44,11 +44,11 @@ struct Choice {
 
 /// The option as it was given.
 #[derive(Debug, Default)]
-pub(super) struct OverlapCheck(Choice);
+pub(crate) struct OverlapCheck(Choice);
 
 impl OverlapCheck {
     /// Which structures are watched. `Invalid` for a template that there is not.
-    pub(super) fn watched(&self) -> Result<Watched> {
+    pub(crate) fn watched(&self) -> Result<Watched> {
         let choice = &self.0;
         let template = choice.template.as_deref().unwrap_or(DEFAULT);
         let Some((_, count)) = TEMPLATES.iter().find(|(name, _)| *name == template) else {

@@ -13,10 +13,10 @@ use flow::{Flags, Next, Op, Preallocation, Request};
 use io::Lease;
 use qcow2::{Entry, NewEntry, Parts};
 
+use super::super::image::Image;
+use super::super::space::freed::Why;
 use super::allocate::Room;
 use super::books::Pin;
-use super::freed::Why;
-use super::image::Image;
 
 /// Most bytes that get their place in one go.
 const PIECE: u64 = 64 << 20;
@@ -25,7 +25,7 @@ const ZEROES: u64 = 1 << 20;
 
 impl Image {
     /// Gives each cluster of `range` that has none its place, and makes room there.
-    pub(super) async fn reserve(
+    pub(crate) async fn reserve(
         self: &Arc<Self>,
         range: ByteRange,
         how: Preallocation,

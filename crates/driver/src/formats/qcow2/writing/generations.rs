@@ -12,27 +12,27 @@ const REGION: u64 = 2 << 20;
 const MOST: u64 = 1 << 20;
 
 /// The generations of one image.
-pub(super) struct Generations(Box<[AtomicU32]>);
+pub(crate) struct Generations(Box<[AtomicU32]>);
 
 impl Generations {
     /// For a disk of `size` bytes.
-    pub(super) fn new(size: u64) -> Self {
+    pub(crate) fn new(size: u64) -> Self {
         let wanted = size.div_ceil(REGION).clamp(1, MOST);
         Self((0..wanted).map(|_| AtomicU32::new(0)).collect())
     }
 
     /// That of the region around `offset`.
-    pub(super) fn of(&self, offset: u64) -> &AtomicU32 {
+    pub(crate) fn of(&self, offset: u64) -> &AtomicU32 {
         &self.0[(offset / REGION % self.0.len() as u64) as usize]
     }
 
     /// Tells all who remember mappings.
-    pub(super) fn bump_all(&self) {
+    pub(crate) fn bump_all(&self) {
         self.0.iter().for_each(|generation| _ = generation.fetch_add(1, SeqCst));
     }
 
     /// Tells those who remember mappings of `range` that they are old.
-    pub(super) fn bump(&self, range: ByteRange) {
+    pub(crate) fn bump(&self, range: ByteRange) {
         let regions = Alignment::new(REGION).unwrap_or_default().around(range);
         let count = (regions.len() / REGION).min(self.0.len() as u64);
         for at in 0..count {

@@ -12,9 +12,9 @@ use block::{ByteRange, Result};
 use flow::{Reclaim, Tag};
 use qcow2::{Entry, Geometry, L2Slice, SliceAddress};
 
-use super::freed::{Freed, Passes, Why};
-use super::refcounts::{NewTables, Refcounts, Run};
-use super::slices::Slices;
+use super::super::slices::Slices;
+use super::super::space::freed::{Freed, Passes, Why};
+use super::super::space::refcounts::{NewTables, Refcounts, Run};
 
 /// Runs of dropped clusters that wait; with more a flush begins by itself. Some MiB of memory.
 const FREED_HIGH: usize = 1 << 16;
@@ -22,26 +22,26 @@ const FREED_HIGH: usize = 1 << 16;
 /// How much may wait to be made durable; at half of it a flush begins by itself. Refcount blocks have a bound of their
 /// own.
 #[derive(Clone, Copy)]
-pub(super) struct Bounds {
+pub(crate) struct Bounds {
     /// Slices of L2 tables.
-    pub(super) slices: usize,
+    pub(crate) slices: usize,
     /// Bytes of data that are mapped.
-    pub(super) data: u64,
+    pub(crate) data: u64,
 }
 
 /// The lock.
-pub(super) struct Locked(Mutex<Books>);
+pub(crate) struct Locked(Mutex<Books>);
 
 /// What is under it.
-pub(super) struct Books {
-    pub(super) refcounts: Refcounts,
-    pub(super) freed: Freed,
+pub(crate) struct Books {
+    pub(crate) refcounts: Refcounts,
+    pub(crate) freed: Freed,
     /// Slices by the first guest byte that they map.
     pinned: BTreeMap<u64, Pinned>,
     dirty: usize,
     bounds: Bounds,
     /// Pieces of the L1 table that are not durable.
-    pub(super) l1_dirty: BTreeSet<usize>,
+    pub(crate) l1_dirty: BTreeSet<usize>,
     fresh: u64,
     flushing: u64,
     /// Clusters in front are not handed out before who entered then has left.
@@ -56,14 +56,14 @@ struct Pinned {
 }
 
 /// What a flush is about: what was not durable when it began.
-pub(super) struct Taken {
-    pub(super) number: u64,
-    pub(super) slices: Vec<Arc<L2Slice>>,
-    pub(super) l1: Vec<usize>,
+pub(crate) struct Taken {
+    pub(crate) number: u64,
+    pub(crate) slices: Vec<Arc<L2Slice>>,
+    pub(crate) l1: Vec<usize>,
 }
 
 impl Locked {
-    pub(super) fn new(refcounts: Refcounts, passes: Passes, bounds: Bounds) -> Arc<Self> {
+    pub(crate) fn new(refcounts: Refcounts, passes: Passes, bounds: Bounds) -> Arc<Self> {
         Arc::new(Self(Mutex::new(Books {
             refcounts,
             freed: Freed::new(passes),
@@ -77,13 +77,13 @@ impl Locked {
         })))
     }
 
-    pub(super) fn lock(&self) -> MutexGuard<'_, Books> {
+    pub(crate) fn lock(&self) -> MutexGuard<'_, Books> {
         // The books are consistent between any two statements that hold them.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Pins a slice that is in memory, in the cache or here.
-    pub(super) fn pin(self: &Arc<Self>, address: SliceAddress, cache: &Slices) -> Option<Pin> {
+    pub(crate) fn pin(self: &Arc<Self>, address: SliceAddress, cache: &Slices) -> Option<Pin> {
         let mut books = self.lock();
         let slice = match books.pinned.get_mut(&address.first_guest) {
             Some(pinned) => {
@@ -103,7 +103,7 @@ impl Locked {
 
     /// Puts a slice into the cache: the one that is pinned, if there is one, else what `read` was if that is `current`
     /// still; answers whether there was any.
-    pub(super) fn cache(
+    pub(crate) fn cache(
         &self,
         address: SliceAddress,
         (cache, geometry): (&Slices, &Geometry),
@@ -143,7 +143,7 @@ impl Books {
     }
 
     /// What an entry that is to be changed refers to in the image file holds its bytes, and no structure.
-    pub(super) fn check_hosts(&self, entry: &Entry) -> Result<()> {
+    pub(crate) fn check_hosts(&self, entry: &Entry) -> Result<()> {
         let run = match entry {
             Entry::Plain { host: Some(host), .. } => Run { first: *host, count: 1 },
             Entry::Compressed { hosts } => Run { first: hosts.start, count: hosts.end - hosts.start },
@@ -156,7 +156,7 @@ impl Books {
     }
 
     /// Notes that a pinned slice differs from the file.
-    pub(super) fn mark(&mut self, slice: &L2Slice) {
+    pub(crate) fn mark(&mut self, slice: &L2Slice) {
         if let Some(pinned) = self.pinned.get_mut(&slice.address().first_guest) {
             self.dirty += usize::from(!pinned.dirty);
             pinned.dirty = true;
@@ -164,30 +164,30 @@ impl Books {
     }
 
     /// Whether any slice of these guest bytes is pinned.
-    pub(super) fn is_pinned(&self, guest: ByteRange) -> bool {
+    pub(crate) fn is_pinned(&self, guest: ByteRange) -> bool {
         self.pinned.range(guest.start()..guest.end()).next().is_some()
     }
 
     /// Notes bytes of data that were mapped.
-    pub(super) fn mapped(&mut self, bytes: u64) {
+    pub(crate) fn mapped(&mut self, bytes: u64) {
         self.fresh += bytes;
     }
 
     /// Dropped from the tables just now; generations are bumped.
-    pub(super) fn retire(&mut self, runs: Vec<Run>, why: Why, reclaim: &Reclaim) {
+    pub(crate) fn retire(&mut self, runs: Vec<Run>, why: Why, reclaim: &Reclaim) {
         let Self { refcounts, freed, .. } = self;
         freed.retire(runs.into_iter().flat_map(|run| refcounts.by_block(run)), why, reclaim);
     }
 
     /// Taken, and nothing refers to it.
-    pub(super) fn abandon(&mut self, run: Run) {
+    pub(crate) fn abandon(&mut self, run: Run) {
         let Self { refcounts, freed, .. } = self;
         freed.abandon(refcounts.by_block(run));
     }
 
     /// Frees what may be free. What is to lose its bytes in the file first is added to `holes`, for [`Books::punched`];
     /// without that it waits.
-    pub(super) fn settle(
+    pub(crate) fn settle(
         &mut self,
         reclaim: &Reclaim,
         seen: bool,
@@ -211,7 +211,7 @@ impl Books {
     }
 
     /// What would be freed next stays counted for ever, if it is that refcount block that cannot be read.
-    pub(super) fn leak_in(&mut self, block: u64, reclaim: &Reclaim, seen: bool) {
+    pub(crate) fn leak_in(&mut self, block: u64, reclaim: &Reclaim, seen: bool) {
         let per_block = self.refcounts.per_block();
         if self.freed.next(reclaim, seen).is_some_and(|(run, _)| run.first / per_block == block) {
             self.freed.done();
@@ -219,12 +219,12 @@ impl Books {
     }
 
     /// A run has lost its bytes in the file, and is free; answers the refcount block that has to be loaded first.
-    pub(super) fn punched(&mut self, run: Run) -> Settled {
+    pub(crate) fn punched(&mut self, run: Run) -> Settled {
         self.refcounts.release(run, false).map_or_else(Settled::Load, |_| Settled::All)
     }
 
     /// Whether writers have to wait for a flush, and whether it is time to begin one.
-    pub(super) fn pressure(&self) -> Pressure {
+    pub(crate) fn pressure(&self) -> Pressure {
         let Bounds { slices, data } = self.bounds;
         // A flush begins when all that are kept have changed.
         let (blocks, blocks_max) = (self.refcounts.dirty_blocks(), 2 * self.refcounts.blocks_max());
@@ -242,19 +242,19 @@ impl Books {
     }
 
     /// Whether clusters that are in use now may be free soon.
-    pub(super) fn is_waiting(&self) -> bool {
+    pub(crate) fn is_waiting(&self) -> bool {
         self.freed.waiting() > 0 || self.aside.is_some()
     }
 
     /// The header points to other tables, which are all on disk. What the old ones referred to may still be read: none
     /// of it is handed out before those of `reclaim` have left who may do so.
-    pub(super) fn switch(&mut self, tables: NewTables, reclaim: &Reclaim) {
+    pub(crate) fn switch(&mut self, tables: NewTables, reclaim: &Reclaim) {
         self.refcounts.switch(tables);
         self.aside = Some(reclaim.tag());
     }
 
     /// Takes what a flush is about.
-    pub(super) fn begin_flush(&mut self) -> Taken {
+    pub(crate) fn begin_flush(&mut self) -> Taken {
         let mut slices = Vec::with_capacity(self.dirty);
         for pinned in self.pinned.values_mut().filter(|pinned| pinned.dirty) {
             (pinned.dirty, pinned.writing) = (false, true);
@@ -266,7 +266,7 @@ impl Books {
     }
 
     /// It has ended; if not well, all of it is still to be made durable.
-    pub(super) fn end_flush(&mut self, taken: &Taken, well: bool) {
+    pub(crate) fn end_flush(&mut self, taken: &Taken, well: bool) {
         for slice in &taken.slices {
             let number = slice.address().first_guest;
             let Some(pinned) = self.pinned.get_mut(&number) else { continue };
@@ -288,7 +288,7 @@ impl Books {
     }
 
     /// Whether all is as in the file, and nobody is about to change that.
-    pub(super) fn is_clean(&self) -> bool {
+    pub(crate) fn is_clean(&self) -> bool {
         self.pinned.is_empty() && self.l1_dirty.is_empty()
     }
 
@@ -302,7 +302,7 @@ impl Books {
 
 /// How far freeing has got.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) enum Settled {
+pub(crate) enum Settled {
     /// This refcount block has to be loaded first.
     Load(u64),
     /// Nothing more may be free.
@@ -311,16 +311,16 @@ pub(super) enum Settled {
 
 /// How much is not durable yet.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) enum Pressure {
+pub(crate) enum Pressure {
     Low,
     High,
     Full,
 }
 
 /// A slice that stays in memory.
-pub(super) struct Pin {
+pub(crate) struct Pin {
     books: Arc<Locked>,
-    pub(super) slice: Arc<L2Slice>,
+    pub(crate) slice: Arc<L2Slice>,
 }
 
 impl Clone for Pin {

@@ -15,25 +15,25 @@ use flow::{Next, Prepared, RangeGuard};
 use io::Lease;
 use qcow2::{DATA_FILE_CHILD, Entry, NewEntry, Parts};
 
+use super::super::image::Image;
+use super::super::space::freed::Why;
 use super::allocate::Room;
 use super::books::{Pin, Pressure};
-use super::freed::Why;
-use super::image::Image;
 
 /// Most bytes prepared at a time.
 const ROOM_MAX: u64 = 2 << 20;
 
 /// Room for new bytes.
-pub(super) struct Placed {
+pub(crate) struct Placed {
     /// Which guest bytes: whole subclusters, clipped to the virtual size.
-    pub(super) guest: ByteRange,
+    pub(crate) guest: ByteRange,
     /// Where the first of them goes in the child that holds guest data.
-    pub(super) offset: u64,
-    pub(super) token: Arc<Token>,
+    pub(crate) offset: u64,
+    pub(crate) token: Arc<Token>,
 }
 
 /// What commit needs. Travels with the buffers that are written.
-pub(super) struct Token {
+pub(crate) struct Token {
     pin: Pin,
     first_host: u64,
     /// The new clusters, if they are.
@@ -60,21 +60,21 @@ struct Wanted {
 }
 
 impl Image {
-    pub(super) fn cluster(&self) -> Alignment {
+    pub(crate) fn cluster(&self) -> Alignment {
         Alignment::new(self.geometry.cluster_size()).unwrap_or_default()
     }
 
-    pub(super) fn subcluster(&self) -> Alignment {
+    pub(crate) fn subcluster(&self) -> Alignment {
         Alignment::new(self.geometry.subcluster_size()).unwrap_or_default()
     }
 
     /// Whether guest data lies in a file of its own.
-    pub(super) fn is_apart(&self) -> bool {
+    pub(crate) fn is_apart(&self) -> bool {
         self.geometry.data_child() == DATA_FILE_CHILD
     }
 
     /// Room for the first bytes of `range`; `None` when the first can be written in place by now.
-    pub(super) async fn make_room(
+    pub(crate) async fn make_room(
         self: &Arc<Self>,
         range: ByteRange,
         next: Next<'_>,
@@ -87,7 +87,7 @@ impl Image {
     }
 
     /// The same in a slice that is pinned.
-    pub(super) async fn place(
+    pub(crate) async fn place(
         self: &Arc<Self>,
         pin: &Pin,
         range: ByteRange,
@@ -183,20 +183,20 @@ impl Image {
     }
 
     /// Whether what was prepared reads as zeros where nobody has written yet.
-    pub(super) fn is_clean(prepared: &Prepared) -> bool {
+    pub(crate) fn is_clean(prepared: &Prepared) -> bool {
         let token = prepared.token.downcast_ref::<Arc<Token>>();
         token.and_then(|token| token.room.as_ref()).is_some_and(|room| room.clean)
     }
 
     /// Maps what was prepared.
-    pub(super) fn map_room(self: &Arc<Self>, prepared: Prepared, next: Next<'_>) -> Result<()> {
+    pub(crate) fn map_room(self: &Arc<Self>, prepared: Prepared, next: Next<'_>) -> Result<()> {
         let foreign = |_| BlockError::new(ErrorKind::Invalid, "what was prepared belongs to another format");
         let token = prepared.token.downcast::<Arc<Token>>().map_err(foreign)?;
         self.map_placed(&token, prepared.guest, next)
     }
 
     /// Maps `guest`, which has been written to the room of `token`.
-    pub(super) fn map_placed(
+    pub(crate) fn map_placed(
         self: &Arc<Self>,
         token: &Token,
         guest: ByteRange,
@@ -229,7 +229,7 @@ impl Image {
     }
 
     /// Writes to room that is not mapped yet.
-    pub(super) async fn write_placed(
+    pub(crate) async fn write_placed(
         &self,
         at: u64,
         mut bytes: Lease,

@@ -6,9 +6,9 @@ use block::{BlockError, ErrorKind, Result};
 use qcow2::{Geometry, Header, Version};
 use serde::Deserialize;
 
-use super::freed::Passes;
+use super::super::space::freed::Passes;
+use super::super::space::structures::Watched;
 use super::overlap::OverlapCheck;
-use super::structures::Watched;
 use super::validate::Validation;
 
 /// Memory for L2 tables unless the options say otherwise, in bytes (QEMU's default).
@@ -33,15 +33,15 @@ pub struct Options {
     refcount_cache_size: Option<u64>,
     /// Who opens the image writes nothing to it but what its backing image reads as: what its header says of its
     /// source stays valid (`docs/formats/cache.md`).
-    pub(super) keep_identity: bool,
+    pub(crate) keep_identity: bool,
     /// It is opened to be checked, or repaired, and for nothing else: whatever its tables hold, it opens.
-    pub(super) check_only: bool,
+    pub(crate) check_only: bool,
     /// It is opened to save what is left of it: what tables say is taken for what can be made of it.
-    pub(super) salvage: bool,
+    pub(crate) salvage: bool,
     /// What becomes of it where its backing file has changed since it was made over it; default `warn`.
-    pub(super) backing_validation: Validation,
+    pub(crate) backing_validation: Validation,
     /// Id or name of the internal snapshot that is read in place of the present state.
-    pub(super) snapshot: Option<String>,
+    pub(crate) snapshot: Option<String>,
     /// Whether it is marked dirty while it is changed; default: what its header says.
     lazy_refcounts: Option<bool>,
     /// Which structures of the image nothing else is written over; default `cached`.
@@ -61,7 +61,7 @@ pub struct Options {
 
 impl Options {
     /// The geometry of the image with slices as long as the options say.
-    pub(super) fn geometry(&self, header: &Header) -> Result<Geometry> {
+    pub(crate) fn geometry(&self, header: &Header) -> Result<Geometry> {
         let geometry = match self.salvage {
             true => Geometry::new(header).salvaging(),
             false => Geometry::new(header),
@@ -78,7 +78,7 @@ impl Options {
     }
 
     /// Most bytes of memory for L2 tables.
-    pub(super) fn l2_budget(&self) -> Result<u64> {
+    pub(crate) fn l2_budget(&self) -> Result<u64> {
         let (l2, refcounts, all) = (self.l2_cache_size, self.refcount_cache_size, self.cache_size);
         let more = |part: Option<u64>| part.zip(all).is_some_and(|(part, all)| part > all);
         if l2.is_some() && refcounts.is_some() && all.is_some() {
@@ -96,7 +96,7 @@ impl Options {
     }
 
     /// Whose clusters are given back to the file; `unmap` says whether discards are passed on.
-    pub(super) fn passes(&self, unmap: bool) -> Passes {
+    pub(crate) fn passes(&self, unmap: bool) -> Passes {
         Passes {
             request: self.pass_discard_request.unwrap_or(unmap),
             other: self.pass_discard_other.unwrap_or(false),
@@ -105,7 +105,7 @@ impl Options {
     }
 
     /// Whether what is discarded keeps its cluster: where entries can say that it reads as zeros.
-    pub(super) fn keeps_discarded(&self, geometry: &Geometry) -> Result<bool> {
+    pub(crate) fn keeps_discarded(&self, geometry: &Geometry) -> Result<bool> {
         match self.discard_no_unref && !geometry.has_zeros() {
             true => Err(invalid("discard-no-unref is only supported since qcow2 version 3".to_owned())),
             false => Ok(self.discard_no_unref),
@@ -113,7 +113,7 @@ impl Options {
     }
 
     /// Whether the image is marked dirty while it is changed.
-    pub(super) fn lazy(&self, header: &Header) -> Result<bool> {
+    pub(crate) fn lazy(&self, header: &Header) -> Result<bool> {
         let lazy = self.lazy_refcounts.unwrap_or(header.features.lazy_refcounts());
         match lazy && header.version == Version::V2 {
             true => Err(invalid(
@@ -124,17 +124,17 @@ impl Options {
     }
 
     /// How long tables stay in memory that nobody looks at.
-    pub(super) fn clean_interval(&self) -> Option<Duration> {
+    pub(crate) fn clean_interval(&self) -> Option<Duration> {
         self.cache_clean_interval.filter(|seconds| *seconds > 0).map(Duration::from_secs)
     }
 
     /// Which structures of the image nothing else is written over.
-    pub(super) fn watched(&self) -> Result<Watched> {
+    pub(crate) fn watched(&self) -> Result<Watched> {
         self.overlap_check.watched()
     }
 
     /// Most bytes of memory for refcount blocks.
-    pub(super) fn refcount_budget(&self) -> u64 {
+    pub(crate) fn refcount_budget(&self) -> u64 {
         self.refcount_cache_size.unwrap_or(REFCOUNT_CACHE)
     }
 }

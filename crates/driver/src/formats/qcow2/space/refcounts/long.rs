@@ -22,7 +22,7 @@ struct Plan {
 
 impl Refcounts {
     /// Takes `count` clusters in one run, none at or beyond `end`.
-    pub(in super::super) fn take_behind(&mut self, count: u64, end: u64) -> Result<Took> {
+    pub(crate) fn take_behind(&mut self, count: u64, end: u64) -> Result<Took> {
         match self.extend(count, end)? {
             Some(run) => Ok(self.hand_out(run)),
             None => Ok(Took::Full),
@@ -30,7 +30,7 @@ impl Refcounts {
     }
 
     /// Makes the table longer, in new clusters behind all that it accounts for.
-    pub(super) fn grow(&mut self, end: u64) -> Result<()> {
+    pub(crate) fn grow(&mut self, end: u64) -> Result<()> {
         match self.extend(0, end)? {
             Some(_) => Ok(()),
             None => Err(table_full()),
@@ -88,7 +88,7 @@ impl Refcounts {
     }
 
     /// That block counts from now on; all of it has to be written.
-    pub(super) fn place_block(&mut self, block: u64, cluster: u64, counts: RefcountBlock) {
+    pub(crate) fn place_block(&mut self, block: u64, cluster: u64, counts: RefcountBlock) {
         self.set_entry(block, cluster << self.cluster_bits);
         self.insert(block, counts);
         // Nobody knows what is there.
@@ -98,7 +98,7 @@ impl Refcounts {
 
 /// Its table can have no more entries.
 #[cold]
-pub(in super::super) fn table_full() -> BlockError {
+pub(crate) fn table_full() -> BlockError {
     BlockError::new(
         ErrorKind::NoSpace,
         "its refcount table is full and cannot grow: convert the image to one with larger clusters",

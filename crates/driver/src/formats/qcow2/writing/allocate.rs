@@ -10,9 +10,9 @@ use futures_util::{StreamExt, stream};
 use io::Lease;
 use qcow2::FILE_CHILD;
 
+use super::super::image::Image;
+use super::super::space::refcounts::{Refcounts, Run, Took};
 use super::books::{Books, Locked, Settled};
-use super::image::Image;
-use super::refcounts::{Refcounts, Run, Took};
 
 /// How often a file that cannot grow is looked through again after a flush, for what readers have left meanwhile.
 const PATIENCE: u32 = 100;
@@ -24,17 +24,17 @@ const PAUSE: Duration = Duration::from_millis(1);
 
 /// Clusters that are counted and that nothing points to, yet or any more. Dropped unless they are kept, they are given
 /// back.
-pub(super) struct Room {
-    pub(super) run: Run,
+pub(crate) struct Room {
+    pub(crate) run: Run,
     /// It reads as zeros where nobody has written yet.
-    pub(super) clean: bool,
+    pub(crate) clean: bool,
     books: Arc<Locked>,
     kept: AtomicBool,
 }
 
 impl Room {
     /// Notes that somebody else sees to them: a table points here now, or they are free.
-    pub(super) fn keep(&self) {
+    pub(crate) fn keep(&self) {
         self.kept.store(true, Ordering::SeqCst);
     }
 }
@@ -70,13 +70,13 @@ impl Drop for Holes {
 
 impl Image {
     /// Takes up to `count` clusters in one run.
-    pub(super) async fn take(self: &Arc<Self>, count: u64, next: Next<'_>) -> Result<Arc<Room>> {
+    pub(crate) async fn take(self: &Arc<Self>, count: u64, next: Next<'_>) -> Result<Arc<Room>> {
         self.take_as(next, |refcounts, end| refcounts.take(count, end)).await
     }
 
     /// Takes `count` clusters that lie together. Runs that are too short are held until one is long enough; else the
     /// file gets longer.
-    pub(super) async fn take_together(self: &Arc<Self>, count: u64, next: Next<'_>) -> Result<Arc<Room>> {
+    pub(crate) async fn take_together(self: &Arc<Self>, count: u64, next: Next<'_>) -> Result<Arc<Room>> {
         let fits_a_block = count < self.writer()?.books.lock().refcounts.per_block();
         let (tries, mut short) = (if fits_a_block { TRIES } else { 0 }, Vec::new());
         while short.len() < tries {
@@ -90,7 +90,7 @@ impl Image {
     }
 
     /// Takes `len` bytes, at most a cluster, for compressed data; answers where they begin.
-    pub(super) async fn take_bytes(self: &Arc<Self>, len: u64, next: Next<'_>) -> Result<(u64, Arc<Room>)> {
+    pub(crate) async fn take_bytes(self: &Arc<Self>, len: u64, next: Next<'_>) -> Result<(u64, Arc<Room>)> {
         let (mut at, most) = (0, self.geometry.compressed_end() >> self.geometry.cluster_bits());
         let pack = |refcounts: &mut Refcounts, end: u64| {
             let (took, offset) = refcounts.pack(len, end.min(most))?;
@@ -163,7 +163,7 @@ impl Image {
 
     /// Frees what nobody can see any more, and gives the bytes that are wanted no more back to the file. They are
     /// counted until then, so that nobody writes there meanwhile.
-    pub(super) async fn settle_all(self: &Arc<Self>, next: Next<'_>) {
+    pub(crate) async fn settle_all(self: &Arc<Self>, next: Next<'_>) {
         let Some(writer) = &self.writer else { return };
         let mut holes = Holes { books: writer.books.clone(), runs: Vec::new() };
         self.free(Some(&mut holes.runs), next).await;
@@ -215,7 +215,7 @@ impl Image {
     }
 
     /// Reads a refcount block, unless it is here.
-    pub(super) async fn load_block(&self, block: u64, next: Next<'_>) -> Result<()> {
+    pub(crate) async fn load_block(&self, block: u64, next: Next<'_>) -> Result<()> {
         let writer = self.writer()?;
         let _alone = writer.block_loads.exclusive(ByteRange::new(block, 1)).await;
         let file_len = next.size(FILE_CHILD)?;
@@ -230,7 +230,7 @@ impl Image {
 }
 
 #[cold]
-pub(super) fn full() -> BlockError {
+pub(crate) fn full() -> BlockError {
     let context =
         "no free cluster is left in its file, which cannot grow: discard something or give it a larger one";
     BlockError::new(ErrorKind::NoSpace, context)

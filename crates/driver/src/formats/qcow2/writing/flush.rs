@@ -30,9 +30,9 @@ use io::Lease;
 use io::sync::{Notify, oneshot};
 use qcow2::{DATA_FILE_CHILD, FILE_CHILD, HeaderEdit, L2Slice};
 
+use super::super::image::Image;
+use super::super::space::refcounts::TableWrite;
 use super::books::{Locked, Pressure, Taken};
-use super::image::Image;
-use super::refcounts::TableWrite;
 use super::writer::{Turn, stopped};
 
 /// Writes of tables that are under way at a time.
@@ -40,7 +40,7 @@ const WRITES_MAX: usize = 16;
 
 /// Who waits for a flush.
 #[derive(Default)]
-pub(super) struct Flushes {
+pub(crate) struct Flushes {
     queue: Mutex<Queue>,
     /// One has ended.
     ended: Notify,
@@ -168,14 +168,14 @@ fn again(error: &BlockError) -> BlockError {
 
 impl Image {
     /// Makes all that was acknowledged before durable.
-    pub(super) async fn flush(self: &Arc<Self>, next: Next<'_>) -> Result<()> {
+    pub(crate) async fn flush(self: &Arc<Self>, next: Next<'_>) -> Result<()> {
         let (tell, told) = oneshot::channel();
         self.ask_for_flush(Some(tell), next)?;
         told.await.map_err(|_| stopped())?
     }
 
     /// Begins a flush that nobody waits for, unless one is under way.
-    pub(super) fn begin_flush(self: &Arc<Self>, next: Next<'_>) {
+    pub(crate) fn begin_flush(self: &Arc<Self>, next: Next<'_>) {
         let busy = self.writer.as_ref().is_none_or(|writer| writer.flushes.is_busy());
         if !busy {
             // It cannot fail: there is a writer.
@@ -184,7 +184,7 @@ impl Image {
     }
 
     /// Waits while too much is not durable.
-    pub(super) async fn wait_for_flush(self: &Arc<Self>, next: Next<'_>) -> Result<()> {
+    pub(crate) async fn wait_for_flush(self: &Arc<Self>, next: Next<'_>) -> Result<()> {
         let writer = self.writer()?;
         loop {
             let ended = writer.flushes.ended.notified();
@@ -225,7 +225,7 @@ impl Image {
     }
 
     /// One flush, from what there is now.
-    pub(super) async fn flush_once(self: &Arc<Self>, turn: &Turn, next: Next<'_>) -> Result<()> {
+    pub(crate) async fn flush_once(self: &Arc<Self>, turn: &Turn, next: Next<'_>) -> Result<()> {
         let writer = self.writer()?;
         self.settle_all(next).await;
         let mut flush =
@@ -313,7 +313,7 @@ impl Image {
     }
 
     /// Writes a piece of a table. The turn lasts until it has landed, whatever becomes of us.
-    pub(super) async fn write_table(
+    pub(crate) async fn write_table(
         &self,
         at: u64,
         mut bytes: Lease,
@@ -325,7 +325,7 @@ impl Image {
     }
 
     /// Makes durable what was written so far; `rule` is what breaks without.
-    pub(super) async fn barrier(&self, rule: Rule, next: Next<'_>) -> Result<()> {
+    pub(crate) async fn barrier(&self, rule: Rule, next: Next<'_>) -> Result<()> {
         self.barrier_of(FILE_CHILD, rule, next).await
     }
 

@@ -4,13 +4,13 @@
 
 use block::{BlockError, ByteRange, Result};
 
-use super::super::corruption::Corruption;
+use super::super::super::corruption::Corruption;
 use super::super::structures::Structure;
 use super::{Refcounts, Run};
 
 impl Refcounts {
     /// An error where counters say that clusters are free which cannot be.
-    pub(in super::super) fn check_free(&self, run: Run) -> Result<()> {
+    pub(crate) fn check_free(&self, run: Run) -> Result<()> {
         let overlaps =
             |other: Run| run.first < other.first + other.count && other.first < run.first + run.count;
         let reserved = [
@@ -33,7 +33,7 @@ impl Refcounts {
     }
 
     /// The error of who would write to a cluster which is that.
-    pub(in super::super) fn overlap(&self, cluster: u64, what: &str) -> BlockError {
+    pub(crate) fn overlap(&self, cluster: u64, what: &str) -> BlockError {
         Corruption::overlap(self.bytes_of(cluster), what).error()
     }
 
@@ -42,13 +42,13 @@ impl Refcounts {
     }
 
     #[cold]
-    pub(super) fn note_free_twice(&mut self, cluster: u64) {
+    pub(crate) fn note_free_twice(&mut self, cluster: u64) {
         let range = self.bytes_of(cluster);
         self.lie.get_or_insert_with(|| Corruption::free_twice(range));
     }
 
     /// What was found wrong while clusters were freed, once.
-    pub(in super::super) fn take_lie(&mut self) -> Option<Corruption> {
+    pub(crate) fn take_lie(&mut self) -> Option<Corruption> {
         self.lie.take()
     }
 }

@@ -15,7 +15,7 @@ use super::refcounts::Run;
 
 /// Why a cluster was dropped.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) enum Why {
+pub(crate) enum Why {
     /// A client has discarded it, or zeroed it and let its storage go.
     Request,
     /// Something else has taken its place.
@@ -26,11 +26,11 @@ pub(super) enum Why {
 
 /// Whose clusters are given back to the file (`pass-discard-*`).
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) struct Passes {
-    pub(super) request: bool,
-    pub(super) other: bool,
+pub(crate) struct Passes {
+    pub(crate) request: bool,
+    pub(crate) other: bool,
     /// What a change of snapshots leaves: see `snapshots/give_back.rs`.
-    pub(super) snapshot: bool,
+    pub(crate) snapshot: bool,
 }
 
 impl Passes {
@@ -44,7 +44,7 @@ impl Passes {
 }
 
 /// What waits to be free.
-pub(super) struct Freed {
+pub(crate) struct Freed {
     passes: Passes,
     dropped: VecDeque<Dropped>,
     abandoned: Vec<Run>,
@@ -63,12 +63,12 @@ struct Dropped {
 }
 
 impl Freed {
-    pub(super) fn new(passes: Passes) -> Self {
+    pub(crate) fn new(passes: Passes) -> Self {
         Self { passes, dropped: VecDeque::new(), abandoned: Vec::new(), begun: 0, durable: 0 }
     }
 
     /// Dropped just now; generations are bumped. Runs lie in one refcount block each.
-    pub(super) fn retire(&mut self, runs: impl Iterator<Item = Run>, why: Why, reclaim: &Reclaim) {
+    pub(crate) fn retire(&mut self, runs: impl Iterator<Item = Run>, why: Why, reclaim: &Reclaim) {
         let mut runs = runs.peekable();
         if runs.peek().is_none() {
             return;
@@ -79,13 +79,13 @@ impl Freed {
     }
 
     /// Never mapped, or not by anything that counts any more.
-    pub(super) fn abandon(&mut self, runs: impl Iterator<Item = Run>) {
+    pub(crate) fn abandon(&mut self, runs: impl Iterator<Item = Run>) {
         self.abandoned.extend(runs);
     }
 
     /// The next run that may be free, and whether its bytes in the file go; `seen` says whether others than those of
     /// `reclaim` may see what was dropped.
-    pub(super) fn next(&self, reclaim: &Reclaim, seen: bool) -> Option<(Run, bool)> {
+    pub(crate) fn next(&self, reclaim: &Reclaim, seen: bool) -> Option<(Run, bool)> {
         if let Some(run) = self.abandoned.last() {
             return Some((*run, self.passes.other));
         }
@@ -95,31 +95,31 @@ impl Freed {
     }
 
     /// That run is dealt with.
-    pub(super) fn done(&mut self) {
+    pub(crate) fn done(&mut self) {
         if self.abandoned.pop().is_none() {
             self.dropped.pop_front();
         }
     }
 
     /// How many runs wait for a flush or for readers.
-    pub(super) fn waiting(&self) -> usize {
+    pub(crate) fn waiting(&self) -> usize {
         self.dropped.len()
     }
 
     /// A flush begins that covers all that was dropped so far; answers its number.
-    pub(super) fn begin_flush(&mut self) -> u64 {
+    pub(crate) fn begin_flush(&mut self) -> u64 {
         self.begun += 1;
         self.begun
     }
 
     /// That flush has ended well.
-    pub(super) fn end_flush(&mut self, number: u64) {
+    pub(crate) fn end_flush(&mut self, number: u64) {
         self.durable = number;
     }
 }
 
 /// Appends the clusters that an entry refers to.
-pub(super) fn push_hosts(runs: &mut Vec<Run>, entry: &Entry) {
+pub(crate) fn push_hosts(runs: &mut Vec<Run>, entry: &Entry) {
     let hosts = match entry {
         Entry::Plain { host: Some(host), .. } => *host..host + 1,
         Entry::Compressed { hosts } => hosts.clone(),

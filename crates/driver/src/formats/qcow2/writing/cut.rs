@@ -12,8 +12,8 @@ use flow::Next;
 use flow::sabotage::{self, Rule};
 use qcow2::FILE_CHILD;
 
-use super::image::Image;
-use super::refcounts::End;
+use super::super::image::Image;
+use super::super::space::refcounts::End;
 
 /// Most refcount blocks that are read for it. A file that stays longer takes room and does no other harm.
 const LOADS_MAX: usize = 1024;
@@ -21,7 +21,7 @@ const LOADS_MAX: usize = 1024;
 impl Image {
     /// The disk is shorter, durably, and what was dropped is free: the file ends with the last cluster in use. Where
     /// that cannot be, the file stays as long as it is, which is told.
-    pub(super) async fn cut_file(self: &Arc<Self>, next: Next<'_>) {
+    pub(crate) async fn cut_file(self: &Arc<Self>, next: Next<'_>) {
         if let Err(error) = self.cut_unused(next).await {
             let error = self.refused(error, next);
             self.events.failed(error.within("cannot cut off the unused end of its file"));

@@ -9,22 +9,22 @@ use super::super::structures::Structures;
 use super::{Place, Refcounts, Run};
 
 /// Where everything is after a switch.
-pub(in super::super) struct NewTables {
+pub(crate) struct NewTables {
     /// Entries of the refcount table, and its place.
-    pub(in super::super) table: Vec<u64>,
-    pub(in super::super) place: Place,
+    pub(crate) table: Vec<u64>,
+    pub(crate) place: Place,
     /// The active L1 table.
-    pub(in super::super) l1: Run,
+    pub(crate) l1: Run,
     /// No new cluster lies here or behind.
-    pub(in super::super) end: u64,
+    pub(crate) end: u64,
     /// Where nothing else is written.
-    pub(in super::super) structures: Structures,
+    pub(crate) structures: Structures,
 }
 
 impl Refcounts {
     /// The header points to other tables, which are all on disk, as was everything here. What is in front of the end
     /// stays as it is until [`Refcounts::look_again`].
-    pub(in super::super) fn switch(&mut self, tables: NewTables) {
+    pub(crate) fn switch(&mut self, tables: NewTables) {
         let NewTables { table, place, l1, end, structures } = tables;
         (self.table, self.table_dirty) = (table, 0..0);
         (self.place, self.durable_place, self.l1) = (place, place, l1);
@@ -42,12 +42,12 @@ impl Refcounts {
     }
 
     /// Somebody has written to clusters in front of this one without taking them.
-    pub(in super::super) fn soil(&mut self, end: u64) {
+    pub(crate) fn soil(&mut self, end: u64) {
         self.untouched = self.untouched.max(end);
     }
 
     /// All clusters are looked at from now on, whatever was left alone; not where those that were freed rest.
-    pub(in super::super) fn look_again(&mut self) {
+    pub(crate) fn look_again(&mut self) {
         self.aside = None;
         if self.resting.is_none() {
             self.free.clear();
@@ -56,17 +56,17 @@ impl Refcounts {
     }
 
     /// No cluster in front of this one may be taken.
-    pub(in super::super) fn search_from(&self) -> u64 {
+    pub(crate) fn search_from(&self) -> u64 {
         self.aside.unwrap_or(0)
     }
 
     /// How many blocks differ from the file.
-    pub(in super::super) fn dirty_blocks(&self) -> usize {
+    pub(crate) fn dirty_blocks(&self) -> usize {
         self.dirty
     }
 
     /// Most blocks that are kept.
-    pub(in super::super) fn blocks_max(&self) -> usize {
+    pub(crate) fn blocks_max(&self) -> usize {
         self.blocks_max
     }
 }

@@ -15,14 +15,14 @@ use io::LocalFut;
 use io::sync::{Semaphore, oneshot};
 use qcow2::{Geometry, Header};
 
+use super::super::corruption::Corruption;
+use super::super::image::Image;
+use super::super::space::freed::Passes;
+use super::super::space::refcounts::Refcounts;
+use super::super::space::structures::Structures;
 use super::books::{Bounds, Locked};
-use super::corruption::Corruption;
 use super::flush::Flushes;
-use super::freed::Passes;
 use super::generations::Generations;
-use super::image::Image;
-use super::refcounts::Refcounts;
-use super::structures::Structures;
 
 /// Fewest slices that may wait to be written.
 const DIRTY_MIN: u64 = 8;
@@ -40,41 +40,41 @@ const KNOWN: u8 = 4;
 const IN_PLACE: u8 = CHANGING | STILL_NOT | KNOWN;
 
 /// The right to write tables and header; travels with the buffers that are written.
-pub(super) type Turn = Arc<dyn Any + Send + Sync>;
+pub(crate) type Turn = Arc<dyn Any + Send + Sync>;
 
-pub(super) struct Writer {
-    pub(super) books: Arc<Locked>,
-    pub(super) generations: Generations,
+pub(crate) struct Writer {
+    pub(crate) books: Arc<Locked>,
+    pub(crate) generations: Generations,
     /// Held while an L2 table is made, by number of its L1 entry.
-    pub(super) tables: RangeLocks,
+    pub(crate) tables: RangeLocks,
     /// Held while new bytes are written to clusters that are kept, by guest bytes.
-    pub(super) kept: RangeLocks,
+    pub(crate) kept: RangeLocks,
     /// Held while a refcount block is read, by its number.
-    pub(super) block_loads: RangeLocks,
-    pub(super) flushes: Flushes,
+    pub(crate) block_loads: RangeLocks,
+    pub(crate) flushes: Flushes,
     /// Whoever writes tables or the header.
-    pub(super) turn: Arc<Semaphore>,
+    pub(crate) turn: Arc<Semaphore>,
     /// Whether clusters are written in place, bit by bit: all of [`IN_PLACE`].
     state: AtomicU8,
     /// Whether it is marked dirty before, and clean when it comes to rest (`lazy-refcounts`).
-    pub(super) lazy: bool,
+    pub(crate) lazy: bool,
     /// The header says that it is dirty.
-    pub(super) dirty: AtomicBool,
+    pub(crate) dirty: AtomicBool,
     /// Those that are cleared before.
-    pub(super) to_clear: u64,
+    pub(crate) to_clear: u64,
     /// Whether the data file reads as the disk by itself, and has to go on doing so.
-    pub(super) raw_data: bool,
+    pub(crate) raw_data: bool,
     /// Whose clusters are given back to the file.
-    pub(super) passes: Passes,
+    pub(crate) passes: Passes,
     /// Whether what is discarded keeps its cluster (`discard-no-unref`).
-    pub(super) keeps_discarded: bool,
+    pub(crate) keeps_discarded: bool,
     /// Whether the header or the graph has named a backing image since it was opened: what is dropped has to be zeroed,
     /// or that one would show. Also once it is cut off: requests of older views still see it.
-    pub(super) backed: AtomicBool,
+    pub(crate) backed: AtomicBool,
     /// Earlier bodies of the node whose readers have no guards: alive while such a reader may be.
     earlier: Vec<Weak<Image>>,
     /// Most bytes that the file shall take for what could be fetched again.
-    pub(super) quota: Option<u64>,
+    pub(crate) quota: Option<u64>,
     /// A flush of the file failed. Nobody knows what of that which was written before is on disk, and a later flush
     /// that goes well would not say so: nothing is made durable any more, so that no table points to what is lost.
     lost: AtomicBool,
@@ -85,32 +85,32 @@ pub(super) struct Writer {
 }
 
 /// What a writer needs of the header, and how much memory it may take.
-pub(super) struct Start<'a> {
-    pub(super) header: &'a Header,
-    pub(super) geometry: &'a Geometry,
+pub(crate) struct Start<'a> {
+    pub(crate) header: &'a Header,
+    pub(crate) geometry: &'a Geometry,
     /// The bytes of the refcount table.
-    pub(super) table: &'a [u8],
+    pub(crate) table: &'a [u8],
     /// Where nothing else is written.
-    pub(super) structures: Structures,
+    pub(crate) structures: Structures,
     /// Bytes of the image file.
-    pub(super) file_len: u64,
-    pub(super) refcount_budget: u64,
-    pub(super) l2_budget: u64,
-    pub(super) passes: Passes,
-    pub(super) keeps_discarded: bool,
-    pub(super) lazy: bool,
+    pub(crate) file_len: u64,
+    pub(crate) refcount_budget: u64,
+    pub(crate) l2_budget: u64,
+    pub(crate) passes: Passes,
+    pub(crate) keeps_discarded: bool,
+    pub(crate) lazy: bool,
     /// Autoclear bits that stay.
-    pub(super) keep: u64,
-    pub(super) quota: Option<u64>,
+    pub(crate) keep: u64,
+    pub(crate) quota: Option<u64>,
     /// Whether it is the cache of another image.
-    pub(super) is_cache: bool,
-    pub(super) earlier: Vec<Weak<Image>>,
+    pub(crate) is_cache: bool,
+    pub(crate) earlier: Vec<Weak<Image>>,
     /// Whether it is opened over a backing image.
-    pub(super) backed: bool,
+    pub(crate) backed: bool,
 }
 
 impl Writer {
-    pub(super) fn new(start: Start<'_>) -> Self {
+    pub(crate) fn new(start: Start<'_>) -> Self {
         let Start { header, geometry, table, keep, earlier, backed, passes, quota, .. } = start;
         let slices = (start.l2_budget / 2 / geometry.slice_bytes() as u64).max(DIRTY_MIN);
         let bounds =
@@ -142,24 +142,24 @@ impl Writer {
     }
 
     /// Whether somebody may see what was dropped without a guard.
-    pub(super) fn is_seen_unguarded(&self) -> bool {
+    pub(crate) fn is_seen_unguarded(&self) -> bool {
         Arc::strong_count(&self.unguarded) > 1 || self.earlier.iter().any(|image| image.strong_count() > 0)
     }
 
     /// Before the first change nothing can be written in place.
     #[inline]
-    pub(super) fn hold_back(&self, mut mapping: Mapping) -> Mapping {
+    pub(crate) fn hold_back(&self, mut mapping: Mapping) -> Mapping {
         if let Place::Data { exclusive, .. } = &mut mapping.place {
             *exclusive &= self.state.load(Ordering::Acquire) == IN_PLACE;
         }
         mapping
     }
 
-    pub(super) fn is_changing(&self) -> bool {
+    pub(crate) fn is_changing(&self) -> bool {
         self.state.load(Ordering::Acquire) & CHANGING != 0
     }
 
-    pub(super) fn set_changing(&self, changing: bool) {
+    pub(crate) fn set_changing(&self, changing: bool) {
         match changing {
             true => self.state.fetch_or(CHANGING, Ordering::SeqCst),
             false => self.state.fetch_and(!CHANGING, Ordering::SeqCst),
@@ -170,7 +170,7 @@ impl Writer {
     }
 
     /// From now on nobody finds a cluster that is writable in place, or everybody again.
-    pub(super) fn set_still(&self, still: bool) {
+    pub(crate) fn set_still(&self, still: bool) {
         match still {
             true => self.state.fetch_and(!STILL_NOT, Ordering::SeqCst),
             false => self.state.fetch_or(STILL_NOT, Ordering::SeqCst),
@@ -178,13 +178,13 @@ impl Writer {
     }
 
     /// Nobody knows which tables the header points to: nothing is made durable any more, and nothing written at all.
-    pub(super) fn set_unknown(&self) {
+    pub(crate) fn set_unknown(&self) {
         self.lose();
         self.state.fetch_and(!KNOWN, Ordering::SeqCst);
     }
 
     /// Fails once [`Writer::set_unknown`] was called.
-    pub(super) fn check_known(&self) -> Result<()> {
+    pub(crate) fn check_known(&self) -> Result<()> {
         match self.state.load(Ordering::Acquire) & KNOWN {
             0 => self.check_kept(),
             _ => Ok(()),
@@ -192,7 +192,7 @@ impl Writer {
     }
 
     /// Fails once [`Writer::lose`] was called.
-    pub(super) fn check_kept(&self) -> Result<()> {
+    pub(crate) fn check_kept(&self) -> Result<()> {
         if self.lost.load(Ordering::SeqCst) {
             let context = "an earlier flush of its file failed, so what was written since the one before may be lost: look after its storage, then close the image and open it again";
             return Err(BlockError::new(ErrorKind::Io, context));
@@ -201,24 +201,24 @@ impl Writer {
     }
 
     /// A flush of the file failed.
-    pub(super) fn lose(&self) {
+    pub(crate) fn lose(&self) {
         self.lost.store(true, Ordering::SeqCst);
     }
 
     /// Refuses changes from now on, in place too; answers whether they were not refused before.
-    pub(super) fn stop(&self, found: &Corruption) -> bool {
+    pub(crate) fn stop(&self, found: &Corruption) -> bool {
         let is_first = self.corrupt.set(found.clone()).is_ok();
         self.state.fetch_and(!CHANGING, Ordering::SeqCst);
         is_first
     }
 
     /// Fails once [`Writer::stop`] was called.
-    pub(super) fn check_sound(&self) -> Result<()> {
+    pub(crate) fn check_sound(&self) -> Result<()> {
         self.corrupt.get().map_or(Ok(()), |found| Err(found.clone().error()))
     }
 
     /// Lets readers without guards in as long as the answer lives, if all changes are in the file.
-    pub(super) fn let_unguarded_in(&self) -> Result<Arc<()>> {
+    pub(crate) fn let_unguarded_in(&self) -> Result<Arc<()>> {
         if !self.books.lock().is_clean() {
             let context = "it has changes that are not in its file yet: flush it first";
             return Err(BlockError::new(ErrorKind::Busy, context));
@@ -229,7 +229,7 @@ impl Writer {
 
 impl Image {
     /// Runs `work` in a task of its own, which nobody can drop half-way, and waits for it.
-    pub(super) async fn in_background<W>(self: &Arc<Self>, next: Next<'_>, work: W) -> Result<()>
+    pub(crate) async fn in_background<W>(self: &Arc<Self>, next: Next<'_>, work: W) -> Result<()>
     where
         W: for<'w> FnOnce(&'w Arc<Self>, Next<'w>) -> LocalFut<'w, Result<()>> + 'static,
     {
@@ -244,7 +244,7 @@ impl Image {
     }
 
     /// Runs `work` in a task that holds the image and the view.
-    pub(super) fn spawn<W>(self: &Arc<Self>, next: Next<'_>, work: W)
+    pub(crate) fn spawn<W>(self: &Arc<Self>, next: Next<'_>, work: W)
     where
         W: for<'w> FnOnce(&'w Arc<Self>, Next<'w>) -> LocalFut<'w, ()> + 'static,
     {
@@ -253,7 +253,7 @@ impl Image {
     }
 
     /// Carries out what nobody else may do at the same time: until all that the turn was lent to has let go of it.
-    pub(super) async fn alone<T>(&self, work: impl AsyncFnOnce(&Turn) -> Result<T>) -> Result<T> {
+    pub(crate) async fn alone<T>(&self, work: impl AsyncFnOnce(&Turn) -> Result<T>) -> Result<T> {
         let turn = self.writer()?.turn.clone().acquire_owned().await.map_err(|_| stopped())?;
         let turn: Turn = Arc::new(turn);
         work(&turn).await
@@ -261,6 +261,6 @@ impl Image {
 }
 
 #[cold]
-pub(super) fn stopped() -> BlockError {
+pub(crate) fn stopped() -> BlockError {
     BlockError::new(ErrorKind::Cancelled, "the image is being closed")
 }

@@ -10,15 +10,15 @@ use flow::Next;
 use io::Lease;
 use qcow2::{FILE_CHILD, HostOffset, Located, SliceAddress};
 
+use super::super::image::Image;
+use super::super::space::freed::Why;
+use super::super::space::refcounts::Run;
 use super::books::Pin;
-use super::freed::Why;
-use super::image::Image;
-use super::refcounts::Run;
 
 impl Image {
     /// Pins the slice that maps `guest`, in a table of our own; one is made where there is none, or the answer is
     /// `None`.
-    pub(super) async fn pin(self: &Arc<Self>, guest: u64, make: bool, next: Next<'_>) -> Result<Option<Pin>> {
+    pub(crate) async fn pin(self: &Arc<Self>, guest: u64, make: bool, next: Next<'_>) -> Result<Option<Pin>> {
         let (writer, range) = (self.writer()?, ByteRange::new(guest, 1));
         loop {
             match self.own(self.locate(range))? {
@@ -67,7 +67,7 @@ impl Image {
     }
 
     /// Drops the slices of a table that maps `guest` no more: it may come to do so again, with other entries.
-    pub(super) fn forget_slices(&self, table: HostOffset, guest: u64) {
+    pub(crate) fn forget_slices(&self, table: HostOffset, guest: u64) {
         let (table_span, span) = (self.geometry.table_span(), self.geometry.slice_span());
         let first = guest - guest % table_span;
         for (number, first_guest) in (first..first + table_span).step_by(span as usize).enumerate() {
@@ -77,7 +77,7 @@ impl Image {
     }
 
     /// How many bytes from the slice of `range`'s first one on have no table; `None` when it has one.
-    pub(super) fn unmapped_span(&self, range: ByteRange) -> Result<Option<u64>> {
+    pub(crate) fn unmapped_span(&self, range: ByteRange) -> Result<Option<u64>> {
         let from = range.start() % self.geometry.slice_span();
         Ok(match self.own(self.locate(range))? {
             Located::Unallocated { len } => Some(len + from),
@@ -86,7 +86,7 @@ impl Image {
     }
 
     /// Makes the data file as long as the disk, so that no cluster of it lies beyond its end.
-    pub(super) async fn stretch_data_file(&self, next: Next<'_>) -> Result<()> {
+    pub(crate) async fn stretch_data_file(&self, next: Next<'_>) -> Result<()> {
         /// What the last write is a multiple of, where it can be.
         const BLOCK: u64 = 4096;
         let (child, size) = (self.geometry.data_child(), self.bound());

@@ -12,7 +12,7 @@ use crate::context::{OpenContext, Reference, Wanted};
 /// What becomes of an image whose backing file has changed since.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Deserialize)]
 #[serde(rename_all = "lowercase")]
-pub(super) enum Validation {
+pub(crate) enum Validation {
     /// Nobody looks.
     Off,
     /// It is opened, and an event says so.
@@ -23,7 +23,7 @@ pub(super) enum Validation {
 }
 
 /// Looks at the backing file that the header names and notes, if that is one of those that are wanted.
-pub(super) async fn backing(
+pub(crate) async fn backing(
     context: &OpenContext,
     policy: Validation,
     header: &Header,

@@ -8,16 +8,16 @@ use block::{ByteRange, Result};
 use io::Lease;
 use qcow2::{Geometry, Header, L1Entry};
 
-use super::refcounts::Run;
-use super::snapshots::stored::stored;
-use super::structures::{Structure, Structures, Watched};
+use super::super::snapshots::stored::stored;
+use super::super::space::refcounts::Run;
+use super::super::space::structures::{Structure, Structures, Watched};
 
 /// Bytes of tables that are read at a time.
 const PIECE: u64 = 1 << 20;
 
 /// Where the structures are, but for those of snapshots, of an image in a file of `file_len` bytes, whose L1 table and
 /// refcount table hold these bytes.
-pub(super) fn of_tables(
+pub(crate) fn of_tables(
     header: &Header,
     file_len: u64,
     (l1, refcounts): (&[u8], &[u8]),
@@ -48,7 +48,7 @@ pub(super) fn of_tables(
 /// Adds the structures of snapshots; `read` reads parts of the file.
 ///
 /// Errors: those of `read`; `Corrupt` where the table of snapshots lies. What was found until then is there.
-pub(super) async fn add_snapshots(
+pub(crate) async fn add_snapshots(
     header: &Header,
     file_len: u64,
     found: &mut Structures,

@@ -11,12 +11,12 @@ use super::{Refcounts, Run};
 
 impl Refcounts {
     /// What is freed from now on rests.
-    pub(in super::super) fn rest_freed(&mut self) {
+    pub(crate) fn rest_freed(&mut self) {
         self.resting.get_or_insert_default();
     }
 
     /// That cluster is free.
-    pub(super) fn give(&mut self, cluster: u64) {
+    pub(crate) fn give(&mut self, cluster: u64) {
         match &mut self.resting {
             Some(resting) => add(resting, cluster),
             None if cluster < self.frontier => add(&mut self.free, cluster),
@@ -26,7 +26,7 @@ impl Refcounts {
     }
 
     /// The front of `run` that does not rest; else the first cluster behind those that do.
-    pub(super) fn awake(&self, run: Run) -> Result<Run, u64> {
+    pub(crate) fn awake(&self, run: Run) -> Result<Run, u64> {
         let Some(resting) = &self.resting else { return Ok(run) };
         let before = resting.range(..=run.first).next_back().map(|(first, count)| first + count);
         if let Some(after) = before.filter(|after| *after > run.first) {

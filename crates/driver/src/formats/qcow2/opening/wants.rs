@@ -11,7 +11,7 @@ use qcow2::{Backing, DataFile, Header, Target};
 use crate::context::{OpenContext, Reference, Wanted};
 
 /// The images that the header names, unless the options named theirs.
-pub(super) fn wants(context: &OpenContext, header: &Header) -> Result<Vec<Wanted>> {
+pub(crate) fn wants(context: &OpenContext, header: &Header) -> Result<Vec<Wanted>> {
     let mut wants = Vec::new();
     let given = |role| context.children.iter().any(|(r, _)| *r == role);
     if let Some(data) = header.data_file.as_ref().filter(|_| !given(Role::DataFile)) {

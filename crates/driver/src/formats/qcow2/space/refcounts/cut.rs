@@ -4,7 +4,7 @@ use super::Refcounts;
 
 /// What is known of the end of what is in use.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(in super::super) enum End {
+pub(crate) enum End {
     /// No cluster from here on is in use.
     At(u64),
     /// This refcount block has to be loaded first.
@@ -14,7 +14,7 @@ pub(in super::super) enum End {
 impl Refcounts {
     /// Where what is in use ends, if blocks behind `last` count nothing. Blocks that count only themselves are dropped
     /// on the way: the table has to be written before anything is cut off.
-    pub(in super::super) fn end_of_use(&mut self, last: u64) -> End {
+    pub(crate) fn end_of_use(&mut self, last: u64) -> End {
         let blocks = self.table.len().min(usize::try_from(last).unwrap_or(usize::MAX).saturating_add(1));
         for block in (0..blocks as u64).rev() {
             if self.table[block as usize] == 0 {

@@ -10,14 +10,14 @@ use flow::{Flags, Next, Op, Reclaim, Request};
 use io::Lease;
 use qcow2::{DATA_FILE_CHILD, Entry, NewEntry, Parts};
 
+use super::super::image::Image;
+use super::super::space::freed::{Why, push_hosts};
+use super::super::space::refcounts::Run;
 use super::books::{Books, Pin};
-use super::freed::{Why, push_hosts};
-use super::image::Image;
-use super::refcounts::Run;
 
 impl Image {
     /// What every change of this image waits for first.
-    pub(super) async fn begin_change(self: &Arc<Self>, next: Next<'_>) -> Result<()> {
+    pub(crate) async fn begin_change(self: &Arc<Self>, next: Next<'_>) -> Result<()> {
         let writer = self.writer()?;
         writer.check_known()?;
         writer.check_sound()?;
@@ -29,7 +29,7 @@ impl Image {
 
     /// Replaces the entries of whole clusters of one slice by what `new` says (of the first guest byte and the entry),
     /// where it says something.
-    pub(super) fn replace(
+    pub(crate) fn replace(
         &self,
         pin: &Pin,
         whole: ByteRange,
@@ -71,7 +71,7 @@ impl Image {
     }
 
     /// What the entry for `guest` holds, which is about to be changed.
-    pub(super) fn entry_to_change(&self, pin: &Pin, guest: u64, books: &Books) -> Result<Entry> {
+    pub(crate) fn entry_to_change(&self, pin: &Pin, guest: u64, books: &Books) -> Result<Entry> {
         let entry = self.own(self.geometry.entry_of(&pin.slice, guest))?;
         // Those of a data file are not in this one.
         if !self.is_apart() {
@@ -82,7 +82,7 @@ impl Image {
 
     /// Drops the whole clusters inside the range. None becomes unallocated where a backing image would show: nor for a
     /// request that began before the backing child was taken away, since its bytes there never were this image's.
-    pub(super) async fn discard(self: &Arc<Self>, rq: Request, next: Next<'_>) -> Result<()> {
+    pub(crate) async fn discard(self: &Arc<Self>, rq: Request, next: Next<'_>) -> Result<()> {
         self.begin_change(next).await?;
         if self.writer()?.raw_data {
             // What was dropped reads as zeros, as in all images.
@@ -132,7 +132,7 @@ impl Image {
     }
 
     /// Makes the range read as zeros.
-    pub(super) async fn zero(self: &Arc<Self>, rq: Request, next: Next<'_>) -> Result<()> {
+    pub(crate) async fn zero(self: &Arc<Self>, rq: Request, next: Next<'_>) -> Result<()> {
         self.begin_change(next).await?;
         if self.writer()?.raw_data {
             return self.pass_to_data(rq, next).await;
@@ -176,7 +176,7 @@ impl Image {
 
     /// Replaces the entries of all clusters of `whole`, slice by slice, so that a large range keeps nobody from
     /// running; where there is no table, one is made if `make` says so.
-    pub(super) async fn replace_all(
+    pub(crate) async fn replace_all(
         self: &Arc<Self>,
         whole: ByteRange,
         (why, make): (Why, bool),
@@ -316,7 +316,7 @@ impl Image {
 
     /// Writes in place; answers how many of the first bytes. Written also where it is zeros: an abandoned write holds
     /// the cluster until it has landed.
-    pub(super) async fn write_in_place(
+    pub(crate) async fn write_in_place(
         &self,
         pin: &Pin,
         part: ByteRange,

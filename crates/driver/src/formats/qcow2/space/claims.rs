@@ -14,12 +14,12 @@ const PAGE: u64 = 4096;
 const PAGES_MAX: usize = 32 << 10;
 
 #[derive(Default)]
-pub(super) struct Claims {
+pub(crate) struct Claims {
     pages: HashMap<u64, Box<[u64; PAGE as usize / 64]>>,
 }
 
 impl Claims {
-    pub(super) fn add(&mut self, cluster: u64) {
+    pub(crate) fn add(&mut self, cluster: u64) {
         let (page, word, bit) = place(cluster);
         if self.pages.len() < PAGES_MAX || self.pages.contains_key(&page) {
             self.pages.entry(page).or_insert_with(|| Box::new([0; PAGE as usize / 64]))[word] |= bit;
@@ -27,7 +27,7 @@ impl Claims {
     }
 
     /// It is free now.
-    pub(super) fn remove(&mut self, cluster: u64) {
+    pub(crate) fn remove(&mut self, cluster: u64) {
         let (page, word, bit) = place(cluster);
         if let Some(page) = self.pages.get_mut(&page) {
             page[word] &= !bit;
@@ -35,7 +35,7 @@ impl Claims {
     }
 
     /// The first cluster of a run that is claimed.
-    pub(super) fn first_in(&self, run: Run) -> Option<u64> {
+    pub(crate) fn first_in(&self, run: Run) -> Option<u64> {
         let claimed = |cluster: &u64| {
             let (page, word, bit) = place(*cluster);
             self.pages.get(&page).is_some_and(|page| page[word] & bit != 0)

@@ -10,10 +10,10 @@ use flow::{Compress, Next, Packed};
 use io::{Lease, LocalFut};
 use qcow2::{HostOffset, NewEntry};
 
-use super::Qcow2;
+use super::super::Qcow2;
+use super::super::image::Image;
+use super::super::space::freed::Why;
 use super::books::Pressure;
-use super::freed::Why;
-use super::image::Image;
 
 impl Image {
     /// Packs one cluster; at the end of the disk it may be shorter, and is packed with zeros behind it.

@@ -24,12 +24,12 @@ use std::ops::Range;
 use block::{BlockError, ErrorKind, Result};
 use qcow2::{Geometry, Header, RefcountBlock};
 
+use super::super::corruption::Corruption;
 use super::claims::Claims;
-use super::corruption::Corruption;
 use super::structures::{Structure, Structures, Watched};
-pub(super) use cut::End;
-pub(super) use long::table_full;
-pub(super) use switch::NewTables;
+pub(crate) use cut::End;
+pub(crate) use long::table_full;
+pub(crate) use switch::NewTables;
 
 /// What is stored whole or not at all.
 const SECTOR: usize = 512;
@@ -38,14 +38,14 @@ const BLOCKS_MIN: usize = 4;
 
 /// A run of clusters: its first, and how many.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) struct Run {
-    pub(super) first: u64,
-    pub(super) count: u64,
+pub(crate) struct Run {
+    pub(crate) first: u64,
+    pub(crate) count: u64,
 }
 
 /// What asking for clusters answers.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) enum Took {
+pub(crate) enum Took {
     /// These are counted now. Clean: they read as zeros, nothing has been written there.
     Run { run: Run, clean: bool },
     /// This refcount block has to be loaded first.
@@ -55,9 +55,9 @@ pub(super) enum Took {
 }
 
 /// Where a refcount table is: clusters.
-pub(super) type Place = Run;
+pub(crate) type Place = Run;
 
-pub(super) struct Refcounts {
+pub(crate) struct Refcounts {
     cluster_bits: u32,
     bits: u32,
     table: Vec<u64>,
@@ -87,8 +87,8 @@ pub(super) struct Refcounts {
     /// Clusters in front of this one are left alone for now.
     aside: Option<u64>,
     /// What the image consists of besides its disk, and what loaded tables call their own: not handed out.
-    pub(super) structures: Structures,
-    pub(super) claims: Claims,
+    pub(crate) structures: Structures,
+    pub(crate) claims: Claims,
     /// The first cluster that was to be freed though it counted as free.
     lie: Option<Corruption>,
 }
@@ -104,7 +104,7 @@ struct Block {
 impl Refcounts {
     /// The refcounts of an image in a file of `file_len` bytes, whose refcount table is `table`; `budget` bytes of
     /// blocks are kept.
-    pub(super) fn new(
+    pub(crate) fn new(
         header: &Header,
         geometry: &Geometry,
         table: &[u8],
@@ -146,12 +146,12 @@ impl Refcounts {
     }
 
     /// Clusters that one block counts.
-    pub(super) fn per_block(&self) -> u64 {
+    pub(crate) fn per_block(&self) -> u64 {
         (8 << self.cluster_bits) / u64::from(self.bits)
     }
 
     /// Takes up to `count` clusters in one run, none at or beyond `end`.
-    pub(super) fn take(&mut self, count: u64, end: u64) -> Result<Took> {
+    pub(crate) fn take(&mut self, count: u64, end: u64) -> Result<Took> {
         let Some((first, longest)) = self.known(count) else { return self.take_fresh(count, end) };
         let block = first / self.per_block();
         if !self.blocks.contains_key(&block) {
@@ -210,7 +210,7 @@ impl Refcounts {
 
     /// Takes `len` bytes, at most a cluster, behind those that were taken last or in new clusters. The run is of the
     /// clusters that they touch; each is counted once more. Answers also where they begin.
-    pub(super) fn pack(&mut self, len: u64, end: u64) -> Result<(Took, u64)> {
+    pub(crate) fn pack(&mut self, len: u64, end: u64) -> Result<(Took, u64)> {
         let (bits, cluster) = (self.cluster_bits, 1 << self.cluster_bits);
         if let Some(last) = self.packed.map(|at| at >> bits) {
             match self.count(last) {
@@ -313,7 +313,7 @@ impl Refcounts {
 
     /// Takes one reference from each cluster of a run, which lies in one block; who has none left is free. With `hold`
     /// the last ones stay for now: answers whose they are. Or the block that has to be loaded first.
-    pub(super) fn release(&mut self, run: Run, hold: bool) -> std::result::Result<Vec<Run>, u64> {
+    pub(crate) fn release(&mut self, run: Run, hold: bool) -> std::result::Result<Vec<Run>, u64> {
         let block = run.first / self.per_block();
         let Some(found) = self.blocks.get(&block) else { return Err(block) };
         let index = |cluster: u64| cluster % self.per_block();
@@ -342,7 +342,7 @@ impl Refcounts {
     }
 
     /// Cuts a run where it leaves a block.
-    pub(super) fn by_block(&self, run: Run) -> impl Iterator<Item = Run> + use<> {
+    pub(crate) fn by_block(&self, run: Run) -> impl Iterator<Item = Run> + use<> {
         let (per_block, mut rest) = (self.per_block(), run);
         std::iter::from_fn(move || {
             let count = rest.count.min(per_block - rest.first % per_block);
@@ -354,7 +354,7 @@ impl Refcounts {
 
     /// Where a block is in a file of `file_len` bytes; `None` when it is here already. `Corrupt` where the table lies,
     /// also where it has none.
-    pub(super) fn to_load(&self, block: u64, file_len: u64) -> Result<Option<u64>> {
+    pub(crate) fn to_load(&self, block: u64, file_len: u64) -> Result<Option<u64>> {
         if self.blocks.contains_key(&block) {
             return Ok(None);
         }
@@ -371,7 +371,7 @@ impl Refcounts {
     }
 
     /// Keeps a block that was loaded.
-    pub(super) fn keep(&mut self, block: u64, bytes: &[u8]) -> Result<()> {
+    pub(crate) fn keep(&mut self, block: u64, bytes: &[u8]) -> Result<()> {
         let counts = RefcountBlock::parse(bytes, self.bits)?;
         self.insert(block, counts);
         Ok(())
@@ -390,13 +390,13 @@ impl Refcounts {
     }
 
     /// Drops the blocks that are as in the file and that nobody has needed since this was last called.
-    pub(super) fn drop_unused(&mut self) {
+    pub(crate) fn drop_unused(&mut self) {
         let cleaned = std::mem::replace(&mut self.cleaned, self.clock);
         self.blocks.retain(|_, block| !block.dirty.is_empty() || block.writing || block.used > cleaned);
     }
 
     /// The blocks that are to be written, and the bytes of the table that rely on no others: its offset and them.
-    pub(super) fn begin_write(&mut self) -> (Vec<u64>, Option<TableWrite>) {
+    pub(crate) fn begin_write(&mut self) -> (Vec<u64>, Option<TableWrite>) {
         let dirty = self.blocks.iter_mut().filter(|(_, block)| !block.dirty.is_empty());
         let blocks = dirty.map(|(at, block)| {
             block.writing = true;
@@ -421,7 +421,7 @@ impl Refcounts {
     }
 
     /// What of a block is to be written where, as it is now.
-    pub(super) fn store(&mut self, block: u64) -> Option<(u64, Vec<u8>)> {
+    pub(crate) fn store(&mut self, block: u64) -> Option<(u64, Vec<u8>)> {
         let found = self.blocks.get_mut(&block)?;
         let dirty = std::mem::replace(&mut found.dirty, 0..0);
         self.dirty -= usize::from(!dirty.is_empty());
@@ -430,7 +430,7 @@ impl Refcounts {
     }
 
     /// The writing of blocks and table has ended, if any had begun; if not well, all of it is to be written again.
-    pub(super) fn end_write(&mut self, well: bool) {
+    pub(crate) fn end_write(&mut self, well: bool) {
         for block in self.blocks.values_mut().filter(|block| block.writing) {
             block.writing = false;
             if !well {
@@ -444,23 +444,23 @@ impl Refcounts {
     }
 
     /// The header says now that the L1 table is there; answers the clusters in which it was before.
-    pub(super) fn l1_moved(&mut self, place: Run) -> Run {
+    pub(crate) fn l1_moved(&mut self, place: Run) -> Run {
         self.structures.moved_to(Structure::ActiveL1, place);
         std::mem::replace(&mut self.l1, place)
     }
 
     /// The header says now that the table is at `place`; answers the clusters in which it was before.
-    pub(super) fn moved(&mut self, place: Place) -> Run {
+    pub(crate) fn moved(&mut self, place: Place) -> Run {
         std::mem::replace(&mut self.durable_place, place)
     }
 }
 
 /// What of the refcount table is to be written.
-pub(super) struct TableWrite {
-    pub(super) offset: u64,
-    pub(super) bytes: Vec<u8>,
+pub(crate) struct TableWrite {
+    pub(crate) offset: u64,
+    pub(crate) bytes: Vec<u8>,
     /// It is a new table: the header has to say so, once it is durable.
-    pub(super) moved_to: Option<Place>,
+    pub(crate) moved_to: Option<Place>,
 }
 
 /// The shortest range around both.
