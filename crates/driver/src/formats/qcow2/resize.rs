@@ -19,8 +19,8 @@ use qcow2::{DATA_FILE_CHILD, Entry, FILE_CHILD, Header, HeaderEdit, HostOffset, 
 
 use super::Qcow2;
 use super::image::Image;
+use super::space::Run;
 use super::space::freed::Why;
-use super::space::refcounts::Run;
 
 /// What the size of an image is a multiple of, in bytes.
 const SECTOR: u64 = 512;

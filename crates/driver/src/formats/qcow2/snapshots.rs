@@ -28,7 +28,8 @@ use qcow2::{FILE_CHILD, Header, HeaderEdit, Snapshot, SnapshotList, SnapshotTabl
 use super::Qcow2;
 use super::image::Image;
 use super::opening::survey;
-use super::space::refcounts::{NewTables, Run};
+use super::space::Run;
+use super::space::refcounts::NewTables;
 use super::space::structures::Structures;
 use super::writing::writer::Turn;
 use recount::{Change, Recount, Recounted};

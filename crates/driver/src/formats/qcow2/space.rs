@@ -7,3 +7,10 @@ pub(super) mod claims;
 pub(super) mod freed;
 pub(super) mod refcounts;
 pub(super) mod structures;
+
+/// A run of clusters: its first, and how many.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Run {
+    pub(crate) first: u64,
+    pub(crate) count: u64,
+}

@@ -7,7 +7,7 @@ use flow::{Next, View, seam};
 use qcow2::{BitmapCluster, BitmapEntry, FILE_CHILD, Header};
 
 use super::super::image::Image;
-use super::super::space::refcounts::Run;
+use super::super::space::Run;
 use super::{Bitmaps, Book, Tracked};
 
 impl Bitmaps {

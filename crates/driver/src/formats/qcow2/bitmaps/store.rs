@@ -16,7 +16,7 @@ use io::Lease;
 use qcow2::{BitmapCluster, BitmapEntry, BitmapsExtension, HeaderEdit, HostOffset};
 
 use super::super::image::Image;
-use super::super::space::refcounts::Run;
+use super::super::space::Run;
 use super::super::space::structures::Structure;
 use super::super::writing::allocate::Room;
 use super::super::writing::writer::Turn;

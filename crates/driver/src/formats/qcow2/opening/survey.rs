@@ -9,7 +9,7 @@ use io::Lease;
 use qcow2::{Geometry, Header, L1Entry};
 
 use super::super::snapshots::stored::stored;
-use super::super::space::refcounts::Run;
+use super::super::space::Run;
 use super::super::space::structures::{Structure, Structures, Watched};
 
 /// Bytes of tables that are read at a time.

@@ -11,7 +11,7 @@ use io::Lease;
 use qcow2::{FILE_CHILD, RefcountBlock};
 
 use super::super::image::Image;
-use super::super::space::refcounts::Run;
+use super::super::space::Run;
 use super::recount::Recounted;
 
 /// How often, and after how long, to look whether the last reader has left.

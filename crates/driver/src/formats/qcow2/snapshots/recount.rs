@@ -15,7 +15,8 @@ use io::Lease;
 use qcow2::{FILE_CHILD, RefcountBlock, RefcountTable};
 
 use super::super::image::Image;
-use super::super::space::refcounts::{Run, table_full};
+use super::super::space::Run;
+use super::super::space::refcounts::table_full;
 use super::super::writing::allocate::full;
 use super::super::writing::writer::Turn;
 

@@ -8,7 +8,7 @@ use io::Lease;
 use qcow2::{FILE_CHILD, Geometry, HostOffset, L1Table, L2Table, Reference};
 
 use super::super::image::Image;
-use super::super::space::refcounts::Run;
+use super::super::space::Run;
 use super::super::writing::writer::Turn;
 use super::recount::{Change, Recount};
 

@@ -5,7 +5,7 @@ use flow::SnapshotInfo;
 use io::Lease;
 use qcow2::{Header, ParsedSnapshots, Snapshot, SnapshotList};
 
-use super::super::space::refcounts::Run;
+use super::super::space::Run;
 
 /// Bytes of the table that are read at first.
 const FIRST_READ: u64 = 4096;

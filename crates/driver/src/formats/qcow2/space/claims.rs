@@ -6,7 +6,7 @@
 
 use std::collections::HashMap;
 
-use super::refcounts::Run;
+use super::Run;
 
 /// Clusters of a page.
 const PAGE: u64 = 4096;

@@ -11,7 +11,7 @@ use flow::sabotage::{self, Rule};
 use flow::{Reclaim, Tag};
 use qcow2::Entry;
 
-use super::refcounts::Run;
+use super::Run;
 
 /// Why a cluster was dropped.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

@@ -25,6 +25,7 @@ use block::{BlockError, ErrorKind, Result};
 use qcow2::{Geometry, Header, RefcountBlock};
 
 use super::super::corruption::Corruption;
+use super::Run;
 use super::claims::Claims;
 use super::structures::{Structure, Structures, Watched};
 pub(crate) use cut::End;
@@ -35,13 +36,6 @@ pub(crate) use switch::NewTables;
 const SECTOR: usize = 512;
 /// Refcount blocks that are always kept.
 const BLOCKS_MIN: usize = 4;
-
-/// A run of clusters: its first, and how many.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) struct Run {
-    pub(crate) first: u64,
-    pub(crate) count: u64,
-}
 
 /// What asking for clusters answers.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

@@ -11,7 +11,7 @@ use std::collections::BTreeMap;
 
 use flow::sabotage::{self, Rule};
 
-use super::refcounts::Run;
+use super::Run;
 
 /// What an image consists of besides its disk.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

@@ -11,7 +11,8 @@ use io::Lease;
 use qcow2::FILE_CHILD;
 
 use super::super::image::Image;
-use super::super::space::refcounts::{Refcounts, Run, Took};
+use super::super::space::Run;
+use super::super::space::refcounts::{Refcounts, Took};
 use super::books::{Books, Locked, Settled};
 
 /// How often a file that cannot grow is looked through again after a flush, for what readers have left meanwhile.

@@ -13,8 +13,9 @@ use flow::{Reclaim, Tag};
 use qcow2::{Entry, Geometry, L2Slice, SliceAddress};
 
 use super::super::slices::Slices;
+use super::super::space::Run;
 use super::super::space::freed::{Freed, Passes, Why};
-use super::super::space::refcounts::{NewTables, Refcounts, Run};
+use super::super::space::refcounts::{NewTables, Refcounts};
 
 /// Runs of dropped clusters that wait; with more a flush begins by itself. Some MiB of memory.
 const FREED_HIGH: usize = 1 << 16;

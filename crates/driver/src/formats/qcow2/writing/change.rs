@@ -11,8 +11,8 @@ use io::Lease;
 use qcow2::{DATA_FILE_CHILD, Entry, NewEntry, Parts};
 
 use super::super::image::Image;
+use super::super::space::Run;
 use super::super::space::freed::{Why, push_hosts};
-use super::super::space::refcounts::Run;
 use super::books::{Books, Pin};
 
 impl Image {

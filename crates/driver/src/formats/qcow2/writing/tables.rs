@@ -11,8 +11,8 @@ use io::Lease;
 use qcow2::{FILE_CHILD, HostOffset, Located, SliceAddress};
 
 use super::super::image::Image;
+use super::super::space::Run;
 use super::super::space::freed::Why;
-use super::super::space::refcounts::Run;
 use super::books::Pin;
 
 impl Image {

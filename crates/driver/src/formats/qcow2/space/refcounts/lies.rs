@@ -5,8 +5,9 @@
 use block::{BlockError, ByteRange, Result};
 
 use super::super::super::corruption::Corruption;
+use super::super::Run;
 use super::super::structures::Structure;
-use super::{Refcounts, Run};
+use super::Refcounts;
 
 impl Refcounts {
     /// An error where counters say that clusters are free which cannot be.

@@ -6,8 +6,9 @@
 use block::{BlockError, ErrorKind, Result};
 use qcow2::{RefcountBlock, RefcountTable};
 
+use super::super::Run;
 use super::super::structures::Structure;
-use super::{Refcounts, Run, Took};
+use super::{Refcounts, Took};
 
 /// What is taken behind the end: so many clusters for each.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

@@ -7,7 +7,8 @@
 
 use std::collections::BTreeMap;
 
-use super::{Refcounts, Run};
+use super::super::Run;
+use super::Refcounts;
 
 impl Refcounts {
     /// What is freed from now on rests.

@@ -4,9 +4,10 @@
 
 use flow::sabotage::{self, Rule};
 
+use super::super::Run;
 use super::super::claims::Claims;
 use super::super::structures::Structures;
-use super::{Place, Refcounts, Run};
+use super::{Place, Refcounts};
 
 /// Where everything is after a switch.
 pub(crate) struct NewTables {
