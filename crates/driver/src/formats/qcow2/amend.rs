@@ -11,7 +11,9 @@ use qcow2::check::{self, Check};
 use qcow2::{BackingMark, Compression, Header, HeaderEdit, Version, cache};
 use serde_json::{Map, Value};
 
-use super::check::{CheckOnly, ImageFile, check, run};
+use super::check::check_only::CheckOnly;
+use super::check::image_file::{ImageFile, disarm, edit};
+use super::check::{check, run};
 
 /// The width of refcounts in version 2.
 const V2_REFCOUNT_BITS: u32 = 16;
@@ -41,26 +43,6 @@ async fn amend(file: ImageFile<'_>, change: &Amendment) -> Result<()> {
             note_backing(file, &header, mark).await
         }
     }
-}
-
-/// Before the first change of an image: clears the autoclear bits of those whom we do not know. Answers whether there
-/// were any.
-pub(super) async fn disarm(file: ImageFile<'_>, header: &Header) -> Result<bool> {
-    match header.features.unknown_autoclear() & !(cache::AUTOCLEAR | BackingMark::AUTOCLEAR) {
-        0 => Ok(false),
-        foreign => edit(file, &HeaderEdit::ClearAutoclear(foreign)).await.map(|()| true),
-    }
-}
-
-/// Carries a change of the header out, each write durable before the next one.
-async fn edit(file: ImageFile<'_>, edit: &HeaderEdit) -> Result<()> {
-    // What was written before is durable, too, when the header says so.
-    file.flush(Rule::TablesBarrier).await?;
-    for write in edit.writes(&file.first_cluster().await?)? {
-        file.write(vec![(write.offset, write.bytes)]).await?;
-        file.flush(Rule::TablesBarrier).await?;
-    }
-    Ok(())
 }
 
 /// A check that repairs `repair`, not yet begun.

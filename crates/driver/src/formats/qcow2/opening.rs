@@ -47,7 +47,7 @@ async fn open_image(context: &OpenContext, options: &Options, file: &View, name:
     let wants = wants::wants(context, &header)?;
     validate::backing(context, options.backing_validation, &header, &wants).await?;
     if options.check_only {
-        let body = Arc::new(check::CheckOnly::new(name, &header));
+        let body = Arc::new(check::check_only::CheckOnly::new(name, &header));
         return Ok(Opened { body: Body::Maps(body), wants });
     }
     if options.salvage && !context.read_only {

@@ -12,106 +12,29 @@
 //! Invariants:
 //! * What a copied entry points to was written, and counted, before it was copied. So nothing on disk ever points to
 //!   what is not durable, and it does not matter what is changed while a flush is under way.
-//! * Flushes run one after the other; those who ask while one runs share the next.
-//! * Whoever waits for one that he has not asked for waits for one that is under way: between two there may be no next
-//!   one, and nobody else who asks.
+//! * Flushes run one after the other; those who ask while one runs share the next ([`super::flushes`]).
 //! * A flush whose writes failed leaves everything to the next one, and all who asked for it hear of it. After one
 //!   whose barrier failed there is no next one ([`super::writer::Writer::lose`]).
 
-use std::mem::take;
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use block::{BlockError, ChildIndex, Result};
+use block::{ChildIndex, Result};
 use flow::sabotage::{self, Rule};
 use flow::{Next, Request};
 use futures_util::{StreamExt, TryStreamExt, stream};
 use io::Lease;
-use io::sync::{Notify, oneshot};
+use io::sync::oneshot;
 use qcow2::{DATA_FILE_CHILD, FILE_CHILD, HeaderEdit, L2Slice};
 
 use super::super::image::Image;
 use super::super::space::refcounts::TableWrite;
 use super::books::{Locked, Pressure, Taken};
+use super::flushes::Flushes;
 use super::writer::{Turn, stopped};
 
 /// Writes of tables that are under way at a time.
 const WRITES_MAX: usize = 16;
-
-/// Who waits for a flush.
-#[derive(Default)]
-pub(crate) struct Flushes {
-    queue: Mutex<Queue>,
-    /// One has ended.
-    ended: Notify,
-}
-
-#[derive(Default)]
-struct Queue {
-    /// Somebody sees to it that all that are wanted are run.
-    running: bool,
-    /// Another one is wanted, perhaps by nobody who waits.
-    wanted: bool,
-    /// One has begun and not ended.
-    under_way: bool,
-    waiting: Vec<oneshot::Sender<Result<()>>>,
-    /// Whether the last one failed.
-    failed: bool,
-}
-
-impl Flushes {
-    fn queue(&self) -> MutexGuard<'_, Queue> {
-        // The queue is whole between any two statements that hold it.
-        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Asks for a flush; answers whether the caller has to see to it that they are run.
-    fn ask(&self, who: Option<oneshot::Sender<Result<()>>>) -> bool {
-        let mut queue = self.queue();
-        queue.wanted = true;
-        queue.waiting.extend(who);
-        !std::mem::replace(&mut queue.running, true)
-    }
-
-    /// Whether one will end without being asked for again, and well if the last one did.
-    fn is_under_way(&self) -> bool {
-        let queue = self.queue();
-        queue.under_way && !queue.failed
-    }
-
-    /// Whether one that has not ended yet was asked for.
-    fn is_busy(&self) -> bool {
-        let queue = self.queue();
-        queue.under_way || queue.wanted
-    }
-
-    /// Who waits for the next one, which is under way now; `None` when nobody wants any: whoever does later runs it.
-    fn begin(&self) -> Option<Vec<oneshot::Sender<Result<()>>>> {
-        let mut queue = self.queue();
-        queue.under_way = take(&mut queue.wanted);
-        queue.running = queue.under_way;
-        queue.under_way.then(|| take(&mut queue.waiting))
-    }
-
-    /// The one that is under way has ended.
-    fn end(&self, waiting: Vec<oneshot::Sender<Result<()>>>, result: &Result<()>) {
-        {
-            let mut queue = self.queue();
-            (queue.under_way, queue.failed) = (false, result.is_err());
-        }
-        for who in waiting {
-            // Nobody may be waiting any more.
-            let _ = who.send(result.as_ref().map_err(again).copied());
-        }
-        self.ended.notify_waiters();
-    }
-
-    /// Nobody runs them any more, with whatever was under way.
-    fn give_up(&self) {
-        *self.queue() = Queue { failed: true, ..Queue::default() };
-        self.ended.notify_waiters();
-    }
-}
 
 /// The one who runs flushes. Dropped half-way or before it began (the thread ends), those who wait hear of it and
 /// others may go on.
@@ -161,11 +84,6 @@ impl Drop for UnderWay<'_> {
     }
 }
 
-/// The same error for another who waits.
-fn again(error: &BlockError) -> BlockError {
-    BlockError::new(error.kind(), error.to_string())
-}
-
 impl Image {
     /// Makes all that was acknowledged before durable.
     pub(crate) async fn flush(self: &Arc<Self>, next: Next<'_>) -> Result<()> {
@@ -187,7 +105,7 @@ impl Image {
     pub(crate) async fn wait_for_flush(self: &Arc<Self>, next: Next<'_>) -> Result<()> {
         let writer = self.writer()?;
         loop {
-            let ended = writer.flushes.ended.notified();
+            let ended = writer.flushes.next_end();
             let pressure = writer.books.lock().pressure();
             match pressure {
                 Pressure::Low => return Ok(()),
@@ -338,45 +256,5 @@ impl Image {
         writer.check_kept()?;
         let flushed = next.execute(child, Request::flush(), Lease::empty()).await.0;
         flushed.inspect_err(|_| writer.lose())
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn between_two_flushes_none_is_waited_for_that_nobody_asks_for() {
-        let flushes = Flushes::default();
-        assert!(flushes.ask(None), "somebody has to run it");
-        assert!(flushes.is_busy() && !flushes.is_under_way());
-        let waiting = flushes.begin().expect("it is wanted");
-        assert!(flushes.is_under_way());
-        flushes.end(waiting, &Ok(()));
-        // The one who runs them has not looked for another one yet.
-        assert!(!flushes.is_busy() && !flushes.is_under_way(), "nothing will end by itself");
-        let (tell, mut told) = oneshot::channel();
-        assert!(!flushes.ask(Some(tell)), "he is still there");
-        let waiting = flushes.begin().expect("he was asked");
-        flushes.end(waiting, &Ok(()));
-        assert!(matches!(told.try_recv(), Ok(Ok(()))));
-        assert!(flushes.begin().is_none());
-        assert!(flushes.ask(None), "now he has gone");
-    }
-
-    #[test]
-    fn after_a_flush_that_failed_each_asks_for_himself() {
-        let flushes = Flushes::default();
-        flushes.ask(None);
-        let waiting = flushes.begin().expect("it is wanted");
-        flushes.end(waiting, &Err(stopped()));
-        flushes.ask(None);
-        flushes.begin().expect("it is wanted");
-        assert!(flushes.is_busy() && !flushes.is_under_way());
-        flushes.give_up();
-        assert!(!flushes.is_busy() && flushes.ask(None));
-        // Its runner has never begun.
-        flushes.give_up();
-        assert!(!flushes.is_busy() && flushes.ask(None));
     }
 }

@@ -21,7 +21,7 @@ use super::super::space::freed::Passes;
 use super::super::space::refcounts::Refcounts;
 use super::super::space::structures::Structures;
 use super::books::{Bounds, Locked};
-use super::flush::Flushes;
+use super::flushes::Flushes;
 use super::generations::Generations;
 
 /// Fewest slices that may wait to be written.
