@@ -3,22 +3,17 @@
 //! Invariants: unless `-u` says that both backing images read the same, what would read differently is stored in the
 //! overlay first, durably, and only then is the name changed; so whenever it ends, the overlay reads as before.
 
-use block::ByteRange;
-use engine::Reader;
-use flow::{BackingName, Holds, Layer, Op, Request, seam};
-use graph::Demand;
-use io::Lease;
-use qcow2::Target;
+mod content;
+
+use flow::BackingName;
 
 use crate::backing_mark;
 use crate::cache::Cache;
 use crate::failure::{Failure, Result};
 use crate::flags;
-use crate::following::Following;
 use crate::foreign;
 use crate::given::{Flag, Given};
-use crate::image::{Image, Use};
-use crate::session::{How, Session, Source};
+use crate::session::{How, Source};
 use crate::verbs::{Call, Verb};
 use crate::words;
 
@@ -47,9 +42,6 @@ const FLAGS: &[Flag] = &[
     flags::IMAGE_OPTS,
 ];
 
-/// Most bytes that are compared at a time.
-const CHUNK: u64 = 1 << 20;
-
 async fn run(call: Call) -> Result<u8> {
     let Call { session, given } = call;
     let name = given.one_operand()?;
@@ -77,9 +69,9 @@ async fn run(call: Call) -> Result<u8> {
         return Err(refused("its data file is raw: it is the disk by itself"));
     }
     if let (false, Some(wanted)) = (only_name, &wanted) {
-        keep_content(&session, name, &overlay, Some(wanted), (below, compress)).await?;
+        content::keep_content(&session, name, &overlay, Some(wanted), (below, compress)).await?;
     } else if !only_name {
-        keep_content(&session, name, &overlay, None, (below, compress)).await?;
+        content::keep_content(&session, name, &overlay, None, (below, compress)).await?;
     }
     let changed = session.engine.set_backing(&overlay.node, wanted).await;
     changed.map_err(|error| {
@@ -110,139 +102,4 @@ fn wanted(given: &Given) -> Result<Option<BackingName>> {
         return Err(Failure::new(format!("Invalid format name: '{format}'")));
     }
     Ok(Some(BackingName { name: name.to_owned(), format: format.to_owned() }))
-}
-
-/// Stores in the overlay what would read differently over the new backing image.
-async fn keep_content(
-    session: &Session,
-    name: &str,
-    overlay: &Image,
-    wanted: Option<&BackingName>,
-    (cache, compress): (Cache, bool),
-) -> Result<()> {
-    let following = Following::begin(session, overlay.size()?);
-    let fresh = match wanted {
-        Some(wanted) => {
-            let full = match qcow2::resolve(&wanted.name, name) {
-                Ok(Target::Path(path)) => path,
-                Ok(Target::Protocol { name, .. }) => name,
-                Ok(Target::Options(_)) | Err(_) => wanted.name.clone(),
-            };
-            let source = Source { name: &full, format: Some(&wanted.format), image_opts: false };
-            let opened = session.open_plainly(source, How { cache, ..How::READ }).await;
-            Some(opened.map_err(|failure| {
-                let why = failure.text.unwrap_or_default();
-                Failure::new(format!("Could not open new backing file '{}': {why}", wanted.name))
-            })?)
-        }
-        None => None,
-    };
-    let reader = fresh.as_ref().map(|image| session.engine.reader("rebase", &image.node)).transpose()?;
-    let user = overlay.attach(Demand::WRITE)?;
-    let size = overlay.size()?;
-    let mut rest = ByteRange::between(0, size);
-    while !rest.is_empty() {
-        let piece = one_piece(&user, rest).await?;
-        if let Piece::Below(range) = piece {
-            keep_piece(&user, reader.as_ref(), range, compress).await?;
-        }
-        rest = rest.skip(piece.range().len());
-        following.reached(rest.start());
-    }
-    user.end().await?;
-    if let Some(reader) = reader {
-        reader.close().await?;
-    }
-    match fresh {
-        Some(image) => image.close().await,
-        None => Ok(()),
-    }
-}
-
-/// A run of the overlay.
-#[derive(Clone, Copy)]
-enum Piece {
-    /// It has the bytes itself.
-    Own(ByteRange),
-    /// They come from below.
-    Below(ByteRange),
-}
-
-impl Piece {
-    fn range(self) -> ByteRange {
-        match self {
-            Self::Own(range) | Self::Below(range) => range,
-        }
-    }
-}
-
-async fn one_piece(user: &Use, rest: ByteRange) -> Result<Piece> {
-    let layer = seam::layer(&user.root.view(), rest).await?;
-    let run = rest.head(layer.len);
-    if is_own(&layer) {
-        return Ok(Piece::Own(run));
-    }
-    // Chunks and clusters share their boundaries. Whoever has it below does not matter: clusters are stored whole.
-    let most = rest.head(CHUNK.max(seam::granule(&user.root.view())) - run.start() % CHUNK);
-    let mut end = run.end();
-    while end < most.end() {
-        let next = ByteRange::between(end, most.end());
-        let layer = seam::layer(&user.root.view(), next).await?;
-        if is_own(&layer) {
-            break;
-        }
-        end += layer.len;
-    }
-    Ok(Piece::Below(ByteRange::between(run.start(), end.min(most.end()))))
-}
-
-/// Whether the overlay has it itself.
-fn is_own(layer: &Layer) -> bool {
-    layer.depth == 0 && !matches!(layer.holds, Holds::Nothing | Holds::Behind)
-}
-
-/// Whether a range is a cluster, or what the last one has of a disk of `size` bytes.
-fn is_whole(range: ByteRange, granule: u64, size: u64) -> bool {
-    range.start().is_multiple_of(granule) && (range.len() == granule || range.end() == size)
-}
-
-/// Stores the clusters of `range` that read differently over `fresh`.
-async fn keep_piece(user: &Use, fresh: Option<&Reader>, range: ByteRange, compress: bool) -> Result<()> {
-    let view = user.root.view();
-    let granule = seam::granule(&view).max(1);
-    let old = seam::read(&view, range).await?;
-    let new = match fresh {
-        Some(reader) => {
-            let size = reader.size();
-            let inside = ByteRange::between(range.start(), range.end().min(size).max(range.start()));
-            let mut whole = Lease::zeroed(range.len() as usize);
-            if !inside.is_empty() {
-                let bytes = reader.read(inside).await?;
-                whole[..bytes.len()].copy_from_slice(&bytes);
-            }
-            whole
-        }
-        None => Lease::zeroed(range.len() as usize),
-    };
-    let mut rest = range;
-    while !rest.is_empty() {
-        let cluster = rest.head(granule - rest.start() % granule);
-        let from = (cluster.start() - range.start()) as usize;
-        let bytes = &old[from..from + cluster.len() as usize];
-        if bytes != &new[from..from + cluster.len() as usize] {
-            match seam::is_zero(bytes) {
-                true => {
-                    let rq = Request::new(Op::WriteZeroes, cluster);
-                    seam::execute(&view, rq, Lease::empty()).await.0?;
-                }
-                // A run may begin or end within a cluster, and compressed writes do not.
-                false if compress && is_whole(cluster, granule, view.size()) => {
-                    seam::write_compressed(&view, cluster.start(), Lease::copy_of(bytes)).await?;
-                }
-                false => seam::write(&view, cluster.start(), bytes).await?,
-            }
-        }
-        rest = rest.skip(cluster.len());
-    }
-    Ok(())
 }
