@@ -112,21 +112,24 @@ fn aio(given: &Given) -> Result<Option<&'static str>> {
 
 impl Plan {
     fn parse(given: &Given) -> Result<Self> {
-        let number = |flag, what, range, default| {
-            given.number(flag, what, range).map(|number| number.unwrap_or(default))
+        let count = |flag, what, range, default| {
+            given.count(flag, what, range).map(|number| number.unwrap_or(default))
         };
-        let count = number("count", "request count", INT, 75_000)?;
-        let depth = number("depth", "queue depth", INT, 64)?;
-        let offset = number("offset", "offset", numbers::ANY, 0)?;
-        let size = number("buffer-size", "buffer size", INT, 4096)?;
-        let step = number("step-size", "step size", INT_OR_NONE, 0)?;
-        let pattern = number("pattern", "pattern byte", Range(0, 255), 0)?;
-        let flush_interval = number("flush-interval", "flush interval", INT_OR_NONE, 0)?;
+        let bytes = |flag, what, range, default| {
+            given.bytes(flag, what, range).map(|number| number.unwrap_or(default))
+        };
+        let requests = count("count", "request count", INT, 75_000)?;
+        let depth = count("depth", "queue depth", INT, 64)?;
+        let offset = bytes("offset", "offset", numbers::ANY, 0)?;
+        let size = bytes("buffer-size", "buffer size", INT, 4096)?;
+        let step = bytes("step-size", "step size", INT_OR_NONE, 0)?;
+        let pattern = count("pattern", "pattern byte", Range(0, 255), 0)?;
+        let flush_interval = count("flush-interval", "flush interval", INT_OR_NONE, 0)?;
         Ok(Self {
             write: given.has("write"),
             // At most 255.
             pattern: pattern as u8,
-            count,
+            count: requests,
             depth,
             size,
             step: if step == 0 { size } else { step },

@@ -46,7 +46,7 @@ const HINT: &str = "Try block-dirty-bitmap-remove to delete this bitmap from dis
 
 async fn run(call: Call) -> Result<u8> {
     let Call { session, given } = call;
-    let granularity = given.number("granularity", "granularity", numbers::ANY)?.filter(|size| *size > 0);
+    let granularity = given.bytes("granularity", "granularity", numbers::ANY)?.filter(|size| *size > 0);
     let [name, bitmap] = &given.operands[..] else {
         return Err(Failure::new("Expecting filename and bitmap name"));
     };

@@ -57,7 +57,7 @@ async fn run(call: Call) -> Result<u8> {
     let name = given.one_operand()?;
     let source = Source { name, format: given.format()?, image_opts: given.has("image-opts") };
     let cache = Cache::named(given.value("cache"), "cache", Cache::WRITEBACK)?;
-    let rate = given.number("rate", "rate limit", numbers::ANY)?;
+    let rate = given.bytes("rate", "rate limit", numbers::ANY)?;
     session.add_objects(given.values("object")).await?;
     let looked = session.look(source, How::READ).await.map_err(|failure| failure.opening(name))?;
     session.engine.delete_node(&looked.node).await?;

@@ -128,9 +128,9 @@ impl Operands {
             match name {
                 "if" => input = Some(value.to_owned()),
                 "of" => output = Some(value.to_owned()),
-                "bs" => block = numbers::number(value, "bs", INT)?,
-                "count" => count = Some(numbers::number(value, "count", Range(0, SIZE_MAX))?),
-                "skip" => skip = numbers::number(value, "skip", Range(0, SIZE_MAX))?,
+                "bs" => block = numbers::bytes(value, "bs", INT)?,
+                "count" => count = Some(numbers::count(value, "count", Range(0, SIZE_MAX))?),
+                "skip" => skip = numbers::count(value, "skip", Range(0, SIZE_MAX))?,
                 _ => return Err(Failure::new(format!("unrecognized operand {name}"))),
             }
         }

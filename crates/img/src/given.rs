@@ -95,9 +95,14 @@ impl Given {
         }
     }
 
-    /// A number of bytes (or of anything); `what` is what messages call it.
-    pub(crate) fn number(&self, long: &str, what: &str, range: Range) -> Result<Option<u64>> {
-        self.value(long).map(|text| numbers::number(text, what, range)).transpose()
+    /// A number of bytes; `what` is what messages call it.
+    pub(crate) fn bytes(&self, long: &str, what: &str, range: Range) -> Result<Option<u64>> {
+        self.value(long).map(|text| numbers::bytes(text, what, range)).transpose()
+    }
+
+    /// A number of things; `what` is what messages call it.
+    pub(crate) fn count(&self, long: &str, what: &str, range: Range) -> Result<Option<u64>> {
+        self.value(long).map(|text| numbers::count(text, what, range)).transpose()
     }
 
     /// Whether JSON is asked for.

@@ -70,8 +70,8 @@ enum Words<'a> {
 async fn run(call: Call) -> Result<u8> {
     let Call { session, given } = call;
     let json = given.json()?;
-    let start = given.number("start-offset", "start offset", ANY)?.unwrap_or(0);
-    let most = given.number("max-length", "max length", ANY)?;
+    let start = given.bytes("start-offset", "start offset", ANY)?.unwrap_or(0);
+    let most = given.bytes("max-length", "max length", ANY)?;
     let name = given.one_operand()?;
     let source = Source { name, format: given.format()?, image_opts: given.has("image-opts") };
     session.add_objects(given.values("object")).await?;

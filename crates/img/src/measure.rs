@@ -59,7 +59,7 @@ async fn run(call: Call) -> Result<u8> {
     let Call { session, given } = call;
     let json = given.json()?;
     given.lists("options")?;
-    let size = given.number("size", "image size", ANY)?;
+    let size = given.bytes("size", "image size", ANY)?;
     let filename = match &given.operands[..] {
         [] => None,
         [one] => Some(one.as_str()),

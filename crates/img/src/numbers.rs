@@ -26,9 +26,22 @@ pub(crate) enum NoNumber {
     OutOfRange,
 }
 
-/// Reads a number; `what` is what messages call it.
-pub(crate) fn number(text: &str, what: &str, range: Range) -> Result<u64> {
-    match size(text) {
+/// Reads a size, or a number of bytes; `what` is what messages call it.
+pub(crate) fn bytes(text: &str, what: &str, range: Range) -> Result<u64> {
+    within(size(text), text, what, range)
+}
+
+/// Reads a number of things, which has no unit; `what` is what messages call it.
+pub(crate) fn count(text: &str, what: &str, range: Range) -> Result<u64> {
+    let value = integer(text).and_then(|(negative, value)| match negative && value != 0 {
+        true => Err(NoNumber::OutOfRange),
+        false => Ok(value),
+    });
+    within(value, text, what, range)
+}
+
+fn within(value: std::result::Result<u64, NoNumber>, text: &str, what: &str, range: Range) -> Result<u64> {
+    match value {
         Err(NoNumber::Malformed) => Err(Failure::new(format!("Invalid {what} specified: '{text}'."))),
         Ok(value) if (range.0..=range.1).contains(&value) => Ok(value),
         _ => Err(Failure::new(format!(
@@ -38,21 +51,41 @@ pub(crate) fn number(text: &str, what: &str, range: Range) -> Result<u64> {
     }
 }
 
-/// Reads a size.
+/// Reads a size. What is below zero is one only without a unit, in decimal: then it is out of range.
 pub(crate) fn size(text: &str) -> std::result::Result<u64, NoNumber> {
+    let text = text.trim_start();
+    if let Some(digits) = text.strip_prefix('-') {
+        return match !digits.is_empty() && digits.bytes().all(|byte| byte.is_ascii_digit()) {
+            true if digits.bytes().all(|byte| byte == b'0') => Ok(0),
+            true => Err(NoNumber::OutOfRange),
+            false => Err(NoNumber::Malformed),
+        };
+    }
+    let digits = text.strip_prefix('+').unwrap_or(text);
+    match digits.strip_prefix("0x").or(digits.strip_prefix("0X")) {
+        Some(hex) => hexadecimal(hex),
+        None => decimal(digits),
+    }
+}
+
+/// Reads an integer as C does whatever its base (`0x10`, `010`, `10`): whether it is negative, and what it is without
+/// its sign.
+pub(crate) fn integer(text: &str) -> std::result::Result<(bool, u64), NoNumber> {
     let text = text.trim_start();
     let (negative, digits) = match text.strip_prefix('-') {
         Some(rest) => (true, rest),
         None => (false, text.strip_prefix('+').unwrap_or(text)),
     };
-    let value = match digits.strip_prefix("0x").or(digits.strip_prefix("0X")) {
-        Some(hex) => hexadecimal(hex)?,
-        None => decimal(digits)?,
+    let (digits, base) = match digits.strip_prefix("0x").or(digits.strip_prefix("0X")) {
+        Some(hex) => (hex, 16),
+        None if digits.len() > 1 && digits.starts_with('0') => (digits, 8),
+        None => (digits, 10),
     };
-    if negative && value != 0 {
-        return Err(NoNumber::OutOfRange);
+    if digits.is_empty() || !digits.chars().all(|digit| digit.is_digit(base)) {
+        return Err(NoNumber::Malformed);
     }
-    Ok(value)
+    let value = u64::from_str_radix(digits, base).map_err(|_| NoNumber::OutOfRange)?;
+    Ok((negative, value))
 }
 
 fn hexadecimal(digits: &str) -> std::result::Result<u64, NoNumber> {
@@ -79,8 +112,9 @@ fn decimal(text: &str) -> std::result::Result<u64, NoNumber> {
         "e" | "E" => 60,
         _ => return Err(NoNumber::Malformed),
     };
-    // Before the point there may be nothing.
-    let whole: u64 = format!("0{whole}").parse().map_err(|_| NoNumber::OutOfRange)?;
+    // Before the point there may be nothing. What is too long is read up to its unit, which then stands for itself.
+    let too_long = if suffix.is_empty() { NoNumber::OutOfRange } else { NoNumber::Malformed };
+    let whole: u64 = format!("0{whole}").parse().map_err(|_| too_long)?;
     let has_fraction = fraction.bytes().any(|b| b != b'0');
     if has_fraction && shift == 0 {
         return Err(NoNumber::Malformed);
@@ -141,12 +175,45 @@ mod tests {
         ] {
             assert_eq!(size(text), Ok(value), "{text}");
         }
-        for text in ["", "x", "1Z", "1kk", "1.5", "1.2.3k", "0x", "0x1k", ".5", ".k", ".", "1 M", "-"] {
+        for text in [
+            "",
+            "x",
+            "1Z",
+            "1kk",
+            "1.5",
+            "1.2.3k",
+            "0x",
+            "0x1k",
+            ".5",
+            ".k",
+            ".",
+            "1 M",
+            "-",
+            "-1k",
+            "-0k",
+            "-0x1",
+            "-1.5",
+            "99999999999999999999k",
+        ] {
             assert_eq!(size(text), Err(NoNumber::Malformed), "{text}");
         }
         for text in ["-1", "16E", "99999999999999999999", "0x1ffffffffffffffff"] {
             assert_eq!(size(text), Err(NoNumber::OutOfRange), "{text}");
         }
+    }
+
+    #[test]
+    fn integers_are_those_of_c() {
+        for (text, value) in [("0", 0), ("010", 8), ("0x1F", 31), (" +7", 7), ("-0", 0)] {
+            assert_eq!(count(text, "x", ANY).ok(), Some(value), "{text}");
+        }
+        assert_eq!(integer("-5"), Ok((true, 5)));
+        for text in ["", "-", "x", "1k", "08", "0x", "1.0", "--1"] {
+            assert_eq!(integer(text), Err(NoNumber::Malformed), "{text}");
+        }
+        assert_eq!(integer("99999999999999999999"), Err(NoNumber::OutOfRange));
+        let told = count("-1", "depth", INT).unwrap_err().text.unwrap();
+        assert_eq!(told, "Invalid depth specified. Must be between 1 and 2147483647.");
     }
 
     #[test]

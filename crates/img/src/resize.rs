@@ -10,8 +10,9 @@ use crate::failure::{Failure, Result};
 use crate::flags;
 use crate::given::Flag;
 use crate::image::Image;
-use crate::numbers::{self, SIZE_MAX};
+use crate::numbers::SIZE_MAX;
 use crate::session::{How, Session, Source};
+use crate::settings;
 use crate::verbs::{Call, Verb};
 use crate::words;
 
@@ -95,12 +96,7 @@ fn wanted(text: &str) -> Result<By> {
         Some(b'-') => (By::Less, &text[1..]),
         _ => (By::Exactly, text),
     };
-    let size = numbers::size(digits).map_err(|_| {
-        Failure::new(
-            "Parameter 'size' expects a non-negative number below 2^64\nOptional suffix k, M, G, T, P or E means kilo-, mega-, giga-, tera-, peta-\nand exabytes, respectively.",
-        )
-    })?;
-    Ok(make(size))
+    Ok(make(settings::size("size", digits)?))
 }
 
 fn mode(name: &str) -> Result<Preallocation> {

@@ -6,7 +6,7 @@
 use engine::keyval;
 
 use crate::failure::{Failure, Result};
-use crate::numbers;
+use crate::numbers::{self, NoNumber};
 
 /// What a setting takes.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -134,7 +134,8 @@ impl Settings {
             let value = match self.value(setting.name) {
                 Some(Value::Text(text)) => text.replace(',', ",,"),
                 Some(Value::Switch(on)) => if *on { "on" } else { "off" }.to_owned(),
-                Some(Value::Number(number)) => number.to_string(),
+                // With a sign, as QEMU shows them.
+                Some(Value::Number(number)) => number.cast_signed().to_string(),
                 None => setting.default?.to_owned(),
             };
             Some(format!(" {}={value}", setting.name))
@@ -152,29 +153,28 @@ fn typed(setting: &Setting, text: &str) -> Result<Value> {
             "off" | "no" | "false" | "n" => Ok(Value::Switch(false)),
             _ => Err(Failure::new(format!("Parameter '{name}' expects 'on' or 'off'"))),
         },
-        Takes::Number => match number(text) {
-            Some(number) => Ok(Value::Number(number)),
-            None => Err(Failure::new(format!("Parameter '{name}' expects a number"))),
+        Takes::Number => match numbers::integer(text) {
+            // As C's `strtoull`.
+            Ok((negative, value)) => Ok(Value::Number(if negative { value.wrapping_neg() } else { value })),
+            Err(why) => Err(Failure::new(match why {
+                NoNumber::OutOfRange => format!("Value '{text}' is too large for parameter '{name}'"),
+                NoNumber::Malformed => format!("Parameter '{name}' expects a number"),
+            })),
         },
-        Takes::Size => match numbers::size(text) {
-            Ok(size) => Ok(Value::Number(size)),
-            Err(_) => Err(Failure::new(format!(
-                "Parameter '{name}' expects a non-negative number below 2^64\n{SIZE_HELP}"
-            ))),
-        },
+        Takes::Size => size(name, text).map(Value::Number),
     }
 }
 
-/// As C's `strtoull` with any base: what is below zero wraps.
-fn number(text: &str) -> Option<u64> {
-    if let Some(rest) = text.strip_prefix('-') {
-        return number(rest).filter(|_| !rest.starts_with('-')).map(u64::wrapping_neg);
-    }
-    match text.strip_prefix("0x").or(text.strip_prefix("0X")) {
-        Some(hex) => u64::from_str_radix(hex, 16).ok(),
-        None if text.len() > 1 && text.starts_with('0') => u64::from_str_radix(text, 8).ok(),
-        None => text.parse().ok(),
-    }
+/// Reads the size that is the value of `name`.
+pub(crate) fn size(name: &str, text: &str) -> Result<u64> {
+    numbers::size(text).map_err(|why| {
+        Failure::new(match why {
+            NoNumber::OutOfRange => format!("Value '{text}' is out of range for parameter '{name}'"),
+            NoNumber::Malformed => {
+                format!("Parameter '{name}' expects a non-negative number below 2^64\n{SIZE_HELP}")
+            }
+        })
+    })
 }
 
 #[cfg(test)]

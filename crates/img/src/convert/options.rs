@@ -64,8 +64,8 @@ pub(super) fn help(given: &Given) -> Result<Option<String>> {
 impl<'a> Options<'a> {
     pub(super) fn parse(given: &'a Given) -> Result<Self> {
         let sparse = given.value("sparse-size").map(sparse).transpose()?;
-        let parallel = given.number("parallel", "number of coroutines", Range(1, PARALLEL_MAX))?;
-        let rate = given.number("rate", "rate limit", numbers::ANY)?;
+        let parallel = given.count("parallel", "number of coroutines", Range(1, PARALLEL_MAX))?;
+        let rate = given.bytes("rate", "rate limit", numbers::ANY)?;
         excluded(given, sparse.is_some())?;
         let (target, sources) = match given.operands.split_last() {
             Some((target, sources)) if !sources.is_empty() => (target, sources),
@@ -164,7 +164,7 @@ fn excluded(given: &Given, sparse: bool) -> Result<()> {
 
 fn sparse(text: &str) -> Result<u64> {
     let what = "buffer size for sparse output";
-    let value = numbers::number(text, what, numbers::ANY)?;
+    let value = numbers::bytes(text, what, numbers::ANY)?;
     if !value.is_multiple_of(SECTOR) || value > SPARSE_MAX {
         return Err(Failure::new(format!(
             "Invalid {what} specified. Valid sizes are multiples of {SECTOR} up to {SPARSE_MAX}. Select 0 to disable sparse detection (fully allocates output)."
