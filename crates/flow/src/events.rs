@@ -67,6 +67,13 @@ pub enum Event {
         /// What is lost or stays behind: names the file.
         error: String,
     },
+    /// An image that was not closed has been repaired, since it is opened to be written.
+    ImageRepaired {
+        /// The node-name of its format node.
+        node: String,
+        /// What was wrong and is mended, as `check` tells it.
+        lines: Vec<String>,
+    },
     /// An image turned out to contradict itself.
     ImageCorrupt {
         /// The node-name of its format node.
@@ -155,6 +162,11 @@ impl NodeEvents {
     pub fn corrupt(&self, message: impl Display, range: Option<ByteRange>, fatal: bool) {
         let (node, message) = (self.node.to_string(), message.to_string());
         self.events.tell(Event::ImageCorrupt { node, message, range, fatal });
+    }
+
+    /// Its image was repaired when it was opened; `lines` say what was.
+    pub fn repaired(&self, lines: Vec<String>) {
+        self.events.tell(Event::ImageRepaired { node: self.node.to_string(), lines });
     }
 
     /// What it lives on is lost.

@@ -199,12 +199,19 @@ impl Session {
             options.insert("backing".to_owned(), Value::Null);
         }
         let mut events = self.engine.events().subscribe();
-        self.engine.add_node(options).await.map_err(Failure::from)?;
+        let added = self.engine.add_node(options).await;
         while let Some(event) = events.try_next() {
-            if let Event::BackingChanged { error, .. } = event {
-                self.listener.warn(&format!("warning: image '{}': {error}\n", source.name));
+            match event {
+                Event::BackingChanged { error, .. } => {
+                    self.listener.warn(&format!("warning: image '{}': {error}\n", source.name));
+                }
+                Event::ImageRepaired { lines, .. } => {
+                    self.listener.warn(&lines.iter().flat_map(|line| [line, "\n"]).collect::<String>());
+                }
+                _ => {}
             }
         }
+        added.map_err(Failure::from)?;
         Ok(Image::new(self.engine.clone(), looked.format, node, looked.header))
     }
 

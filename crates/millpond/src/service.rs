@@ -53,6 +53,9 @@ pub(crate) fn remove_pid(path: &Path) {
     }
 }
 
+/// Most repairs of an image that are told one by one.
+const REPAIRS_TOLD: usize = 8;
+
 /// Tells the operator of an event of clients or nodes.
 pub(crate) fn tell(event: &Event) {
     let line = match event {
@@ -64,6 +67,11 @@ pub(crate) fn tell(event: &Event) {
         Event::NodeOpened { node, how } => format!("node '{node}': {how}"),
         Event::SourceLost { node, error } => format!("node '{node}' has lost its source: {error}"),
         Event::BackingChanged { node, error } => format!("warning: node '{node}': {error}"),
+        Event::ImageRepaired { node, lines } => {
+            let (few, more) = lines.split_at(lines.len().min(REPAIRS_TOLD));
+            let more = if more.is_empty() { String::new() } else { format!("; and {} more", more.len()) };
+            format!("node '{node}': its image was not closed, and is repaired: {}{more}", few.join("; "))
+        }
         Event::ImageCorrupt { node, message, fatal: true, .. } => {
             format!(
                 "node '{node}': {message}; its image is marked as corrupt and not written any more: 'millpond img check -r all' repairs it"

@@ -130,8 +130,8 @@ impl Check {
 
     fn mend_refcounts(&mut self, from: u64) -> Result<(Stage, Step), BlockError> {
         let writes = if self.makes_anew() {
-            let writes = self.new_structures()?;
             self.tell(1, "Rebuilding refcount structure".to_owned());
+            let writes = self.new_structures()?;
             self.mended(true, true);
             self.found.check_errors = 0;
             writes

@@ -4,7 +4,7 @@
 //! Invariant: they lie in clusters that nothing refers to, the old structures included, and count what is there once
 //! the header points to them: until then the image is as it was.
 
-use std::collections::{BTreeSet, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 
 use block::{BlockError, ErrorKind};
 
@@ -104,17 +104,15 @@ impl Check {
 
     /// Counts what there is once the header points to the new structures.
     fn count_anew(&mut self, plan: &Plan) {
-        let bits = self.facts.bits();
-        let mut gone = self.amending.old.take().unwrap_or_else(|| self.old_structures());
+        let old = self.amending.old.take().unwrap_or_else(|| self.old_structures());
+        for (cluster, count) in self.take_from(&old) {
+            let references = self.references.get(cluster);
+            self.tell(1, format!("Repairing cluster {cluster} refcount={count} reference={references}"));
+        }
         if plan.snapshots.is_some() {
-            gone.push((self.facts.header.snapshots.offset.0, self.snapshots_len));
+            self.take_from(&[(self.facts.header.snapshots.offset.0, self.snapshots_len)]);
         }
-        gone.retain(|(offset, len)| *len > 0 && self.was_counted(*offset, *len));
-        for (offset, len) in gone {
-            for cluster in offset >> bits..=(offset + len - 1) >> bits {
-                self.references.take_one(cluster);
-            }
-        }
+        let bits = self.facts.bits();
         let snapshots =
             plan.snapshots.iter().map(|(at, bytes)| (*at, (bytes.len() as u64).div_ceil(1 << bits)));
         let blocks = plan.blocks.iter().map(|(_, at)| (*at, 1));
@@ -124,6 +122,21 @@ impl Check {
             }
         }
         self.count_inside(plan.end);
+    }
+
+    /// Takes the references to what nothing will refer to any more; answers how many its clusters had.
+    fn take_from(&mut self, runs: &[(u64, u64)]) -> BTreeMap<u64, u64> {
+        let (bits, mut had) = (self.facts.bits(), BTreeMap::new());
+        for &(offset, len) in runs.iter().filter(|(_, len)| *len > 0) {
+            if !self.was_counted(offset, len) {
+                continue;
+            }
+            for cluster in offset >> bits..=(offset + len - 1) >> bits {
+                had.entry(cluster).or_insert(self.references.get(cluster));
+                self.references.take_one(cluster);
+            }
+        }
+        had
     }
 
     /// The refcount table and its blocks: offsets and lengths.

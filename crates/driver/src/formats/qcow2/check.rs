@@ -9,6 +9,7 @@ pub(super) mod image_file;
 use std::sync::Arc;
 
 use block::{BlockError, ByteRange, ErrorKind, Result};
+use flow::events::NodeEvents;
 use flow::sabotage::Rule;
 use flow::{CheckReport, Next, Repair, Tell, View};
 use futures_util::{StreamExt, stream};
@@ -96,9 +97,13 @@ fn report(found: Found) -> CheckReport {
 }
 
 /// Repairs an image that was not closed while its refcounts were written late, before it is written again. What cannot
-/// be repaired is an error.
-pub(super) async fn repair_dirty(file: &View) -> Result<()> {
-    let report = check(ImageFile::View(file), Repair::All, &mut |_| ()).await;
+/// be repaired is an error; what was is told.
+pub(super) async fn repair_dirty(file: &View, events: &NodeEvents) -> Result<()> {
+    let mut lines = Vec::new();
+    let report = check(ImageFile::View(file), Repair::All, &mut |line| lines.push(line.to_owned())).await;
+    if !lines.is_empty() {
+        events.repaired(lines);
+    }
     let left = match report {
         Ok(report) if report.errors + report.corruptions == 0 => return Ok(()),
         Ok(report) => {

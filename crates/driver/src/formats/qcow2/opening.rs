@@ -55,7 +55,7 @@ async fn open_image(context: &OpenContext, options: &Options, file: &View, name:
         return Err(BlockError::new(ErrorKind::Invalid, context));
     }
     if header.features.dirty() && !header.features.corrupt() && !context.read_only && kept.is_none() {
-        check::repair_dirty(file).await?;
+        check::repair_dirty(file, &context.events).await?;
         header = read_header(file).await?;
     }
     let lent = kept.as_ref().is_some_and(|image| image.lent.load(Ordering::SeqCst));
