@@ -73,8 +73,9 @@ pub(super) fn tables(fixed: &Fixed) -> Result<(), BlockError> {
     }
     aligned(fixed, "refcount table", fixed.refcount_offset)?;
     let refcount_bytes = u64::from(fixed.refcount_clusters) << fixed.cluster_bits;
-    if refcount_bytes == 0 || refcount_bytes > RefcountTable::BYTES_MAX {
-        return Err(corrupt(format!("refcount table of {refcount_bytes} bytes, not 1 cluster to 8 MiB")));
+    // Without any it can be checked, and repaired.
+    if refcount_bytes > RefcountTable::BYTES_MAX {
+        return Err(corrupt(format!("refcount table of {refcount_bytes} bytes, more than 8 MiB")));
     }
     aligned(fixed, "snapshot table", fixed.snapshots_offset)?;
     aligned(fixed, "L1 table", fixed.l1_offset)?;

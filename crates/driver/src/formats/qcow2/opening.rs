@@ -50,6 +50,11 @@ async fn open_image(context: &OpenContext, options: &Options, file: &View, name:
         let body = Arc::new(check::check_only::CheckOnly::new(name, &header));
         return Ok(Opened { body: Body::Maps(body), wants });
     }
+    if header.refcount_table.clusters == 0 {
+        // In QEMU's words.
+        let context = "Image does not contain a reference count table: 'millpond img check -r all' makes one";
+        return Err(BlockError::new(ErrorKind::Corrupt, context));
+    }
     if options.salvage && !context.read_only {
         let context = "what is left of a broken image is only read: add read-only=on";
         return Err(BlockError::new(ErrorKind::Invalid, context));
