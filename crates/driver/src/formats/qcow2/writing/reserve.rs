@@ -34,7 +34,10 @@ impl Image {
         if how == Preallocation::Off {
             return Ok(());
         }
-        let mut rest = ByteRange::between(self.cluster().up(range.start()), self.cluster().up(range.end()));
+        let whole = self.cluster().around(range);
+        // The first one may be new only in part. What a backing image shows in the other goes on showing.
+        let first = if next.backing().is_none() { whole.start() } else { self.cluster().up(range.start()) };
+        let mut rest = ByteRange::between(first, whole.end().max(first));
         while !rest.is_empty() {
             let (at, span) = (rest.start(), self.geometry.slice_span());
             let part = rest.head((span - at % span).min(PIECE.max(self.geometry.cluster_size())));
@@ -127,8 +130,8 @@ impl Image {
         let mut new = |guest: u64, entry: &Entry| {
             let host = first_host + ((guest - whole.start()) >> self.geometry.cluster_bits());
             let parts = match entry {
-                // Subclusters that hold nothing say so, and so do zeros.
-                Entry::Plain { parts, .. } if only_tables && (has_subclusters || parts.zero != 0) => *parts,
+                // Subclusters that hold nothing say so, as QEMU's do, and so do zeros.
+                Entry::Plain { parts, .. } if has_subclusters || only_tables && parts.zero != 0 => *parts,
                 _ => Parts { allocated: all, zero: 0 },
             };
             Some(NewEntry::Plain { host: Some(host), parts })
