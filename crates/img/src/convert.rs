@@ -14,6 +14,7 @@ use crate::following::Following;
 use crate::given::Flag;
 use crate::image::Image;
 use crate::session::{How, Session, Source};
+use crate::snapshot_table;
 use crate::verbs::{Call, Verb};
 use crate::words;
 
@@ -70,6 +71,9 @@ async fn run(call: Call) -> Result<u8> {
     if let Some(text) = options::help(&given)? {
         session.listener.say(&text);
         return Ok(0);
+    }
+    if let Some(param) = given.value("source-snapshot") {
+        snapshot_table::check_param(&session, param)?;
     }
     let options = Options::parse(&given)?;
     session.add_objects(given.values("object")).await?;

@@ -20,8 +20,23 @@ pub(crate) enum Looks {
 pub(crate) const LOOKED_AT: usize = 512;
 
 /// Formats that QEMU reads and we do not.
-const FOREIGN: [&str; 12] =
-    ["vmdk", "vhdx", "vpc", "vdi", "qed", "qcow", "luks", "parallels", "bochs", "cloop", "dmg", "vvfat"];
+const FOREIGN: [&str; 14] = [
+    "vmdk",
+    "vhdx",
+    "vpc",
+    "vdi",
+    "qed",
+    "qcow",
+    "luks",
+    "parallels",
+    "bochs",
+    "cloop",
+    "dmg",
+    "vvfat",
+    // Protocols, which overlays may name as formats.
+    "host_device",
+    "host_cdrom",
+];
 
 /// Magics, where they stand, and the format.
 const MAGICS: [(usize, &[u8], Looks); 12] = [

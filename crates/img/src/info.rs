@@ -123,6 +123,12 @@ async fn one(session: &Session, source: Source<'_>, how: How<'_>) -> Result<(Abo
 async fn about(session: &Session, source: Source<'_>, looked: Looked) -> Result<About> {
     let filename = looked.named.filename(source.name);
     let len = session.engine.size(&looked.node)?.next_multiple_of(SECTOR);
+    let virtual_size = match &looked.header {
+        Some(header) => header.virtual_size,
+        None => {
+            raw_size(session, &looked).await.map_err(|failure| failure.opening(source.name))?.unwrap_or(len)
+        }
+    };
     let driver = looked.named.driver();
     let disk_size = match driver {
         "file" => allocated(session, &filename).await,
@@ -140,7 +146,7 @@ async fn about(session: &Session, source: Source<'_>, looked: Looked) -> Result<
     let full_backing = backing.map(|backing| full_name(&backing.name, &filename));
     Ok(About {
         format: looked.format,
-        virtual_size: looked.header.as_ref().map_or(len, |header| header.virtual_size),
+        virtual_size,
         file: Below { driver: driver.to_owned(), len, disk_size },
         header: looked.header,
         bitmaps,
@@ -149,6 +155,20 @@ async fn about(session: &Session, source: Source<'_>, looked: Looked) -> Result<
         disk_size,
         full_backing,
     })
+}
+
+/// Size of the part of a file that options say to be the image, if they do.
+async fn raw_size(session: &Session, looked: &Looked) -> Result<Option<u64>> {
+    let own = looked.named.own.iter().filter(|(key, _)| matches!(key.as_str(), "size" | "offset"));
+    let mut options: Map<_, _> = own.map(|(key, value)| (key.clone(), value.clone())).collect();
+    if options.is_empty() {
+        return Ok(None);
+    }
+    options.extend(naming::object(json!({ "driver": "raw", "file": looked.node, "read-only": true })));
+    let node = session.engine.add_node(options).await?;
+    let size = session.engine.size(&node)?.next_multiple_of(SECTOR);
+    session.engine.delete_node(&node).await?;
+    Ok(Some(size))
 }
 
 /// The bitmaps that an image in the node `file` names.

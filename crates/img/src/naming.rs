@@ -124,7 +124,25 @@ fn from_options(mut map: Map<String, Value>) -> Result<Named> {
             _ => return Err(Failure::new("A block device must be specified for \"file\"")),
         },
     };
+    for (key, child) in &mut map {
+        name_driver(key, child)?;
+    }
     Ok(Named { format: driver, file, own: map })
+}
+
+/// Gives a child that is named by a file name its driver, and those below it. What a format is, is said or not known.
+fn name_driver(key: &str, child: &mut Value) -> Result<()> {
+    let Value::Object(options) = child else { return Ok(()) };
+    match key {
+        "file" | "data-file" => *options = with_driver(std::mem::take(options))?,
+        "backing" if !options.contains_key("driver") => {
+            let text = "the format of the backing image is not guessed: say it (backing.driver=qcow2)";
+            return Err(Failure::new(text));
+        }
+        "backing" => {}
+        _ => return Ok(()),
+    }
+    options.iter_mut().try_for_each(|(key, child)| name_driver(key, child))
 }
 
 /// The same with the driver that the file name stands for.

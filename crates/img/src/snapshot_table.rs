@@ -4,8 +4,9 @@ use engine::SnapshotInfo;
 use qcow2::Snapshot;
 use serde_json::{Map, Value, json};
 
-use crate::failure::Failure;
+use crate::failure::{Failure, Result};
 use crate::numbers::shown;
+use crate::session::Session;
 
 const SECOND: u64 = 1_000_000_000;
 
@@ -65,6 +66,19 @@ pub(crate) fn missing(failure: Failure, wanted: Option<&str>) -> Failure {
     match why.filter(|_| wanted.is_some()) {
         Some(why) => Failure::new(format!("Failed to load snapshot: {why}")),
         None => failure,
+    }
+}
+
+/// Fails where `snapshot.id=...,snapshot.name=...` names anything else.
+pub(crate) fn check_param(session: &Session, param: &str) -> Result<()> {
+    let keys = param.split(',').map(|item| item.split_once('=').map_or(item, |(key, _)| key));
+    let mut others = keys.filter(|key| !matches!(*key, "snapshot.id" | "snapshot.name"));
+    match others.next().filter(|_| param.starts_with("snapshot.")) {
+        Some(key) => {
+            session.listener.complain(&format!("Invalid parameter '{key}'"));
+            Err(Failure::new(format!("Failed in parsing snapshot param '{param}'")))
+        }
+        None => Ok(()),
     }
 }
 

@@ -12,6 +12,7 @@ mod bitmaps;
 mod ending;
 mod offload;
 mod page_cache;
+mod parts;
 mod quota;
 mod rebasing;
 mod validation;
