@@ -136,19 +136,23 @@ impl Drop for Server {
 fn serve(path: &Path) {
     let world = RealWorld::new();
     let shared = Arc::new(world.clone());
-    world.block_on(async {
+    let threads = world.block_on(async {
         let options = EngineOptions { threads: 1, ..EngineOptions::default() };
         let engine = Engine::new(shared, options).unwrap();
+        let threads = engine.threads().to_vec();
         let (table, ending) = commands::standard(&engine);
         let control = Control::new(engine, table, ending);
         let address = Address::Unix { path: path.to_owned() };
         let listening = control.listen(&address, |_| {});
         // Listening ends only by an error.
         match io::select::race(listening, control.ended()).await {
-            io::select::Either::First(failed) => failed.unwrap(),
-            io::select::Either::Second(()) => {}
+            io::select::Either::First(failed) => panic!("{failed:?}"),
+            io::select::Either::Second(()) => threads,
         }
     });
+    // A process would end now, and all locks on its files with it.
+    threads.iter().for_each(|thread| thread.stop());
+    world.settle();
 }
 
 /// A QMP client.
