@@ -54,7 +54,7 @@ pub(super) struct Options<'a> {
 
 /// The list of options, where that is asked for.
 pub(super) fn help(given: &Given) -> Result<Option<String>> {
-    if !given.values("target-options").any(option_list::asks_for_help) {
+    if !given.lists("target-options")?.into_iter().any(option_list::asks_for_help) {
         return Ok(None);
     }
     let format = given.value("target-format").unwrap_or("raw");
