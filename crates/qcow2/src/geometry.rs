@@ -143,13 +143,16 @@ impl Geometry {
         if self.external { DATA_FILE_CHILD } else { FILE_CHILD }
     }
 
-    /// Which bytes of the image file are the active L1 table: empty for an empty disk, at most 32 MiB.
-    /// `Corrupt` where a file of `file_len` bytes does not hold them.
+    /// Which bytes of the image file are the active L1 table: at most 32 MiB, none for an empty disk, wherever the
+    /// header has its table. `Corrupt` where a file of `file_len` bytes does not hold them.
     pub fn l1_range(&self, file_len: u64) -> Result<ByteRange, BlockError> {
+        if self.l1_entries == 0 {
+            return Ok(ByteRange::between(0, 0));
+        }
         let len = u64::from(self.l1_entries) * 8;
         // The header's check keeps the offset below 2^56 and the length below 2^26.
         let range = ByteRange::new(self.l1_offset.0, len);
-        if len > 0 && range.end() > file_len {
+        if range.end() > file_len {
             return Err(corrupt(format!(
                 "L1 table ({len} bytes at {}) leaves the file of {file_len} bytes",
                 self.l1_offset
