@@ -11,7 +11,7 @@ use flow::{CheckReport, Op, Repair, Request, Role, View, seam};
 use io::Lease;
 use lab::{Lab, Tree, qcow2 as images, same};
 use qcow2::NewImage;
-use serde_json::json;
+use serde_json::{Value, json};
 use sim::{Options, SimWorld};
 
 const SIZE: u64 = 1 << 20;
@@ -26,6 +26,13 @@ async fn check(view: &View, repair: Repair) -> Result<(CheckReport, Vec<String>)
 async fn check_only(lab: &Lab<SimWorld>, path: &str) -> Tree {
     let (file, _) = lab.file(path).await;
     lab.open("qcow2", json!({"check-only": true}), &[(Role::File, &file)]).await
+}
+
+/// The image in `disk`, opened to be used.
+async fn opened(lab: &Lab<SimWorld>, options: Value, read_only: bool) -> Result<Tree> {
+    let (below, _) = lab.file("disk").await;
+    let children = [(Role::File, &below)];
+    lab.open_with("qcow2", options, &children, |context| context.read_only = read_only).await
 }
 
 async fn flush(view: &View) {
@@ -145,21 +152,33 @@ fn an_image_past_repair_stays_dirty_and_is_not_opened_for_writing() {
 }
 
 #[test]
+fn an_image_without_a_refcount_table_is_only_repaired() {
+    on_filled(async |lab, world, mut file, _| {
+        // Where the header has its refcount table: offset and clusters.
+        file[48..60].fill(0);
+        world.disk().put("disk", &file);
+        for read_only in [true, false] {
+            let refused = opened(lab, json!({}), read_only).await.map(|_| ()).unwrap_err();
+            assert!(refused.to_string().contains("does not contain a reference count table"), "{refused}");
+        }
+        let (report, _) = check(&check_only(lab, "disk").await.view(), Repair::All).await.unwrap();
+        assert!(report.corruptions_fixed > 0 && report.corruptions == 0, "{report:?}");
+        let view = lab.open_qcow2("disk", json!({}), None).await.view();
+        same(&seam::read(&view, ByteRange::new(0, 300 << 10)).await.unwrap(), &[7; 300 << 10]);
+    });
+}
+
+#[test]
 fn what_is_left_of_a_broken_image_is_only_read() {
     on_filled(async |lab, world, file, header| {
         // The lowest byte of the first L1 entry: its lowest bit is reserved.
         change(world, "disk", header.l1_offset.0 as usize + 7, 1);
-        let opened = async |options, read_only| {
-            let (below, _) = lab.file("disk").await;
-            lab.open_with("qcow2", options, &[(Role::File, &below)], |context| context.read_only = read_only)
-                .await
-        };
         let whole = ByteRange::new(0, 300 << 10);
-        let strict = opened(json!({}), true).await.unwrap().view();
+        let strict = opened(lab, json!({}), true).await.unwrap().view();
         assert_eq!(seam::read(&strict, whole).await.unwrap_err().kind(), ErrorKind::Corrupt);
-        let saved = opened(json!({"salvage": true}), true).await.unwrap().view();
+        let saved = opened(lab, json!({"salvage": true}), true).await.unwrap().view();
         same(&seam::read(&saved, whole).await.unwrap(), &[7; 300 << 10]);
-        let refused = opened(json!({"salvage": true}), false).await.map(|_| ()).unwrap_err();
+        let refused = opened(lab, json!({"salvage": true}), false).await.map(|_| ()).unwrap_err();
         assert!(refused.to_string().contains("read-only=on"), "{refused}");
         assert_eq!(world.disk().bytes("disk").unwrap().len(), file.len());
     });
