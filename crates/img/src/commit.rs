@@ -20,6 +20,7 @@ use crate::flags;
 use crate::following::Following;
 use crate::given::Flag;
 use crate::image::Image;
+use crate::naming;
 use crate::numbers;
 use crate::session::{How, Session, Source};
 use crate::verbs::{Call, Verb};
@@ -203,12 +204,7 @@ fn is_same(base: &str, name: &str, overlay: &str) -> bool {
 /// The image below, and its format.
 fn backing(header: &Header, overlay: &str) -> Option<(String, Option<String>)> {
     let backing = header.backing.as_ref()?;
-    let name = match qcow2::resolve(&backing.name, overlay) {
-        Ok(Target::Path(path)) => path,
-        Ok(Target::Protocol { name, .. }) => name,
-        Ok(Target::Options(_)) | Err(_) => backing.name.clone(),
-    };
-    Some((name, backing.format.clone()))
+    Some((naming::full_name(&backing.name, overlay), backing.format.clone()))
 }
 
 fn told(failed: Failed) -> Failure {

@@ -1,7 +1,5 @@
 //! `create`: a new image.
 
-use qcow2::Target;
-
 use crate::failure::{Failure, Result};
 use crate::flags;
 use crate::foreign;
@@ -113,7 +111,7 @@ async fn backing(session: &Session, given: &Given, name: &str, settings: &mut Se
             Err(Failure::new(format!("Unknown backing file format '{format}'")))
         };
     }
-    let full = full_name(&backing, name);
+    let full = naming::full_name(&backing, name);
     let source = Source { name: &full, format: Some(&format), image_opts: false };
     let opened = session.open_plainly(source, How::READ).await;
     let image = opened.map_err(|failure| {
@@ -131,21 +129,12 @@ async fn no_format(session: &Session, backing: &str, name: &str, unopened: bool)
     if unopened {
         return Failure::new(TEXT);
     }
-    let full = full_name(backing, name);
+    let full = naming::full_name(backing, name);
     let source = Source { name: &full, format: None, image_opts: false };
     match session.look(source, How::READ).await {
         Ok(looked) => Failure::new(format!("{TEXT}\nDetected format of {}.", looked.format)),
         Err(failure) => {
             Failure::new(format!("{}\nCould not open backing image.", failure.text.unwrap_or_default()))
         }
-    }
-}
-
-/// The backing file's name as seen from here, not from its overlay.
-fn full_name(backing: &str, overlay: &str) -> String {
-    match qcow2::resolve(backing, overlay) {
-        Ok(Target::Path(path)) => path,
-        Ok(Target::Protocol { name, .. }) => name,
-        Ok(Target::Options(_)) | Err(_) => backing.to_owned(),
     }
 }

@@ -7,7 +7,7 @@ use std::path::Path;
 use block::ByteRange;
 use engine::SnapshotInfo;
 use io::OpenOptions;
-use qcow2::{BitmapEntry, Header, Target, Version, cache};
+use qcow2::{BitmapEntry, Header, Version, cache};
 use serde_json::{Map, Value, json};
 
 use crate::failure::{Failure, Result};
@@ -143,7 +143,7 @@ async fn about(session: &Session, source: Source<'_>, looked: Looked) -> Result<
     let snapshots = snapshots(session, &looked).await.map_err(|failure| failure.opening(source.name))?;
     session.engine.delete_node(&looked.node).await?;
     let backing = looked.header.as_ref().and_then(|header| header.backing.as_ref());
-    let full_backing = backing.map(|backing| full_name(&backing.name, &filename));
+    let full_backing = backing.map(|backing| naming::full_name(&backing.name, &filename));
     Ok(About {
         format: looked.format,
         virtual_size,
@@ -203,15 +203,6 @@ async fn snapshots(session: &Session, looked: &Looked) -> Result<Vec<SnapshotInf
             .await;
     reader.close().await?;
     Ok(found?)
-}
-
-/// A backing file's name as seen from here, not from its overlay.
-fn full_name(name: &str, overlay: &str) -> String {
-    match qcow2::resolve(name, overlay) {
-        Ok(Target::Path(path)) => path,
-        Ok(Target::Protocol { name, .. }) => name,
-        Ok(Target::Options(_)) | Err(_) => name.to_owned(),
-    }
 }
 
 /// A bitmap by QMP's names.

@@ -63,7 +63,7 @@ pub(crate) fn size(text: &str) -> std::result::Result<u64, NoNumber> {
     }
     let digits = text.strip_prefix('+').unwrap_or(text);
     match digits.strip_prefix("0x").or(digits.strip_prefix("0X")) {
-        Some(hex) => hexadecimal(hex),
+        Some(hex) => in_base(hex, 16),
         None => decimal(digits),
     }
 }
@@ -81,18 +81,15 @@ pub(crate) fn integer(text: &str) -> std::result::Result<(bool, u64), NoNumber> 
         None if digits.len() > 1 && digits.starts_with('0') => (digits, 8),
         None => (digits, 10),
     };
+    Ok((negative, in_base(digits, base)?))
+}
+
+/// Reads digits of that base, and nothing else.
+fn in_base(digits: &str, base: u32) -> std::result::Result<u64, NoNumber> {
     if digits.is_empty() || !digits.chars().all(|digit| digit.is_digit(base)) {
         return Err(NoNumber::Malformed);
     }
-    let value = u64::from_str_radix(digits, base).map_err(|_| NoNumber::OutOfRange)?;
-    Ok((negative, value))
-}
-
-fn hexadecimal(digits: &str) -> std::result::Result<u64, NoNumber> {
-    if digits.is_empty() || !digits.bytes().all(|b| b.is_ascii_hexdigit()) {
-        return Err(NoNumber::Malformed);
-    }
-    u64::from_str_radix(digits, 16).map_err(|_| NoNumber::OutOfRange)
+    u64::from_str_radix(digits, base).map_err(|_| NoNumber::OutOfRange)
 }
 
 fn decimal(text: &str) -> std::result::Result<u64, NoNumber> {

@@ -5,12 +5,13 @@ use engine::Reader;
 use flow::{BackingName, Holds, Layer, Op, Request, View, seam};
 use graph::Demand;
 use io::Lease;
-use qcow2::{Geometry, Target};
+use qcow2::Geometry;
 
 use crate::cache::Cache;
 use crate::failure::{Failure, Result};
 use crate::following::Following;
 use crate::image::{Image, Use};
+use crate::naming;
 use crate::session::{How, Session, Source};
 
 /// Most bytes that are compared at a time.
@@ -27,11 +28,7 @@ pub(super) async fn keep_content(
     let following = Following::begin(session, overlay.size()?);
     let fresh = match wanted {
         Some(wanted) => {
-            let full = match qcow2::resolve(&wanted.name, name) {
-                Ok(Target::Path(path)) => path,
-                Ok(Target::Protocol { name, .. }) => name,
-                Ok(Target::Options(_)) | Err(_) => wanted.name.clone(),
-            };
+            let full = naming::full_name(&wanted.name, name);
             let source = Source { name: &full, format: Some(&wanted.format), image_opts: false };
             let opened = session.open_plainly(source, How { cache, ..How::READ }).await;
             Some(opened.map_err(|failure| {
@@ -87,7 +84,7 @@ async fn one_piece(user: &Use, rest: ByteRange) -> Result<Piece> {
     if is_own(&layer) {
         return Ok(Piece::Own(run));
     }
-    // Chunks and clusters share their boundaries. Whoever has it below does not matter: clusters are stored whole.
+    // Chunks and clusters share their boundaries. Whoever has it below does not matter: units are stored whole.
     let most = rest.head(CHUNK.max(seam::granule(&user.root.view())) - run.start() % CHUNK);
     let mut end = run.end();
     while end < most.end() {
