@@ -7,7 +7,7 @@ use qcow2::NewImage;
 use serde_json::json;
 use sim::{Options, SimWorld};
 
-use crate::lab::{Lab, qcow2 as images};
+use crate::lab::{Lab, oracle, qcow2 as images};
 use crate::row::{Row, SIZE};
 use crate::stage::{Stage, flush};
 use crate::table::{filled, fresh, over, overlay, plain, scribble};
@@ -15,6 +15,7 @@ use crate::table::{filled, fresh, over, overlay, plain, scribble};
 /// Images that become images of another kind.
 pub fn rows() -> Vec<Row> {
     let shared = |bits| images::with_snapshot(zeroed(&fresh(bits)));
+    let shared_over = |bits| images::with_snapshot(zeroed(&fresh(bits).over("base", "raw")));
     let old = images::with_incomplete_snapshot(images::version_2(images::with_snapshot(filled(&fresh(12)))));
     let crowded = images::crowded(&fresh(9));
     vec![
@@ -28,6 +29,10 @@ pub fn rows() -> Vec<Row> {
         },
         Row { work: |stage| Box::pin(versions(stage)), ..scribble("other versions", shared(11), plain()) },
         Row {
+            work: |stage| Box::pin(versions(stage)),
+            ..overlay("other versions over a backing image", shared_over(11), plain())
+        },
+        Row {
             work: |stage| Box::pin(upgrade(stage)),
             ..scribble("a new version with incomplete snapshots", old, plain())
         },
@@ -38,9 +43,14 @@ pub fn rows() -> Vec<Row> {
 /// An image that holds data and zeros, some of which keep their clusters.
 fn zeroed(image: &NewImage) -> Vec<u8> {
     let world = SimWorld::new(7, Options::calm());
-    world.disk().put("disk", &filled(image));
+    images::put(&world.disk(), "disk", image);
+    world.disk().put("base", &oracle::initial(SIZE));
     world.run(async {
-        let view = Lab::new(&world).open_qcow2("disk", json!({}), None).await.view();
+        let lab = Lab::new(&world);
+        let (base, _) = lab.file("base").await;
+        let backing = image.backing.is_some().then_some(&base);
+        let view = lab.open_qcow2("disk", json!({}), backing).await.view();
+        seam::write(&view, 0, &oracle::initial(SIZE / 2)).await.unwrap();
         for (start, flags) in [(8 << 10, Flags::NONE), (48 << 10, Flags::MAY_UNMAP)] {
             let rq = Request::new(Op::WriteZeroes, ByteRange::new(start, 16 << 10)).with_flags(flags);
             seam::execute(&view, rq, Lease::empty()).await.0.unwrap();

@@ -1,8 +1,11 @@
 //! What a check makes different besides, for images that are to be of another kind: the width of refcounts, whole
 //! entries of snapshots, and entries that version 2 does not have.
 //!
-//! Invariant: it begins only where nothing is wrong, but for refcounts that are to be of another width. Those of
+//! Invariants: it begins only where nothing is wrong, but for refcounts that are to be of another width. Those of
 //! another width are new structures, to which one sector of the header switches; a crash before leaves the old ones.
+//! Clusters of zeros are counted by such structures for all entries that are to point to them, before one does.
+
+use std::collections::VecDeque;
 
 use block::{BlockError, ErrorKind};
 
@@ -12,6 +15,19 @@ use super::{Check, Repair, Step};
 use crate::l2_entry::{COMPRESSED, ZERO};
 use crate::{Snapshot, corrupt};
 
+/// Entries that share a cluster of zeros. Each snapshot that is taken of them counts it as often once more, so that far
+/// less than what 16 bits count leaves room for 255 of them.
+const SHARED_MAX: u64 = 256;
+
+/// A cluster that is counted for entries which are to point to it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct ZeroCluster {
+    /// Where it lies in the image file, in bytes.
+    pub offset: u64,
+    /// So many references are counted.
+    pub uses: u64,
+}
+
 /// What is asked for besides the check, and what was seen for it.
 #[derive(Default)]
 pub(super) struct Amending {
@@ -19,12 +35,57 @@ pub(super) struct Amending {
     pub(super) bits: Option<u32>,
     /// Entries of version 2 snapshot tables are to say how large the disk was, too.
     pub(super) completes_snapshots: bool,
-    /// Entries that read as zeros become unallocated.
-    drops_zeros: bool,
-    /// Entries that read as zeros, in all tables.
-    pub(super) zeros: u64,
+    /// What entries that read as zeros become, in all tables.
+    become_of_zeros: BecomeOfZeros,
+    /// How many there are.
+    zeros: u64,
+    /// References that clusters of zeros would have if they were data.
+    uses: Vec<u64>,
+    /// Whether such clusters are made.
+    makes_zero_clusters: bool,
+    /// Those that were.
+    zero_clusters: Vec<ZeroCluster>,
     /// The structures that counts of another width take the place of.
     pub(super) old: Option<Vec<(u64, u64)>>,
+}
+
+#[derive(Default)]
+enum BecomeOfZeros {
+    #[default]
+    Nothing,
+    Unallocated,
+    /// Data: they point to these, as often as is counted.
+    Data(VecDeque<ZeroCluster>),
+}
+
+impl Amending {
+    /// Whether there are to be new refcount structures, though the old ones are right.
+    pub(super) fn counts_anew(&self) -> bool {
+        self.bits.is_some() || self.makes_zero_clusters
+    }
+
+    /// An entry in a table that is used so often.
+    fn note_zero(&mut self, times: u64) {
+        self.zeros += 1;
+        match self.uses.last_mut() {
+            Some(uses) if *uses + times <= SHARED_MAX => *uses += times,
+            _ => self.uses.push(times),
+        }
+    }
+}
+
+impl BecomeOfZeros {
+    /// What an entry becomes in a table that is used so often; `None` where clusters have been counted for less.
+    fn of_one(&mut self, times: u64) -> Option<u64> {
+        let Self::Data(clusters) = self else { return Some(0) };
+        // As they were counted: each for entries in a row.
+        while clusters.front()?.uses < times {
+            clusters.pop_front();
+        }
+        let cluster = clusters.front_mut()?;
+        cluster.uses -= times;
+        Some(cluster.offset)
+    }
 }
 
 impl Check {
@@ -51,7 +112,29 @@ impl Check {
     /// unallocated ones, which do, too. Clusters that they kept leak.
     #[must_use]
     pub fn dropping_zeros(mut self) -> Self {
-        self.amending.drops_zeros = true;
+        self.amending.become_of_zeros = BecomeOfZeros::Unallocated;
+        self
+    }
+
+    /// The same check of an image in which nothing is wrong, which then counts clusters of zeros
+    /// ([`Check::zero_clusters`]) for all entries that read as zeros. Nothing points to them yet: they leak.
+    #[must_use]
+    pub fn making_zero_clusters(mut self) -> Self {
+        self.repair = Repair::Nothing;
+        self.amending.makes_zero_clusters = true;
+        self
+    }
+
+    /// Those that were made. Once it is done; nothing was written to them.
+    pub fn zero_clusters(&self) -> &[ZeroCluster] {
+        &self.amending.zero_clusters
+    }
+
+    /// The same check right after that one, once `clusters` durably hold zeros: entries that read as zeros point to
+    /// them. Clusters that they kept leak.
+    #[must_use]
+    pub fn filling_zeros(mut self, clusters: &[ZeroCluster]) -> Self {
+        self.amending.become_of_zeros = BecomeOfZeros::Data(clusters.iter().copied().collect());
         self
     }
 
@@ -65,25 +148,50 @@ impl Check {
         &self.snapshots
     }
 
-    pub(super) fn is_zero(&self, entry: u64) -> bool {
+    fn is_zero(&self, entry: u64) -> bool {
         entry & COMPRESSED == 0 && entry & ZERO != 0 && !self.facts.extended
     }
 
-    pub(super) fn drop_zeros(&mut self, number: usize, bytes: &[u8]) {
-        if !self.amending.drops_zeros {
-            return;
+    pub(super) fn note_zero(&mut self, entry: u64, times: u64) {
+        if self.is_zero(entry) {
+            self.amending.note_zero(times);
         }
+    }
+
+    /// Has entries of a table that read as zeros become what they are to be.
+    pub(super) fn replace_zeros(&mut self, number: usize, bytes: &[u8]) -> Result<(), BlockError> {
+        if matches!(self.amending.become_of_zeros, BecomeOfZeros::Nothing) {
+            return Ok(());
+        }
+        let table = self.l2_tables[number];
         let mut now = bytes.to_vec();
         for (word, entry) in now.as_chunks_mut::<8>().0.iter_mut().zip(super::words(bytes)) {
             if self.is_zero(entry) {
-                *word = [0; 8];
+                let becomes = self.amending.become_of_zeros.of_one(table.times());
+                let becomes = becomes.ok_or_else(|| corrupt("its tables have changed meanwhile"))?;
+                *word = becomes.to_be_bytes();
             }
         }
-        self.writes.extend(changed_sectors(self.l2_tables[number].offset, bytes, &now));
+        self.writes.extend(changed_sectors(table.offset, bytes, &now));
+        Ok(())
+    }
+
+    /// How many clusters of zeros are to be made.
+    pub(super) fn new_zero_clusters(&self) -> usize {
+        if self.amending.makes_zero_clusters { self.amending.uses.len() } else { 0 }
+    }
+
+    /// Counts them where they were put.
+    pub(super) fn count_zero_clusters(&mut self, places: &[u64]) {
+        for (cluster, uses) in places.iter().zip(std::mem::take(&mut self.amending.uses)) {
+            self.references.set(*cluster, uses);
+            let offset = cluster << self.facts.bits();
+            self.amending.zero_clusters.push(ZeroCluster { offset, uses });
+        }
     }
 
     /// Goes over from checking to new structures.
-    pub(super) fn begin_new_width(&mut self) -> Result<Step, BlockError> {
+    pub(super) fn begin_anew(&mut self) -> Result<Step, BlockError> {
         let bits = self.amending.bits.unwrap_or(self.disk.bits);
         // New refcounts are made of what refers to clusters, whatever the old ones said.
         if self.found.corruptions > self.miscounted || self.found.check_errors > 0 {

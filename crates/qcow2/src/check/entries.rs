@@ -1,5 +1,7 @@
 //! L2 tables: what each entry refers to, and what is wrong with it.
 
+use block::BlockError;
+
 use super::{Check, L2Table, Repair, Zeroing};
 use crate::l2_entry::{COMPRESSED, COPIED, OFFSET, RESERVED, ZERO};
 
@@ -18,7 +20,7 @@ enum Kind {
 
 impl Check {
     /// One L2 table, or as much of it as the file has.
-    pub(super) fn take_l2(&mut self, number: usize, bytes: &[u8]) {
+    pub(super) fn take_l2(&mut self, number: usize, bytes: &[u8]) -> Result<(), BlockError> {
         let table = self.l2_tables[number];
         let (mut behind, mut index, mut looked) = (0, 0, 0);
         let words: Vec<u64> = super::words(bytes).collect();
@@ -35,13 +37,13 @@ impl Check {
             }
             let bitmap =
                 if step == 2 { words.get((index * step + 1) as usize).copied().unwrap_or(0) } else { 0 };
-            self.amending.zeros += u64::from(self.is_zero(entry));
+            self.note_zero(entry, table.times());
             if entry | bitmap != 0 {
                 self.l2_entry(number, table, index, (entry, bitmap), &mut behind);
             }
             index += 1;
         }
-        self.drop_zeros(number, bytes);
+        self.replace_zeros(number, bytes)
     }
 
     fn l2_entry(
@@ -52,7 +54,7 @@ impl Check {
         (entry, bitmap): (u64, u64),
         behind: &mut u64,
     ) {
-        let times = u64::from(table.active + table.others);
+        let times = table.times();
         let kind = self.kind(entry);
         if kind != Kind::Compressed && entry & RESERVED != 0 {
             self.corrupt(times, format!("ERROR found l2 entry with reserved bits set: {entry:x}"));
@@ -87,7 +89,7 @@ impl Check {
     }
 
     fn compressed(&mut self, table: L2Table, index: u64, entry: u64, bitmap: u64) {
-        let times = u64::from(table.active + table.others);
+        let times = table.times();
         // The bits of the offset, then one bit for each sector of a cluster.
         let sector_bits = self.facts.bits() - 8;
         let offset_bits = 62 - sector_bits;
@@ -115,7 +117,7 @@ impl Check {
     }
 
     fn allocated(&mut self, table: L2Table, entry: u64, bitmap: u64, behind: &mut u64) {
-        let (host, times) = (entry & OFFSET, u64::from(table.active + table.others));
+        let (host, times) = (entry & OFFSET, table.times());
         if bitmap >> 32 & bitmap & u64::from(u32::MAX) != 0 {
             let line = format!(
                 "ERROR offset={host:x}: Allocated cluster has corrupted subcluster allocation bitmap"
@@ -178,7 +180,7 @@ impl Check {
         if is {
             let at = self.l2_tables[number].offset + index * self.facts.entry_bytes();
             let table = self.l2_tables[number];
-            let counted = if entry & RESERVED == 0 { 0 } else { u64::from(table.active + table.others) };
+            let counted = if entry & RESERVED == 0 { 0 } else { table.times() };
             self.zeroings.push(Zeroing { at, host, table: number, counted });
             self.tell(
                 1,

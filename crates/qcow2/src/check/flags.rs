@@ -53,7 +53,7 @@ impl Check {
     pub(super) fn take_l2_flags(&mut self, number: usize, bytes: &[u8]) {
         let table = self.l2_tables[number];
         let is_table = self.facts.is_aligned(table.offset)
-            && self.is_only(table.offset >> self.facts.bits(), u64::from(table.active + table.others));
+            && self.is_only(table.offset >> self.facts.bits(), table.times());
         let mends = self.mends_flags() && is_table;
         let mut now = bytes.to_vec();
         let step = self.facts.entry_bytes() as usize / 8;

@@ -47,7 +47,7 @@ impl Check {
     pub(super) fn mend(&mut self, stage: Stage) -> Result<Step, BlockError> {
         use Stage::{Begin, Clean, End, FlagsEnd, FlagsL1, FlagsL2, Header, OldTable, Refcounts, Zeroings};
         let (next, step) = match stage {
-            Begin if self.amending.bits.is_some() => (Zeroings, self.begin_new_width()?),
+            Begin if self.amending.counts_anew() => (Zeroings, self.begin_anew()?),
             Begin if self.repair == Repair::Nothing => (End, Step::Again),
             Begin => (Zeroings, self.zero_entries()?),
             Zeroings => (Refcounts(0), Step::Barrier),
@@ -92,13 +92,13 @@ impl Check {
         self.facts.is_v3()
             && zeroing.at + 8 <= self.facts.file_len
             && self.facts.is_aligned(table.offset)
-            && self.is_only(cluster, u64::from(table.active + table.others))
+            && self.is_only(cluster, table.times())
             && !blocks.contains(&cluster)
     }
 
     fn count_after_all(&mut self, zeroing: &Zeroing) {
         let table = self.l2_tables[zeroing.table];
-        let times = u64::from(table.active + table.others);
+        let times = table.times();
         self.corrupt(times, format!("ERROR offset={:x}: cannot be repaired", zeroing.host));
         if !self.facts.external {
             self.refer(zeroing.host, self.facts.cluster(), times);

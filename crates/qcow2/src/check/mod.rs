@@ -30,6 +30,8 @@ mod runs;
 mod scan;
 mod structures;
 
+pub use amend::ZeroCluster;
+
 use std::collections::{BTreeSet, HashMap, VecDeque};
 
 use block::{BlockError, ByteRange};
@@ -179,6 +181,13 @@ struct L2Table {
     others: u32,
 }
 
+impl L2Table {
+    /// How often it is used.
+    fn times(self) -> u64 {
+        u64::from(self.active + self.others)
+    }
+}
+
 struct Zeroing {
     /// Where the entry is, and what it points to.
     at: u64,
@@ -326,7 +335,7 @@ impl Check {
             Piece::RefcountTable => self.disk.table.extend(words(bytes)),
             Piece::RefcountBlock(offset) => self.disk.keep(offset, bytes),
             Piece::L1 { first, active, others } => self.take_l1(first, active, others, bytes),
-            Piece::L2 { first, count } => self.take_l2_tables(first, count, bytes),
+            Piece::L2 { first, count } => self.take_l2_tables(first, count, bytes)?,
             Piece::BitmapDirectory => self.directory.extend(bytes),
             Piece::BitmapTable => self.take_bitmap_table(bytes)?,
             Piece::FlagsL1(first) => self.take_l1_flags(first, bytes),

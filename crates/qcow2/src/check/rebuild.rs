@@ -25,6 +25,8 @@ pub(super) struct Plan {
     blocks: Vec<(u64, u64)>,
     /// The snapshot table, where it is made anew: its cluster and its bytes; none of both where no snapshot is left.
     snapshots: Option<(u64, Vec<u8>)>,
+    /// Clusters of zeros that entries are to point to.
+    zeros: Vec<u64>,
     /// Clusters of the file when all of it is there.
     end: u64,
 }
@@ -77,7 +79,10 @@ impl Check {
             let made = made.map(|count| place(count).map(|at| (at, count))).transpose()?;
             let found = numbers.iter().map(|number| Ok((*number, finder.find(1)?)));
             let blocks: Vec<_> = found.collect::<Result<_, BlockError>>()?;
-            let runs = blocks.iter().map(|(_, at)| (*at, 1)).chain(made).chain([(table, table_clusters)]);
+            let zeros: Vec<_> =
+                (0..self.new_zero_clusters()).map(|_| finder.find(1)).collect::<Result<_, BlockError>>()?;
+            let single = blocks.iter().map(|(_, at)| *at).chain(zeros.iter().copied());
+            let runs = single.map(|at| (at, 1)).chain(made).chain([(table, table_clusters)]);
             let end = runs.clone().map(|(at, count)| at + count).max().unwrap_or(0);
             let inside = self.beyond_clusters.range(..=end).map(|cluster| (*cluster, 1));
             let needed: BTreeSet<u64> = (runs.chain(inside))
@@ -86,7 +91,7 @@ impl Check {
                 .collect();
             if needed.is_subset(&numbers) {
                 let snapshots = made.map(|(at, _)| at).zip(snapshots);
-                return Ok(Plan { table, table_clusters, blocks, snapshots, end });
+                return Ok(Plan { table, table_clusters, blocks, snapshots, zeros, end });
             }
             numbers.extend(needed);
         }
@@ -121,6 +126,7 @@ impl Check {
                 self.references.set(cluster, 1);
             }
         }
+        self.count_zero_clusters(&plan.zeros);
         self.count_inside(plan.end);
     }
 

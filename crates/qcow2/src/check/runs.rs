@@ -23,7 +23,7 @@ impl Check {
         let whole = (self.facts.file_len.saturating_sub(host) / cluster).min(words.len() as u64);
         let follows = |(number, word): &(u64, &u64)| **word == first + number * cluster;
         let count = (0..whole).zip(words).take_while(follows).count() as u64;
-        let (from, times) = (host >> self.facts.bits(), u64::from(table.active + table.others));
+        let (from, times) = (host >> self.facts.bits(), table.times());
         let agrees = |disk: &DiskCounts| table.judged == 0 || disk.count_once(from, count);
         if count < RUN_MIN
             || !agrees(&self.disk)

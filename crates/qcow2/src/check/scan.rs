@@ -94,11 +94,14 @@ impl Check {
         self.state = State::Bitmaps;
     }
 
-    pub(super) fn take_l2_tables(&mut self, first: usize, count: usize, bytes: &[u8]) {
+    pub(super) fn take_l2_tables(
+        &mut self,
+        first: usize,
+        count: usize,
+        bytes: &[u8],
+    ) -> Result<(), BlockError> {
         let tables = bytes.chunks(self.facts.cluster() as usize).take(count);
-        for (number, bytes) in (first..).zip(tables) {
-            self.take_l2(number, bytes);
-        }
+        (first..).zip(tables).try_for_each(|(number, bytes)| self.take_l2(number, bytes))
     }
 
     /// Counts `times` references to each cluster that has bytes of the range.

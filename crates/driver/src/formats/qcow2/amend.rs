@@ -110,18 +110,37 @@ async fn to_version_2(file: ImageFile<'_>, header: &Header) -> Result<()> {
     seen.snapshots().iter().try_for_each(|snapshot| snapshot.check_l1(header.cluster_bits))?;
     sound(&seen)?;
     check_version_2(header, &seen)?;
-    let drops = seen.zeros() > 0;
-    if drops {
-        let mut check = new_check(file, check::Repair::Nothing).await?.dropping_zeros();
-        run(file, &mut check, Rule::TablesBarrier, &mut |_| ()).await?;
+    match &header.backing {
+        _ if seen.zeros() == 0 => {}
+        None => drop_zeros(file).await?,
+        Some(_) => fill_zeros(file, 1 << header.cluster_bits).await?,
     }
     edit(file, &HeaderEdit::ClearAutoclear(header.features.autoclear)).await?;
     edit(file, &HeaderEdit::Version(Version::V2)).await?;
-    if drops {
+    if seen.zeros() > 0 {
         // Zeros may have kept their clusters.
         check(file, Repair::Leaks, &mut |_| ()).await?;
     }
     Ok(())
+}
+
+/// Without a backing image, what is unallocated reads as zeros, too.
+async fn drop_zeros(file: ImageFile<'_>) -> Result<()> {
+    let mut check = new_check(file, check::Repair::Nothing).await?.dropping_zeros();
+    run(file, &mut check, Rule::TablesBarrier, &mut |_| ()).await
+}
+
+/// Over a backing image zeros become data, of which many share a cluster.
+async fn fill_zeros(file: ImageFile<'_>, cluster: usize) -> Result<()> {
+    let mut counted = new_check(file, check::Repair::Nothing).await?.making_zero_clusters();
+    run(file, &mut counted, Rule::TablesBarrier, &mut |_| ()).await?;
+    for place in counted.zero_clusters() {
+        file.write(vec![(place.offset, vec![0; cluster])]).await?;
+    }
+    file.flush(Rule::TablesBarrier).await?;
+    let check = new_check(file, check::Repair::Nothing).await?;
+    let mut check = check.filling_zeros(counted.zero_clusters());
+    run(file, &mut check, Rule::TablesBarrier, &mut |_| ()).await
 }
 
 /// Refuses what version 2 has not.
@@ -148,11 +167,6 @@ fn check_version_2(header: &Header, seen: &Check) -> Result<()> {
     if header.bitmaps.is_some() {
         return Err(unsupported(
             "Cannot downgrade an image with persistent bitmaps: remove them first ('img bitmap --remove')",
-        ));
-    }
-    if seen.zeros() > 0 && header.backing.is_some() {
-        return Err(unsupported(
-            "Cannot downgrade an image over a backing file with clusters that read as zeros in internal snapshots: delete the snapshots first",
         ));
     }
     Ok(())
