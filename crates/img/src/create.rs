@@ -5,7 +5,7 @@ use crate::flags;
 use crate::foreign;
 use crate::given::{Flag, Given};
 use crate::naming;
-use crate::new_image::NewImage;
+use crate::new_image::{NewImage, Then};
 use crate::numbers::{self, NoNumber, SIZE_MAX};
 use crate::option_list;
 use crate::session::{How, Session, Source};
@@ -88,7 +88,7 @@ async fn create(session: &Session, given: &Given, format: &str, name: &str, size
     if !given.has("quiet") {
         session.listener.say(&format!("Formatting '{name}', fmt={format}{}\n", settings.shown()));
     }
-    NewImage::new(format, &settings)?.create(session, name).await.map(|_| ())
+    NewImage::new(format, &settings)?.create(session, name, Then::Nothing).await.map(|_| ())
 }
 
 /// Looks at the backing image, for its size and whether it can be opened.

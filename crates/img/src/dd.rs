@@ -9,7 +9,7 @@ use crate::flags;
 use crate::foreign;
 use crate::given::{Flag, Given};
 use crate::image::Image;
-use crate::new_image::NewImage;
+use crate::new_image::{NewImage, Then};
 use crate::numbers::{self, INT, Range, SIZE_MAX};
 use crate::option_list;
 use crate::session::{How, Session, Source};
@@ -72,7 +72,7 @@ async fn run(call: Call) -> Result<u8> {
     let mut settings = Settings::new(table);
     let len = end.saturating_sub(start);
     settings.set("size", &len.to_string())?;
-    let made = NewImage::new(format, &settings)?.create(&session, &operands.output).await;
+    let made = NewImage::new(format, &settings)?.create(&session, &operands.output, Then::Data).await;
     made.map_err(|failure| {
         let why = failure.text.unwrap_or_default();
         Failure::new(format!("{}: error while creating output image: {why}", operands.output))

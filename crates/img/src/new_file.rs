@@ -192,7 +192,7 @@ impl<'s> NewFile<'s> {
         self.set_len(image.len).await?;
         if !self.reads_zero {
             // What a new image leaves out of its tables is zero.
-            self.write_zeroes(ByteRange::between(0, image.tables_len)).await?;
+            self.write_zeroes(ByteRange::between(0, image.tables_len.min(self.len()?))).await?;
         }
         self.make_room(ByteRange::between(0, image.len), room).await?;
         let header = image.pieces.pop();

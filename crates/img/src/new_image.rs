@@ -30,6 +30,16 @@ pub(crate) enum NewImage {
     },
 }
 
+/// What comes into a new image next.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Then {
+    /// Nothing that we know of.
+    Nothing,
+    /// Data: its tables fill their clusters from the start. The page in which a file ends comes back into the page
+    /// cache when something is written behind it.
+    Data,
+}
+
 const CLUSTERS: &str = "Cluster size must be a power of two between 512 and 2048k";
 
 impl NewImage {
@@ -49,7 +59,7 @@ impl NewImage {
 
     /// Makes its file, and its data file if it has one. Answers whether the image reads as zeros: files do, devices may
     /// not.
-    pub(crate) async fn create(self, session: &Session, name: &str) -> Result<bool> {
+    pub(crate) async fn create(self, session: &Session, name: &str, then: Then) -> Result<bool> {
         match self {
             Self::Raw { size, room } => {
                 let file = NewFile::create(session, name).await?;
@@ -60,7 +70,10 @@ impl NewImage {
             }
             Self::Qcow2 { image, room } => {
                 let image = marked(session, image, name).await;
-                let fresh = image.bytes()?;
+                let mut fresh = image.bytes()?;
+                if then == Then::Data {
+                    fresh.len = fresh.len.max(fresh.tables_len);
+                }
                 let file = NewFile::create(session, name).await?;
                 // What is not allocated does, and preallocated clusters are in new files.
                 let mut zero = file.reads_zero || !image.preallocated;
@@ -144,7 +157,7 @@ fn qcow2(size: u64, settings: &Settings) -> Result<NewImage> {
         ),
         false => Failure::from(error),
     })?;
-    check_quota(&image, quota, fits.len)?;
+    check_quota(&image, quota, fits.tables_len)?;
     Ok(NewImage::Qcow2 { image, room })
 }
 

@@ -56,9 +56,10 @@ pub struct FreshImage {
     pub pieces: Vec<(HostOffset, Vec<u8>)>,
     /// The tables of a preallocated image.
     pub tables: Option<Preallocated>,
-    /// Header and tables end here; what lies behind is room for data, of which it does not matter what it holds.
+    /// The clusters of header and tables end here; what lies behind is room for data, of which it does not matter what
+    /// it holds.
     pub tables_len: u64,
-    /// Length of the file in bytes, a multiple of the cluster size.
+    /// Length of the file in bytes. Where nothing follows the L1 table it ends with that, as QEMU's does.
     pub len: u64,
 }
 
@@ -118,7 +119,9 @@ impl NewImage {
             pieces.push((HostOffset(blocks_at), ones(plan.used(), self.refcount_bits)));
         }
         pieces.push((HostOffset(0), self.header(&plan)?));
-        Ok(FreshImage { pieces, tables, tables_len: plan.data_at() * cluster, len: plan.used() * cluster })
+        let (tables_len, used) = (plan.data_at() * cluster, plan.used() * cluster);
+        let len = if self.preallocated { used } else { plan.l1_at() * cluster + plan.l1_entries * 8 };
+        Ok(FreshImage { pieces, tables, tables_len, len })
     }
 
     /// Refuses what cannot be had together.

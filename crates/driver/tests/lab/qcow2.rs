@@ -244,6 +244,7 @@ pub fn overcrowded(image: &NewImage) -> Vec<u8> {
 
 fn crowded_by(image: &NewImage, blocks: usize) -> Vec<u8> {
     let mut file = file_of(image);
+    file.resize(file.len().next_multiple_of(512), 0);
     let header = Header::parse(&file[..512]).unwrap();
     let table = header.refcount_table.offset.0 as usize;
     let first = u64::from_be_bytes(file[table..table + 8].try_into().unwrap()) as usize;

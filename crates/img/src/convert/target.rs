@@ -2,7 +2,7 @@
 
 use crate::failure::{Failure, Result};
 use crate::image::Image;
-use crate::new_image::NewImage;
+use crate::new_image::{NewImage, Then};
 use crate::option_list;
 use crate::session::{How, Session, Source};
 use crate::settings::Settings;
@@ -100,5 +100,9 @@ async fn make(session: &Session, options: &Options<'_>, size: u64) -> Result<boo
         let why = failure.text.unwrap_or_default();
         Failure::new(format!("{}: error while converting {format}: {why}", options.target))
     };
-    NewImage::new(format, &settings).map_err(told)?.create(session, options.target).await.map_err(told)
+    NewImage::new(format, &settings)
+        .map_err(told)?
+        .create(session, options.target, Then::Data)
+        .await
+        .map_err(told)
 }
