@@ -28,7 +28,7 @@ pub(super) struct Pool {
 struct Inner {
     state: Mutex<State>,
     work: Condvar,
-    /// A thread has nothing to do.
+    /// A thread has nothing to do, and somebody waits for that.
     rest: Condvar,
 }
 
@@ -37,6 +37,8 @@ struct State {
     queue: VecDeque<Job>,
     threads: Vec<JoinHandle<()>>,
     idle: usize,
+    /// How many wait until all is done: telling them costs a system call, whether or not there is one.
+    settling: usize,
     closing: bool,
 }
 
@@ -75,15 +77,19 @@ impl Pool {
     /// Waits until all jobs that were handed over are done. Blocks.
     pub(super) fn settle(&self) {
         let mut state = self.inner.lock();
+        state.settling += 1;
         while !state.queue.is_empty() || state.idle < state.threads.len() {
             state = self.inner.rest.wait(state).unwrap_or_else(PoisonError::into_inner);
         }
+        state.settling -= 1;
     }
 
     fn submit(&self, job: Job) {
         let mut state = self.inner.lock();
         state.queue.push_back(job);
         if state.queue.len() <= state.idle {
+            // It would wake up only to wait for us.
+            drop(state);
             self.inner.work.notify_one();
         } else if state.threads.len() < THREADS_MAX {
             self.grow(state);
@@ -199,7 +205,9 @@ impl Inner {
                 return;
             } else {
                 state.idle += 1;
-                self.rest.notify_all();
+                if state.settling > 0 {
+                    self.rest.notify_all();
+                }
                 state = self.work.wait(state).unwrap_or_else(PoisonError::into_inner);
                 state.idle -= 1;
             }
