@@ -40,11 +40,6 @@ impl Cache {
         Self { transient: true, ..self }
     }
 
-    /// Whether what is read or written stays in the page cache, to be written to the disk at some time.
-    pub(crate) const fn keeps_pages(self) -> bool {
-        !self.direct && !self.transient && !self.writethrough
-    }
-
     /// The mode of that name; `what` is what messages call it.
     pub(crate) fn named(name: Option<&str>, what: &str, default: Self) -> Result<Self> {
         let Some(name) = name else { return Ok(default) };

@@ -135,7 +135,6 @@ async fn copy_down(
         layers,
         compress: false,
         offload: None,
-        looks: false,
         salvage: false,
         rate,
     };

@@ -134,7 +134,6 @@ async fn copy_all(
         layers: 1,
         compress: options.compress,
         offload: options.offload,
-        looks: options.looks,
         salvage: options.salvage,
         rate: options.rate,
     };

@@ -34,7 +34,6 @@ const PLAIN: Transfer = Transfer {
     layers: 1,
     compress: false,
     offload: None,
-    looks: false,
     salvage: false,
     rate: None,
 };
@@ -185,7 +184,6 @@ async fn one_plan(world: &SimWorld, seed: u64) {
         zeroes: if fresh { Zeroes::Skip } else { Zeroes::Write },
         compress,
         offload: offloads[rng.index(3)].filter(|_| !compress),
-        looks: rng.chance(0.5),
         salvage: rng.chance(0.2),
         ..PLAIN
     };
@@ -246,6 +244,42 @@ fn so_many_requests_are_under_way_and_no_more() {
             copy.await.unwrap();
         });
     }
+}
+
+/// How many pieces were read from memory while the first is written.
+async fn read_ahead(world: &SimWorld, ordered: bool) -> usize {
+    let bench = Bench::new(world);
+    world.disk().adjust(|options| options.inline = 1.0);
+    world.disk().put("source", &vec![7; 2 << 20]);
+    world.disk().put_hole("target", 2 << 20);
+    let (from, to) = (bench.raw("source").await, bench.raw("target").await);
+    let read: Arc<Mutex<usize>> = Arc::default();
+    let noted = read.clone();
+    world.disk().set_policy(move |op| {
+        *noted.lock().unwrap() += usize::from(op.is(OpKind::Read, "source"));
+        if op.kind == OpKind::Write { Verdict::Hold } else { Verdict::Go }
+    });
+    let (how, noting) = (Transfer { ordered, ..PLAIN }, Noting::default());
+    let (from, to) = (bench.lab.root(&from), bench.lab.root(&to));
+    let from: [&Root; 1] = [&from];
+    let mut copy = Box::pin(transfer(&from, &to, &how, &noting));
+    while lab::start(&mut copy).await.is_pending() && world.disk().held().is_empty() {
+        io::sleep(std::time::Duration::from_millis(1)).await;
+    }
+    assert!(lab::start(&mut copy).await.is_pending());
+    let ahead = *read.lock().unwrap();
+    world.disk().clear_policy();
+    world.disk().release_all();
+    copy.await.unwrap();
+    ahead
+}
+
+#[test]
+fn what_is_at_hand_is_not_read_far_ahead_of_its_turn() {
+    let ordered = world(4);
+    assert_eq!(ordered.run(read_ahead(&ordered, true)), 2);
+    let any = world(4);
+    assert_eq!(any.run(read_ahead(&any, false)), PLAIN.parallel);
 }
 
 /// Where writes to the target began, and how many were under way at most.

@@ -10,16 +10,17 @@ mod pieces;
 mod sources;
 mod turns;
 
+use std::cell::Cell;
 use std::time::Duration;
 
-use block::{BlockError, ByteRange};
+use block::{BlockError, ByteRange, Result};
 use futures_util::future::try_join_all;
 use io::file::Offload;
 use io::{Lease, Moment};
 
 use super::flying::Flying;
 use crate::powers::Packed;
-use crate::request::{Flags, Op, Request};
+use crate::request::{Flags, Now, Op, Request, Window};
 use crate::root::Root;
 use crate::seam;
 use offload::Known;
@@ -51,9 +52,6 @@ pub struct Transfer {
     /// Data is not carried, but brought by the kernel where it can: then nobody looks for zeros in it. Not together
     /// with `compress` or `salvage`.
     pub offload: Option<Offload>,
-    /// That is done only with clusters of the target that begin with anything but zeros; all others are carried, and
-    /// looked through. Where clusters are too small for that, storage is shared, or all is carried.
-    pub looks: bool,
     /// Bytes that cannot be read become zeros.
     pub salvage: bool,
     /// Most bytes per second.
@@ -93,6 +91,9 @@ pub enum Failed {
 /// What is read at a time where reading more has failed, and what each source counts as many whole ones of.
 const SECTOR: u64 = 512;
 
+/// Pieces under way where one is written while the next is read from memory.
+const AHEAD_AT_HAND: usize = 2;
+
 /// How long a copy that waits for its rate may not notice that it is over.
 const LOOK_AGAIN: Duration = Duration::from_millis(50);
 
@@ -105,14 +106,23 @@ pub async fn transfer(
     follow: &dyn Follow,
 ) -> std::result::Result<(), Failed> {
     let (granule, turns) = (granule(to), Turns::new(how.ordered));
-    let copy = Copy { from: Sources::new(from), to, how, follow, granule, turns, known: Known::default() };
+    let copy = Copy {
+        from: Sources::new(from),
+        to,
+        how,
+        follow,
+        granule,
+        turns,
+        known: Known::default(),
+        at_hand: Cell::new(true),
+    };
     let end = copy.from.size().min(to.view().size().max(copy.from.needed()));
     let mut pieces = Pieces::new(&copy.from, end, how, granule);
     let mut flying = Flying::new();
     let (begun, mut sent) = (io::now(), 0);
     let mut outcome = Ok(());
     loop {
-        while outcome.is_ok() && flying.len() < how.parallel {
+        while outcome.is_ok() && flying.len() < copy.most_under_way() {
             if follow.is_over() {
                 outcome = Err(Failed::Ended);
                 break;
@@ -162,6 +172,8 @@ struct Copy<'a> {
     granule: u64,
     turns: Turns,
     known: Known,
+    /// What was read last was in memory already, as far as that is known.
+    at_hand: Cell<bool>,
 }
 
 /// A run of the source that is data throughout, or zeros.
@@ -173,6 +185,15 @@ struct Part {
 }
 
 impl Copy<'_> {
+    /// How many pieces may be under way. Who writes one after the other, of what is at hand, wants the next one and no
+    /// more: with each that is read further ahead less of it is still in the processor's caches when its turn comes.
+    fn most_under_way(&self) -> usize {
+        match self.at_hand.get() && self.how.ordered && !self.how.compress {
+            true => self.how.parallel.min(AHEAD_AT_HAND),
+            false => self.how.parallel,
+        }
+    }
+
     /// Carries a piece once it is due. It has its place among those who write from now on.
     fn carry_at(
         &self,
@@ -242,11 +263,23 @@ impl Copy<'_> {
     }
 
     async fn read_run(&self, run: Run<'_>) -> std::result::Result<Lease, Failed> {
-        match seam::read(&run.root.view(), run.range).await {
+        match self.fetch(&run).await {
             Ok(bytes) => Ok(bytes),
             Err(_) if self.how.salvage => Ok(self.salvage(run).await),
             Err(error) => Err(Failed::Reading(run.start, error)),
         }
+    }
+
+    /// Reads at once what is in memory, and waits for the rest.
+    async fn fetch(&self, run: &Run<'_>) -> Result<Lease> {
+        let (mut rq, mut bytes) = (Request::new(Op::Read, run.range), Lease::new(run.range.len() as usize));
+        let now = seam::try_now(&run.root.turn(), &mut rq, Window::In(&mut bytes))?;
+        self.at_hand.set(now == Now::Done);
+        if now == Now::Done {
+            return Ok(bytes);
+        }
+        let (result, bytes) = seam::execute(&run.root.view(), rq, bytes).await;
+        result.map(|()| bytes)
     }
 
     /// Reads sector by sector what can be read.

@@ -46,8 +46,6 @@ pub(super) struct Options<'a> {
     pub(super) parallel: usize,
     pub(super) any_order: bool,
     pub(super) offload: Option<Offload>,
-    /// Zeros are looked for before the kernel copies.
-    pub(super) looks: bool,
     pub(super) salvage: bool,
     pub(super) quiet: bool,
 }
@@ -75,8 +73,6 @@ impl<'a> Options<'a> {
         let (source_cache, target_cache) = (mode("source-cache"), mode("target-cache"));
         let source_cache = Cache::named(source_cache, "source cache", Cache::WRITEBACK.transient())?;
         let target_cache = Cache::named(target_cache, "cache", Cache::UNSAFE.transient())?;
-        let keeps_pages = source_cache.keeps_pages() && target_cache.keeps_pages();
-        let (offload, looks) = offload(given, keeps_pages);
         Ok(Self {
             sources,
             target,
@@ -100,8 +96,7 @@ impl<'a> Options<'a> {
             rate,
             // At most 16.
             parallel: parallel.unwrap_or(PARALLEL) as usize,
-            offload,
-            looks,
+            offload: offload(given),
             any_order: given.has("oob-writes"),
             salvage: given.has("salvage"),
             quiet: given.has("quiet"),
@@ -114,17 +109,15 @@ impl<'a> Options<'a> {
     }
 }
 
-/// What the kernel may do, and whether zeros are looked for before: it looks for none, packs nothing, and does not pass
-/// over what cannot be read. Storage is shared unless one of that is asked for. What is to stay in the page cache
-/// anyway is copied there.
-fn offload(given: &Given, keeps_pages: bool) -> (Option<Offload>, bool) {
+/// What the kernel may do: it looks for no zeros, packs nothing, and does not pass over what cannot be read. Storage is
+/// shared unless one of that is asked for.
+fn offload(given: &Given) -> Option<Offload> {
     match () {
-        () if given.has("compress") || given.has("salvage") => (None, false),
-        () if given.has("copy-range-offloading") => (Some(Offload::Copy), false),
-        () if given.value("sparse-size").is_some() => (None, false),
-        () if may_have_storage(given) => (None, false),
-        () if keeps_pages => (Some(Offload::Copy), true),
-        () => (Some(Offload::Share), false),
+        () if given.has("compress") || given.has("salvage") => None,
+        () if given.has("copy-range-offloading") => Some(Offload::Copy),
+        () if given.value("sparse-size").is_some() => None,
+        () if may_have_storage(given) => None,
+        () => Some(Offload::Share),
     }
 }
 

@@ -144,8 +144,9 @@ impl File for RealFile {
     fn try_read(&self, offset: u64, buf: &mut [u8]) -> io::Result<usize> {
         let fd = self.fd.as_fd();
         match self.inline {
-            InlineReads::Nowait => transfer::read_now(fd, offset, buf),
-            InlineReads::IfResident if is_resident(fd, offset, buf.len()) => {
+            // What is not there the kernel would begin to read ahead, and that would stay.
+            InlineReads::Nowait if self.transient.is_none() => transfer::read_now(fd, offset, buf),
+            InlineReads::Nowait | InlineReads::IfResident if is_resident(fd, offset, buf.len()) => {
                 transfer::read_all(fd, offset, buf, self.info.alignment, PLAIN).map(|()| buf.len())
             }
             _ => Err(ErrorKind::WouldBlock.into()),

@@ -12,17 +12,11 @@ use super::turns::Place;
 use super::{Copy, Failed};
 use crate::node::NodeId;
 use crate::powers::Taken;
-use crate::request::{Now, Op, Request, Window};
 use crate::seam;
 use crate::walk::Lies;
 
 /// Storage is shared in blocks of that many bytes, or in larger ones.
 const BLOCK: u64 = 4096;
-
-/// How much of a cluster is looked at for anything but zeros.
-const LOOKED_AT: usize = 512;
-/// Smaller clusters are sooner read than looked at.
-const LOOKED_AT_MIN: u64 = 16 << 10;
 
 /// Which nodes of the source have files that the target may take from, as far as that is known.
 #[derive(Default)]
@@ -43,7 +37,7 @@ impl Known {
 impl Copy<'_> {
     /// Copies data of the source: has the kernel do it where `how` allows it.
     pub(super) async fn carry_data(&self, range: ByteRange, place: &Place<'_>) -> Result<(), Failed> {
-        let Some(how) = self.offload() else { return self.carry_by_hand(range, place).await };
+        let Some(how) = self.how.offload else { return self.carry_by_hand(range, place).await };
         let (mut by_hand, mut rest) = (range.head(0), range);
         while !rest.is_empty() {
             let source = self.from.run(rest);
@@ -53,10 +47,9 @@ impl Copy<'_> {
                 true => (None, source.len),
                 false => seam::lies(&view, source.range).await.unwrap_or((None, source.range.len())),
             };
-            let (run, is_data) = self.alike(self.run(rest, len, how));
+            let run = self.run(rest, len, how);
             let mut taken = false;
             if let Some(lies) = found.and_then(|lies| shared(lies, run, how))
-                && is_data
                 && run.len() <= len
                 && self.may_take(&lies, how).await
             {
@@ -70,17 +63,6 @@ impl Copy<'_> {
         self.carry_by_hand(by_hand, place).await
     }
 
-    /// How the kernel brings data. What would have to be looked through for zeros a page at a time is shared or not
-    /// taken.
-    fn offload(&self) -> Option<Offload> {
-        self.how.offload.map(|how| if self.how.looks && !self.looks() { Offload::Share } else { how })
-    }
-
-    /// Whether clusters are looked at before they are taken.
-    fn looks(&self) -> bool {
-        self.how.looks && self.granule >= LOOKED_AT_MIN
-    }
-
     /// The front of `rest` that is taken or carried as one: of the `len` bytes that lie together what are whole
     /// clusters of the target, else one cluster.
     fn run(&self, rest: ByteRange, len: u64, how: Offload) -> ByteRange {
@@ -91,29 +73,6 @@ impl Copy<'_> {
         let unit = Alignment::new(self.granule.max(block)).unwrap_or_default();
         let end = unit.down(rest.start() + len).max(unit.up(rest.start() + 1));
         rest.head(end - rest.start())
-    }
-
-    /// The front of `run` in which all clusters of the target begin with data, or else none that is known to.
-    fn alike(&self, run: ByteRange) -> (ByteRange, bool) {
-        if !self.looks() {
-            return (run, true);
-        }
-        let is_data = self.begins_with_data(run.start());
-        let mut front = run.head(self.granule);
-        while front.len() < run.len() && self.begins_with_data(front.end()) == is_data {
-            front = run.head(front.len() + self.granule);
-        }
-        (front, is_data)
-    }
-
-    /// Whether what lies there is known, without waiting, to be more than zeros.
-    fn begins_with_data(&self, at: u64) -> bool {
-        let source = self.from.run(ByteRange::new(at, LOOKED_AT as u64));
-        let (turn, mut bytes) = (source.root.turn(), [0; LOOKED_AT]);
-        // At most as long as they are.
-        let bytes = &mut bytes[..source.range.len() as usize];
-        let read = seam::try_now(&turn, &mut Request::new(Op::Read, source.range), Window::In(bytes));
-        matches!(read, Ok(Now::Done)) && !seam::is_zero(bytes)
     }
 
     async fn may_take(&self, lies: &Lies<'_>, how: Offload) -> bool {
