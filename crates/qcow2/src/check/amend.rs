@@ -39,11 +39,9 @@ pub(super) struct Amending {
     become_of_zeros: BecomeOfZeros,
     /// How many there are.
     zeros: u64,
-    /// References that clusters of zeros would have if they were data.
-    uses: Vec<u64>,
-    /// Whether such clusters are made.
-    makes_zero_clusters: bool,
-    /// Those that were.
+    /// How often each cluster of zeros is to be counted, where such are to be made.
+    uses: Option<Vec<u64>>,
+    /// Those that were made.
     zero_clusters: Vec<ZeroCluster>,
     /// The structures that counts of another width take the place of.
     pub(super) old: Option<Vec<(u64, u64)>>,
@@ -61,15 +59,16 @@ enum BecomeOfZeros {
 impl Amending {
     /// Whether there are to be new refcount structures, though the old ones are right.
     pub(super) fn counts_anew(&self) -> bool {
-        self.bits.is_some() || self.makes_zero_clusters
+        self.bits.is_some() || self.uses.is_some()
     }
 
     /// An entry in a table that is used so often.
     fn note_zero(&mut self, times: u64) {
         self.zeros += 1;
-        match self.uses.last_mut() {
+        let Some(uses) = &mut self.uses else { return };
+        match uses.last_mut() {
             Some(uses) if *uses + times <= SHARED_MAX => *uses += times,
-            _ => self.uses.push(times),
+            _ => uses.push(times),
         }
     }
 }
@@ -121,7 +120,7 @@ impl Check {
     #[must_use]
     pub fn making_zero_clusters(mut self) -> Self {
         self.repair = Repair::Nothing;
-        self.amending.makes_zero_clusters = true;
+        self.amending.uses = Some(Vec::new());
         self
     }
 
@@ -178,12 +177,12 @@ impl Check {
 
     /// How many clusters of zeros are to be made.
     pub(super) fn new_zero_clusters(&self) -> usize {
-        if self.amending.makes_zero_clusters { self.amending.uses.len() } else { 0 }
+        self.amending.uses.as_ref().map_or(0, Vec::len)
     }
 
     /// Counts them where they were put.
     pub(super) fn count_zero_clusters(&mut self, places: &[u64]) {
-        for (cluster, uses) in places.iter().zip(std::mem::take(&mut self.amending.uses)) {
+        for (cluster, uses) in places.iter().zip(self.amending.uses.take().unwrap_or_default()) {
             self.references.set(*cluster, uses);
             let offset = cluster << self.facts.bits();
             self.amending.zero_clusters.push(ZeroCluster { offset, uses });
