@@ -23,6 +23,8 @@ use image_file::{ImageFile, disarm};
 
 /// Reads of tables that are under way at a time. A read is at most 2 MiB long.
 const READS_MAX: usize = 8;
+/// Lines that are told of a repair which nobody has asked for.
+const TOLD_MAX: usize = 4096;
 /// Reads after which what they have shown to be wrong is written.
 const GROUP: usize = 16;
 
@@ -96,12 +98,36 @@ fn report(found: Found) -> CheckReport {
     }
 }
 
+/// What a repair has said, as far as somebody may want to read it.
+#[derive(Default)]
+struct Told {
+    lines: Vec<String>,
+    left_out: u64,
+}
+
+impl Told {
+    fn note(&mut self, line: &str) {
+        match self.lines.len() < TOLD_MAX {
+            true => self.lines.push(line.to_owned()),
+            false => self.left_out += 1,
+        }
+    }
+
+    /// All that is to be told, if there is anything.
+    fn lines(mut self) -> Option<Vec<String>> {
+        if self.left_out > 0 {
+            self.lines.push(format!("(and {} more lines)", self.left_out));
+        }
+        (!self.lines.is_empty()).then_some(self.lines)
+    }
+}
+
 /// Repairs an image that was not closed while its refcounts were written late, before it is written again. What cannot
 /// be repaired is an error; what was is told.
 pub(super) async fn repair_dirty(file: &View, events: &NodeEvents) -> Result<()> {
-    let mut lines = Vec::new();
-    let report = check(ImageFile::View(file), Repair::All, &mut |line| lines.push(line.to_owned())).await;
-    if !lines.is_empty() {
+    let mut told = Told::default();
+    let report = check(ImageFile::View(file), Repair::All, &mut |line| told.note(line)).await;
+    if let Some(lines) = told.lines() {
         events.repaired(lines);
     }
     let left = match report {
@@ -148,5 +174,20 @@ impl flow::Check for Qcow2 {
             };
             outcome.map_err(|error| self.image.named(error))
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn of_a_long_story_the_beginning_is_told() {
+        let mut told = Told::default();
+        (0..TOLD_MAX + 3).for_each(|number| told.note(&number.to_string()));
+        let lines = told.lines().unwrap_or_default();
+        assert_eq!(lines.len(), TOLD_MAX + 1);
+        assert_eq!((&*lines[TOLD_MAX - 1], &*lines[TOLD_MAX]), ("4095", "(and 3 more lines)"));
+        assert_eq!(Told::default().lines(), None);
     }
 }
