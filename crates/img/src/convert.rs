@@ -60,8 +60,8 @@ const FLAGS: &[Flag] = &[
     flags::OBJECT,
 ];
 
-/// Most bytes of one request, as many as of qemu-img's. Each is handed to another thread and waited for, which is as
-/// long as a part of it.
+/// Most bytes of one request, as many as of qemu-img's. Each is handed to another thread and waited for: the longer
+/// they are, the less often.
 const CHUNK: u64 = 2 << 20;
 /// The same where clusters are packed, which takes so much longer than reading them that more would only fill memory.
 /// Never less than a cluster.

@@ -48,6 +48,31 @@ fn between_plain_files_nothing_is_carried() {
 }
 
 #[test]
+fn what_the_kernel_copies_is_not_looked_through_for_zeros() {
+    const CLUSTER: u64 = 64 * K;
+    let world = world(1);
+    world.run(async {
+        let bench = Bench::new(&world);
+        let mut bytes = vec![0; 16 * CLUSTER as usize];
+        // Every other cluster: one byte.
+        for cluster in (0..16).step_by(2) {
+            bytes[cluster * CLUSTER as usize + [0, 60_000][cluster / 2 % 2]] = 1;
+        }
+        world.disk().put("source", &bytes);
+        let (from, to) = (bench.raw("source").await, bench.new_qcow2("target", 16 * CLUSTER, 16).await);
+        let how = Transfer { offload: Some(Offload::Copy), ..PLAIN };
+        let roots = (bench.lab.root(&from), bench.lab.root(&to));
+        let (_, taken) = offloaded(&world, &roots.0, &roots.1, how).await;
+        assert_eq!(taken / CLUSTER, 16);
+        same(&content(&to).await, &bytes);
+        let view = to.view();
+        let check = to.node().powers().check.unwrap();
+        let report = check.check(flow::Repair::Nothing, &mut |_| {}, view.next()).await.unwrap();
+        assert_eq!((report.allocated, report.leaks, report.corruptions), (16, 0, 0));
+    });
+}
+
+#[test]
 fn who_has_to_see_what_passes_does() {
     const SIZE: u64 = 256 * K;
     for case in ["filter above the source", "filter below the target", "refused", "blocks", "not these"] {
