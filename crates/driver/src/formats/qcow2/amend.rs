@@ -51,11 +51,15 @@ async fn new_check(file: ImageFile<'_>, repair: check::Repair) -> Result<Check> 
     Check::new(&first, file.len()?, file.grows()?, repair)
 }
 
-/// What is seen of the tables, right or wrong.
-async fn look_over(file: ImageFile<'_>) -> Result<Check> {
-    let mut check = new_check(file, check::Repair::Nothing).await?;
+/// Carries a check out to its end, which says nothing.
+async fn carry_out(file: ImageFile<'_>, mut check: Check) -> Result<Check> {
     run(file, &mut check, Rule::TablesBarrier, &mut |_| ()).await?;
     Ok(check)
+}
+
+/// What is seen of the tables, right or wrong.
+async fn look_over(file: ImageFile<'_>) -> Result<Check> {
+    carry_out(file, new_check(file, check::Repair::Nothing).await?).await
 }
 
 /// Fails where something is wrong with them.
@@ -78,8 +82,8 @@ async fn refcount_bits(file: ImageFile<'_>, header: &Header, bits: u32) -> Resul
     if header.version == Version::V2 {
         return Err(unsupported("Refcount widths other than 16 bits need version 3"));
     }
-    let mut check = new_check(file, check::Repair::Nothing).await?.with_refcount_bits(bits);
-    run(file, &mut check, Rule::TablesBarrier, &mut |_| ()).await
+    let check = new_check(file, check::Repair::Nothing).await?.with_refcount_bits(bits);
+    carry_out(file, check).await.map(drop)
 }
 
 async fn to_version_3(file: ImageFile<'_>, header: &Header) -> Result<()> {
@@ -89,8 +93,7 @@ async fn to_version_3(file: ImageFile<'_>, header: &Header) -> Result<()> {
     let seen = look_over(file).await?;
     sound(&seen)?;
     if seen.snapshots().iter().any(|snapshot| !snapshot.is_complete()) {
-        let mut check = new_check(file, check::Repair::All).await?.completing_snapshots();
-        run(file, &mut check, Rule::TablesBarrier, &mut |_| ()).await?;
+        carry_out(file, new_check(file, check::Repair::All).await?.completing_snapshots()).await?;
     }
     edit(file, &HeaderEdit::Version(Version::V3)).await
 }
@@ -126,21 +129,20 @@ async fn to_version_2(file: ImageFile<'_>, header: &Header) -> Result<()> {
 
 /// Without a backing image, what is unallocated reads as zeros, too.
 async fn drop_zeros(file: ImageFile<'_>) -> Result<()> {
-    let mut check = new_check(file, check::Repair::Nothing).await?.dropping_zeros();
-    run(file, &mut check, Rule::TablesBarrier, &mut |_| ()).await
+    let check = new_check(file, check::Repair::Nothing).await?.dropping_zeros();
+    carry_out(file, check).await.map(drop)
 }
 
 /// Over a backing image zeros become data, of which many share a cluster.
 async fn fill_zeros(file: ImageFile<'_>, cluster: usize) -> Result<()> {
-    let mut counted = new_check(file, check::Repair::Nothing).await?.making_zero_clusters();
-    run(file, &mut counted, Rule::TablesBarrier, &mut |_| ()).await?;
+    let counted = new_check(file, check::Repair::Nothing).await?.making_zero_clusters();
+    let counted = carry_out(file, counted).await?;
     for place in counted.zero_clusters() {
         file.write(vec![(place.offset, vec![0; cluster])]).await?;
     }
     file.flush(Rule::TablesBarrier).await?;
     let check = new_check(file, check::Repair::Nothing).await?;
-    let mut check = check.filling_zeros(counted.zero_clusters());
-    run(file, &mut check, Rule::TablesBarrier, &mut |_| ()).await
+    carry_out(file, check.filling_zeros(counted.zero_clusters())).await.map(drop)
 }
 
 /// Refuses what version 2 has not.
