@@ -277,7 +277,7 @@ async fn read_ahead(world: &SimWorld, ordered: bool) -> usize {
 #[test]
 fn what_is_at_hand_is_not_read_far_ahead_of_its_turn() {
     let ordered = world(4);
-    assert_eq!(ordered.run(read_ahead(&ordered, true)), 2);
+    assert_eq!(ordered.run(read_ahead(&ordered, true)), 3);
     let any = world(4);
     assert_eq!(any.run(read_ahead(&any, false)), PLAIN.parallel);
 }
@@ -285,7 +285,10 @@ fn what_is_at_hand_is_not_read_far_ahead_of_its_turn() {
 /// Where writes to the target began, and how many were under way at most.
 async fn writes(world: &SimWorld, ordered: bool) -> (Vec<u64>, usize) {
     let bench = Bench::new(world);
-    world.disk().put("source", &vec![7; 2 << 20]);
+    // Every other piece is written in two parts.
+    let holed = |at: u64| at % (128 * K) / (16 * K) == 1;
+    let bytes: Vec<u8> = (0..2 << 20).map(|at| if holed(at) { 0 } else { 7 }).collect();
+    world.disk().put("source", &bytes);
     world.disk().put_hole("target", 2 << 20);
     let (from, to) = (bench.raw("source").await, bench.raw("target").await);
     let begun: Arc<Mutex<Vec<u64>>> = Arc::default();
@@ -315,15 +318,15 @@ async fn writes(world: &SimWorld, ordered: bool) -> (Vec<u64>, usize) {
 }
 
 #[test]
-fn writes_come_in_order_and_one_by_one_unless_any_will_do() {
+fn writes_begin_in_order_at_most_two_of_them_unless_any_will_do() {
     let ordered = world(3);
     let (begun, most) = ordered.run(writes(&ordered, true));
-    assert!(begun.is_sorted() && begun.len() == 32, "{begun:?}");
-    assert_eq!(most, 1);
+    assert!(begun.is_sorted() && begun.len() == 48, "{begun:?}");
+    assert_eq!(most, 2);
     let any = world(3);
     let (begun, most) = any.run(writes(&any, false));
-    assert!(!begun.is_sorted() && begun.len() == 32, "{begun:?}");
-    assert!(most > 1);
+    assert!(!begun.is_sorted() && begun.len() == 48, "{begun:?}");
+    assert!(most > 2);
 }
 
 #[test]

@@ -11,6 +11,8 @@ mod sources;
 mod turns;
 
 use std::cell::Cell;
+use std::future::poll_fn;
+use std::pin::pin;
 use std::time::Duration;
 
 use block::{BlockError, ByteRange, Result};
@@ -35,8 +37,8 @@ pub struct Transfer {
     pub chunk: u64,
     /// Requests in flight.
     pub parallel: usize,
-    /// Writes reach the target in the order of their offsets, one at a time. What comes before (reading, packing) is
-    /// done side by side all the same.
+    /// Writes begin in the order of their offsets, and each when the one before the last has ended. What comes before
+    /// (reading, packing) is done side by side all the same.
     pub ordered: bool,
     /// Shortest run of zeros in data (bytes, a multiple of 512) that is not written as data; 0: all is written.
     pub sparse: u64,
@@ -91,8 +93,8 @@ pub enum Failed {
 /// What is read at a time where reading more has failed, and what each source counts as many whole ones of.
 const SECTOR: u64 = 512;
 
-/// Pieces under way where one is written while the next is read from memory.
-const AHEAD_AT_HAND: usize = 2;
+/// Pieces under way where two are being written (one waits for the file) while the next is read from memory.
+const AHEAD_AT_HAND: usize = 3;
 
 /// How long a copy that waits for its rate may not notice that it is over.
 const LOOK_AGAIN: Duration = Duration::from_millis(50);
@@ -200,7 +202,7 @@ impl Copy<'_> {
         piece: Piece,
         due: Option<Moment>,
     ) -> impl Future<Output = std::result::Result<(), Failed>> {
-        let place = (piece.what != What::Pass).then(|| self.turns.place());
+        let place = (piece.what != What::Pass).then(|| self.turns.place(piece.range.end()));
         async move {
             while let Some(due) = due.filter(|due| *due > io::now()) {
                 if self.follow.is_over() {
@@ -238,7 +240,7 @@ impl Copy<'_> {
             parts = self.pack(parts).await?;
         }
         self.wait_for(place).await?;
-        self.store(parts).await
+        self.store(parts, place).await
     }
 
     async fn wait_for(&self, place: &Place<'_>) -> std::result::Result<(), Failed> {
@@ -331,7 +333,7 @@ impl Copy<'_> {
     }
 
     /// Writes what is data, and zeros where the target has to be told of them.
-    async fn store(&self, parts: Vec<Part>) -> std::result::Result<(), Failed> {
+    async fn store(&self, parts: Vec<Part>, place: &Place<'_>) -> std::result::Result<(), Failed> {
         // Joined again behind what came before it, so that the buffer serves the next piece.
         let mut done = Lease::empty();
         for Part { range, is_data, mut bytes, packed } in parts {
@@ -339,7 +341,7 @@ impl Copy<'_> {
             let stored = match packed {
                 Some(packed) => seam::store_packed(&view, range.start(), packed).await,
                 None if is_data => {
-                    let (result, back) = seam::execute(&view, Request::new(Op::Write, range), bytes).await;
+                    let (result, back) = self.write(range, bytes, place).await;
                     bytes = back;
                     result
                 }
@@ -353,6 +355,18 @@ impl Copy<'_> {
             done.join(bytes);
         }
         Ok(())
+    }
+
+    /// Writes `range`; with the last byte of its piece under way `place` lets the next one begin.
+    async fn write(&self, range: ByteRange, bytes: Lease, place: &Place<'_>) -> (Result<()>, Lease) {
+        let view = self.to.view();
+        let mut write = pin!(seam::execute(&view, Request::new(Op::Write, range), bytes));
+        poll_fn(|cx| {
+            let polled = write.as_mut().poll(cx);
+            place.begun_to(range.end());
+            polled
+        })
+        .await
     }
 
     /// Whether the front of `bytes`, which lie at `at`, is data, and how long it stays what it is.
