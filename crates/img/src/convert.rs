@@ -115,11 +115,7 @@ async fn copy_all(
     sources: &[Image],
     target: &Target,
 ) -> Result<()> {
-    let mut total = 0;
-    for source in sources {
-        total += source.size_in_sectors()?;
-    }
-    let following = Following::begin(session, total).telling_lost(!options.quiet);
+    let following = Following::begin(session, 0).telling_lost(!options.quiet);
     let to = target.image.attach(Demand::WRITE)?;
     let mut from = Vec::new();
     for source in sources {
@@ -139,6 +135,8 @@ async fn copy_all(
         rate: options.rate,
     };
     let roots: Vec<&Root> = from.iter().map(|attached| &*attached.root).collect();
+    let amount = copy::to_move(&roots, &to.root, &how, &following).await.map_err(told)?;
+    let following = following.of_copied(amount);
     copy::transfer(&roots, &to.root, &how, &following).await.map_err(told)?;
     for attached in from {
         attached.end().await?;

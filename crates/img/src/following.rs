@@ -15,6 +15,8 @@ pub(crate) struct Following<'a> {
     session: &'a Session,
     total: u64,
     done: Cell<u64>,
+    /// What needs no copy counts, too.
+    counts_spared: bool,
     tells_lost: bool,
 }
 
@@ -22,7 +24,12 @@ impl<'a> Following<'a> {
     /// Begins with nothing done of `total` bytes.
     pub(crate) fn begin(session: &'a Session, total: u64) -> Self {
         session.listener.progress(0.0);
-        Self { session, total, done: Cell::new(0), tells_lost: false }
+        Self { session, total, done: Cell::new(0), counts_spared: true, tells_lost: false }
+    }
+
+    /// Goes on with nothing done of `total` bytes, which are to be copied; those that need no copy do not count.
+    pub(crate) fn of_copied(self, total: u64) -> Self {
+        Self { total, counts_spared: false, ..self }
     }
 
     /// What could not be read, and is copied as zeros, is told.
@@ -40,6 +47,12 @@ impl<'a> Following<'a> {
 impl Follow for Following<'_> {
     fn moved(&self, bytes: u64) {
         self.reached(self.done.get() + bytes);
+    }
+
+    fn spared(&self, bytes: u64) {
+        if self.counts_spared {
+            self.moved(bytes);
+        }
     }
 
     fn is_over(&self) -> bool {

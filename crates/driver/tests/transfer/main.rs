@@ -12,7 +12,7 @@ use std::cell::{Cell, RefCell};
 use std::sync::{Arc, Mutex};
 
 use block::{BlockError, ByteRange, Errno};
-use flow::copy::{Failed, Follow, Transfer, Zeroes, transfer};
+use flow::copy::{Failed, Follow, Transfer, Zeroes, to_move, transfer};
 use flow::{Request, Role, Root, seam};
 use io::Lease;
 use io::file::Offload;
@@ -42,6 +42,7 @@ const PLAIN: Transfer = Transfer {
 #[derive(Default)]
 struct Noting {
     moved: Cell<u64>,
+    spared: Cell<u64>,
     lost: RefCell<Vec<u64>>,
     /// It is over when so much has been moved.
     ends_at: Option<u64>,
@@ -50,6 +51,10 @@ struct Noting {
 impl Follow for Noting {
     fn moved(&self, bytes: u64) {
         self.moved.set(self.moved.get() + bytes);
+    }
+
+    fn spared(&self, bytes: u64) {
+        self.spared.set(self.spared.get() + bytes);
     }
 
     fn is_over(&self) -> bool {
@@ -189,9 +194,13 @@ async fn one_plan(world: &SimWorld, seed: u64) {
     };
     let roots: Vec<Arc<Root>> = sources.iter().map(|source| bench.lab.root(source)).collect();
     let (from, noting): (Vec<&Root>, _) = (roots.iter().map(|root| &**root).collect(), Noting::default());
-    let copied = transfer(&from, &bench.lab.root(&to), &how, &noting).await;
+    let to_root = bench.lab.root(&to);
+    let announced = to_move(&from, &to_root, &how, &noting).await.unwrap();
+    let copied = transfer(&from, &to_root, &how, &noting).await;
     copied.unwrap_or_else(|failed| panic!("seed {seed}: {failed:?}"));
-    assert_eq!(noting.moved.get(), size, "seed {seed}: {how:?}");
+    assert_eq!(noting.moved.get(), announced, "seed {seed}: {how:?}");
+    assert_eq!(noting.moved.get() + noting.spared.get(), size, "seed {seed}: {how:?}");
+    drop(to_root);
     println!("seed {seed}: {how:?}");
     same(&content(&to).await, &expected);
     is_sound(&to).await;

@@ -71,8 +71,10 @@ pub enum Zeroes {
 
 /// Who follows a copy.
 pub trait Follow {
-    /// So many bytes more are dealt with.
+    /// So many bytes more are copied.
     fn moved(&self, bytes: u64);
+    /// So many bytes more needed no copy: they are zeros, or nothing is to be done with them.
+    fn spared(&self, bytes: u64);
     /// Whether the copy is to end.
     fn is_over(&self) -> bool;
     /// Bytes from here on could not be read and become zeros.
@@ -107,9 +109,9 @@ pub async fn transfer(
     how: &Transfer,
     follow: &dyn Follow,
 ) -> std::result::Result<(), Failed> {
-    let (granule, turns) = (granule(to), Turns::new(how.ordered));
+    let (from, granule, turns) = (Sources::new(from), granule(to), Turns::new(how.ordered));
     let copy = Copy {
-        from: Sources::new(from),
+        from,
         to,
         how,
         follow,
@@ -118,8 +120,7 @@ pub async fn transfer(
         known: Known::default(),
         at_hand: Cell::new(true),
     };
-    let end = copy.from.size().min(to.view().size().max(copy.from.needed()));
-    let mut pieces = Pieces::new(&copy.from, end, how, granule);
+    let mut pieces = Pieces::new(&copy.from, copy.from.end_in(to), how, granule);
     let mut flying = Flying::new();
     let (begun, mut sent) = (io::now(), 0);
     let mut outcome = Ok(());
@@ -148,6 +149,28 @@ pub async fn transfer(
             // What is under way ends before we do.
             Some(landed) => outcome = outcome.and(landed),
             None => return outcome,
+        }
+    }
+}
+
+/// How many bytes of `from` such a copy is going to move, as far as can be said before it is made.
+pub async fn to_move(
+    from: &[&Root],
+    to: &Root,
+    how: &Transfer,
+    follow: &dyn Follow,
+) -> std::result::Result<u64, Failed> {
+    let (from, mut bytes) = (Sources::new(from), 0);
+    let mut pieces = Pieces::new(&from, from.end_in(to), how, granule(to));
+    loop {
+        if follow.is_over() {
+            return Err(Failed::Ended);
+        }
+        match pieces.next().await {
+            Ok(Some(piece)) if piece.what == What::Copy => bytes += piece.range.len(),
+            Ok(Some(_)) => {}
+            Ok(None) => return Ok(bytes),
+            Err(error) => return Err(Failed::Reading(pieces.asked_to(), error)),
         }
     }
 }
@@ -215,7 +238,8 @@ impl Copy<'_> {
                 None => Ok(()),
             };
             match carried {
-                Ok(()) => self.follow.moved(piece.range.len()),
+                Ok(()) if piece.what == What::Copy => self.follow.moved(piece.range.len()),
+                Ok(()) => self.follow.spared(piece.range.len()),
                 Err(_) => self.turns.end(),
             }
             carried

@@ -64,6 +64,11 @@ impl<'a> Sources<'a> {
         self.parts.last().map_or(0, |part| part.start + part.size)
     }
 
+    /// How much of the whole goes to `to`.
+    pub(super) fn end_in(&self, to: &Root) -> u64 {
+        self.size().min(to.view().size().max(self.needed()))
+    }
+
     /// What one source has of the front of `range`, which is not empty and in the whole.
     pub(super) fn run(&self, range: ByteRange) -> Run<'a> {
         let behind = self.parts.partition_point(|part| part.end() <= range.start());
