@@ -76,7 +76,8 @@ impl Lab {
 
     /// Runs a program to its end, within bounds.
     pub(crate) fn run(&self, program: &str, args: &[&str]) -> Output {
-        let seconds = PATIENCE.as_secs().to_string();
+        // What is played in full takes longer, so that a hang is told from work only later.
+        let seconds = (PATIENCE * if is_full() { 10 } else { 1 }).as_secs().to_string();
         let mut command = self.command("timeout");
         command.args(["-k", "5", &seconds, program]).args(args).output().unwrap()
     }
