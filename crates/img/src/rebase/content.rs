@@ -5,7 +5,7 @@ use engine::Reader;
 use flow::{BackingName, Holds, Layer, Op, Request, View, seam};
 use graph::Demand;
 use io::Lease;
-use qcow2::Geometry;
+use qcow2::{Geometry, Version};
 
 use crate::cache::Cache;
 use crate::failure::{Failure, Result};
@@ -114,6 +114,9 @@ struct Storing {
     /// Bytes that are compared, and stored, as one: less would have to be filled up from below.
     unit: u64,
     compress: bool,
+    /// Zeros can be marked. Version 2 has no mark but for what lies over nothing at all, and the new backing image would
+    /// show through that.
+    marks_zeros: bool,
 }
 
 impl Storing {
@@ -123,7 +126,8 @@ impl Storing {
             Some(subcluster) if !compress => subcluster,
             _ => seam::granule(view).max(1),
         };
-        Self { unit, compress }
+        let marks_zeros = overlay.header.as_ref().is_none_or(|header| header.version == Version::V3);
+        Self { unit, compress, marks_zeros }
     }
 }
 
@@ -152,7 +156,7 @@ async fn keep_piece(user: &Use, fresh: Option<&Reader>, range: ByteRange, storin
         let bytes = &old[part(unit)];
         match () {
             () if bytes == &new[part(unit)] => Fate::Stay,
-            () if seam::is_zero(bytes) => Fate::Zero,
+            () if storing.marks_zeros && seam::is_zero(bytes) => Fate::Zero,
             () if storing.compress && is_whole(unit, storing.unit, view.size()) => Fate::Pack,
             () => Fate::Store,
         }

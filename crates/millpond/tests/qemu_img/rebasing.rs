@@ -1,4 +1,4 @@
-//! Rebases that qemu-img cannot be asked about: 10.0.2 ends with an assertion.
+//! Rebases that qemu-img cannot be asked about: 10.0.2 ends with an assertion, or an image that reads differently.
 
 use crate::lab::Lab;
 
@@ -16,4 +16,22 @@ fn a_compressing_rebase_keeps_subclusters_of_the_last_cluster() {
     lab.ok("millpond", &["img", "rebase", "-c", "-f", "qcow2", "-b", "", "disk.qcow2"]);
     lab.ok("qemu-img", &["compare", "-q", "-f", "qcow2", "-F", "raw", "disk.qcow2", "before.raw"]);
     lab.ok("qemu-img", &["check", "-q", "disk.qcow2"]);
+}
+
+/// What it does not have itself read as zeros, which version 2 cannot mark.
+#[test]
+fn zeros_of_version_2_hide_the_new_backing_image() {
+    let test = "zeros_of_version_2_hide_the_new_backing_image";
+    let Some(lab) = Lab::new(test, &["qemu-img", "qemu-io"]) else { return };
+    lab.ok("qemu-img", &["create", "-q", "base.raw", "1M"]);
+    lab.ok("qemu-io", &["-f", "raw", "-c", "write -q -P 5 0 1M", "base.raw"]);
+    for (disk, options) in [("plain.qcow2", &[][..]), ("packed.qcow2", &["-c"])] {
+        lab.ok("qemu-img", &["create", "-q", "-f", "qcow2", "-o", "compat=0.10", disk, "1M"]);
+        lab.ok("qemu-io", &["-c", "write -q -P 1 128k 4k", disk]);
+        lab.ok("qemu-img", &["convert", "-f", "qcow2", "-O", "raw", disk, "before.raw"]);
+        let over = ["-f", "qcow2", "-b", "base.raw", "-F", "raw", disk];
+        lab.ok("millpond", &[&["img", "rebase"], options, &over].concat());
+        lab.ok("qemu-img", &["compare", "-q", "-f", "qcow2", "-F", "raw", disk, "before.raw"]);
+        lab.ok("qemu-img", &["check", "-q", disk]);
+    }
 }
