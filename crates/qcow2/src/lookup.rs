@@ -104,16 +104,26 @@ impl Geometry {
             .map_err(|error| error.within(self.name_entry(slice, from)))
     }
 
-    /// Which slice of an L2 table of which the end is missing maps the first bytes of `range`, if it is there.
+    /// Which slice of an L2 table of which the end is missing maps the first bytes of `range`, if any of it is there.
     #[cold]
     fn locate_in_part(&self, table: HostOffset, range: ByteRange, file_len: u64) -> Located {
         let slice = self.slice_of(table, range.start());
-        if slice.host.0 + self.slice_bytes() as u64 <= file_len {
+        if self.slice_bytes_in(slice, file_len) > 0 {
             return Located::Slice(slice);
         }
         let missing =
             ByteRange::between(range.start(), range.end().min(slice.first_guest + self.slice_span()));
         Located::Unallocated { len: missing.len() }
+    }
+
+    /// How many bytes to read of the slice at `address` in a file of `file_len` bytes: all, but for who salvages, who
+    /// takes the whole entries that are there.
+    pub fn slice_bytes_in(&self, address: SliceAddress, file_len: u64) -> usize {
+        if !self.salvaging {
+            return self.slice_bytes();
+        }
+        let there = file_len.saturating_sub(address.host.0).min(self.slice_bytes() as u64);
+        there as usize >> self.entry_bits() << self.entry_bits()
     }
 
     fn slice_of(&self, table: HostOffset, guest: u64) -> SliceAddress {

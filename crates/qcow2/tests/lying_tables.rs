@@ -230,12 +230,23 @@ fn what_can_be_made_of_a_broken_image() {
     opened.geometry = opened.geometry.salvaging();
     assert_eq!(opened.map(0, 1 << 20).unwrap(), data(at[0], 1 << 16));
     opened.lies(1 << 16, "multiple of the cluster size");
-    // Of a table that the end of the file cuts there are the slices before the end.
-    image.bytes.truncate(table as usize + 3 * 4096 - 1);
+    // Of a table that the end of the file cuts there are the slices before the end, and whole entries of the last.
+    let mut bytes_of_slice = |len: usize, at: u64| {
+        image.bytes.truncate(table as usize + len);
+        let mut opened = Opened::new(&image);
+        opened.geometry = opened.geometry.salvaging();
+        match opened.locate(at * opened.geometry.slice_span(), 1).unwrap() {
+            Located::Slice(slice) => opened.geometry.slice_bytes_in(slice, image.bytes.len() as u64),
+            Located::Unallocated { .. } => 0,
+        }
+    };
+    let found =
+        [(3 * 4096 - 1, 1), (3 * 4096 - 1, 2), (2 * 4096 + 8, 2), (2 * 4096 + 7, 2), (2 * 4096 + 7, 3)]
+            .map(|(len, at)| bytes_of_slice(len, at));
+    assert_eq!(found, [4096, 4088, 8, 0, 0]);
     let mut opened = Opened::new(&image);
     opened.geometry = opened.geometry.salvaging();
     let span = opened.geometry.slice_span();
-    assert!(matches!(opened.locate(span, 1), Ok(Located::Slice(_))));
     assert_eq!(opened.locate(2 * span + 5, 1 << 30).unwrap(), Located::Unallocated { len: span - 5 });
     assert_eq!(opened.locate(2 * span, 7).unwrap(), Located::Unallocated { len: 7 });
 }

@@ -112,10 +112,21 @@ impl Image {
         if self.is_apart() {
             self.grow_data(next.size(DATA_FILE_CHILD)?);
         }
-        let bytes = self.read_file(address.host.0, self.geometry.slice_bytes(), next).await;
-        let bytes = bytes.map_err(|error| unreadable(error, address))?;
+        let bytes = self.read_slice(address, next).await.map_err(|error| unreadable(error, address))?;
         self.cache(address, Some(Arc::new(L2Slice::parse(&self.geometry, address, &bytes)?)), range);
         Ok(())
+    }
+
+    /// The bytes of a slice. What the end of the file has cut off maps nothing.
+    async fn read_slice(&self, address: SliceAddress, next: Next<'_>) -> Result<Lease> {
+        let len = self.geometry.slice_bytes_in(address, self.file_len.load(Ordering::Acquire));
+        let bytes = self.read_file(address.host.0, len, next).await?;
+        if len == self.geometry.slice_bytes() {
+            return Ok(bytes);
+        }
+        let mut whole = Lease::zeroed(self.geometry.slice_bytes());
+        whole[..len].copy_from_slice(&bytes);
+        Ok(whole)
     }
 
     /// The file that holds guest data is at least that long.
