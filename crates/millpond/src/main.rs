@@ -93,6 +93,7 @@ fn command_line(program: &'static str) -> clap::Command {
 }
 
 fn main() -> ExitCode {
+    io::real::process::outlive_file_size_limit();
     let (program, arguments) = faced(std::env::args_os().collect());
     if let Some(arguments) = of_img(&arguments) {
         return img::run(if program == "millpond" { "millpond img" } else { program }, arguments);

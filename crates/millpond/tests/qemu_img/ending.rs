@@ -40,16 +40,47 @@ fn a_file_that_was_there_stays_and_is_emptied() {
     assert_eq!(len(), 0);
 }
 
+/// Runs it with a limit on the length of files, which stands for a disk without room.
+fn limited(lab: &Lab, command: &str) -> std::process::Output {
+    lab.run("bash", &["-c", &format!("ulimit -f 2048; {command}")])
+}
+
 #[test]
 fn a_full_disk_leaves_no_image() {
     let lab = Lab::on(std::path::Path::new(env!("CARGO_TARGET_TMPDIR")));
     lab.image("disk.raw", 8 << 20);
-    // A limit on the length of files stands for a disk without room.
-    let script = "trap '' XFSZ; ulimit -f 2048; millpond img convert -O qcow2 disk.raw new.qcow2";
-    let output = lab.run("bash", &["-c", script]);
-    assert_eq!(output.status.code(), Some(1), "{}", lab::said(&output));
-    assert!(lab::said(&output).contains("error while writing at byte"), "{}", lab::said(&output));
-    assert!(!lab.path("new.qcow2").exists());
+    for options in ["-O qcow2", "-O raw", "-O qcow2 -o data_file=data"] {
+        let output = limited(&lab, &format!("millpond img convert {options} disk.raw new"));
+        assert_eq!(output.status.code(), Some(1), "{}", lab::said(&output));
+        assert!(lab::said(&output).contains("File too large"), "{}", lab::said(&output));
+        assert!(!lab.path("new").exists() && !lab.path("data").exists());
+    }
+}
+
+#[test]
+fn a_full_disk_ends_no_server() {
+    let Some(lab) = Lab::new("a_full_disk_ends_no_server", &["qemu-img", "qemu-io"]) else { return };
+    lab.ok("qemu-img", &["create", "-q", "-f", "qcow2", "disk.qcow2", "64M"]);
+    let script = "millpond nbd -t -k socket -f qcow2 disk.qcow2 & while ! test -S socket; do sleep 0.02; done; \
+                  qemu-io -f raw -c 'write 0 8M' -c 'write 0 64k' -c 'read 0 64k' nbd+unix:///?socket=socket; \
+                  kill %1; wait";
+    let output = limited(&lab, script);
+    assert!(lab::said(&output).contains("read 65536/65536"), "{}", lab::said(&output));
+    assert!(lab::said(&output).contains("No space left on device"), "{}", lab::said(&output));
+    lab.ok("qemu-img", &["check", "-q", "disk.qcow2"]);
+}
+
+#[test]
+fn progress_is_of_what_is_copied() {
+    let Some(lab) = Lab::new("progress_is_of_what_is_copied", &["qemu-img", "qemu-io"]) else { return };
+    lab.ok("qemu-img", &["create", "-q", "-f", "qcow2", "disk.qcow2", "128M"]);
+    for at in ["0", "2M", "64M", "66M"] {
+        lab.ok("qemu-io", &["-c", &format!("write -q {at} 1M"), "disk.qcow2"]);
+    }
+    let line = ["convert", "-p", "-f", "qcow2", "-O", "qcow2", "disk.qcow2", "new.qcow2"];
+    let theirs = lab.ok("qemu-img", &line);
+    assert_eq!(lab.ok("millpond", &[&["img"], &line[..]].concat()), theirs);
+    assert!(theirs.contains("(25.00/100%)"), "{theirs}");
 }
 
 #[test]

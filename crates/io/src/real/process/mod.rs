@@ -7,4 +7,4 @@ mod signals;
 
 pub use background::{Forked, Readiness, fork};
 pub use child::end_with_thread;
-pub use signals::{Signal, Signals};
+pub use signals::{Signal, Signals, outlive_file_size_limit};
