@@ -110,16 +110,8 @@ pub async fn transfer(
     follow: &dyn Follow,
 ) -> std::result::Result<(), Failed> {
     let (from, granule, turns) = (Sources::new(from), granule(to), Turns::new(how.ordered));
-    let copy = Copy {
-        from,
-        to,
-        how,
-        follow,
-        granule,
-        turns,
-        known: Known::default(),
-        at_hand: Cell::new(true),
-    };
+    let copy =
+        Copy { from, to, how, follow, granule, turns, known: Known::default(), at_hand: Cell::new(true) };
     let mut pieces = Pieces::new(&copy.from, copy.from.end_in(to), how, granule);
     let mut flying = Flying::new();
     let (begun, mut sent) = (io::now(), 0);

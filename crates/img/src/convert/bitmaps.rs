@@ -15,7 +15,7 @@ pub(super) async fn check_source(options: &Options<'_>, sources: &[Image]) -> Re
     let [source] = sources else {
         return Err(Failure::new("Copying bitmaps only possible with single source"));
     };
-    if source.header.is_none() {
+    if !source.header.as_ref().is_some_and(has_bitmaps) {
         return Err(Failure::new("Source lacks bitmap support"));
     }
     let broken = source.bitmaps().await?.into_iter().find(|bitmap| bitmap.inconsistent);
@@ -30,13 +30,16 @@ pub(super) async fn check_source(options: &Options<'_>, sources: &[Image]) -> Re
 
 /// Whether the target has room for bitmaps.
 pub(super) fn check_target(target: &Target) -> Result<()> {
-    let has_room = |header: &Header| header.version == Version::V3;
-    match target.image.header.as_ref().is_some_and(has_room) {
+    match target.image.header.as_ref().is_some_and(has_bitmaps) {
         true => Ok(()),
         false => {
             Err(Failure::new(format!("Format driver '{}' does not support bitmaps", target.image.format)))
         }
     }
+}
+
+fn has_bitmaps(header: &Header) -> bool {
+    header.version == Version::V3
 }
 
 /// Copies them: what is recorded in the source goes on being recorded in the target.

@@ -151,9 +151,8 @@ fn answer(command: &mut Command, arguments: &[String]) -> Answer {
     // What is copied is known beforehand; other progress is a matter of speed.
     let has_steps = arguments.first().is_some_and(|verb| verb == "convert");
     let stepped = |text: String| if has_steps { text } else { without_steps(&text) };
-    let text = |bytes: &[u8]| {
-        without_time(&without_dates(&stepped(without_ours(&String::from_utf8_lossy(bytes)))))
-    };
+    let text =
+        |bytes: &[u8]| without_time(&without_dates(&stepped(without_ours(&String::from_utf8_lossy(bytes)))));
     Answer { status: output.status.code(), out: text(&output.stdout), err: text(&output.stderr) }
 }
 
@@ -196,7 +195,7 @@ fn without_time(text: &str) -> String {
     text.split_inclusive('\n').map(timed).collect()
 }
 
-/// Without the progress between the beginning and the end.
+/// Without the progress between the beginning and the end, which is a matter of speed.
 fn without_steps(text: &str) -> String {
     let is_step = |part: &&str| part.ends_with("/100%)") && part.starts_with("    (");
     let parts: Vec<&str> = text.split('\r').collect();

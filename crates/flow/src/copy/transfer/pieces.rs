@@ -109,6 +109,16 @@ impl<'a> Pieces<'a> {
 
     /// What the first layers of the source have.
     async fn ask_layer(&mut self, range: ByteRange, backing: u64) -> Result<()> {
+        let (run, what) = match self.how.compress {
+            true => self.layered_clusters(range, backing).await?,
+            false => self.layered(range, backing).await?,
+        };
+        self.take(run, what);
+        Ok(())
+    }
+
+    /// The front of `range` that is one thing in the first layers.
+    async fn layered(&self, range: ByteRange, backing: u64) -> Result<(ByteRange, What)> {
         let layer = self.from.layer(range).await?;
         let mut range = range.head(layer.len);
         let below = range.start() < backing;
@@ -125,8 +135,25 @@ impl<'a> Pieces<'a> {
             Holds::Nothing | Holds::Hole | Holds::Room | Holds::Zeroes if below => What::Zero,
             Holds::Nothing | Holds::Hole | Holds::Room | Holds::Zeroes => What::Pass,
         };
-        self.take(range, what);
-        Ok(())
+        Ok((range, what))
+    }
+
+    /// The same in whole clusters, which are what can be packed. Those that are not one thing are copied.
+    async fn layered_clusters(&self, range: ByteRange, backing: u64) -> Result<(ByteRange, What)> {
+        let granule = self.granule;
+        let (mut run, what) = self.layered(range, backing).await?;
+        while run.end() < range.end() && !run.end().is_multiple_of(granule) {
+            let (next, other) = self.layered(ByteRange::between(run.end(), range.end()), backing).await?;
+            if other != what {
+                let whole = ByteRange::between(run.start(), run.end() / granule * granule);
+                return Ok(match whole.is_empty() {
+                    true => (range.head(granule - range.start() % granule), What::Copy),
+                    false => (whole, what),
+                });
+            }
+            run = ByteRange::between(run.start(), next.end());
+        }
+        Ok((run, what))
     }
 
     /// Makes pieces of a run, the next one. Data is rounded to whole clusters of the target.
