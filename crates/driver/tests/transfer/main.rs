@@ -180,18 +180,8 @@ async fn one_plan(world: &SimWorld, seed: u64) {
         scribble(&to, size, rng).await;
     }
     let compress = !is_raw && rng.chance(0.3);
-    let offloads = [None, Some(Offload::Share), Some(Offload::Copy)];
-    let how = Transfer {
-        chunk: 4096 << rng.below(6),
-        parallel: 1 + rng.index(16),
-        ordered: rng.chance(0.5),
-        sparse: [0, 512, 4096, 65536][rng.index(4)],
-        zeroes: if fresh { Zeroes::Skip } else { Zeroes::Write },
-        compress,
-        offload: offloads[rng.index(3)].filter(|_| !compress),
-        salvage: rng.chance(0.2),
-        ..PLAIN
-    };
+    let zeroes = if fresh { Zeroes::Skip } else { Zeroes::Write };
+    let how = Transfer { zeroes, compress, ..any_way(compress, rng) };
     let roots: Vec<Arc<Root>> = sources.iter().map(|source| bench.lab.root(source)).collect();
     let (from, noting): (Vec<&Root>, _) = (roots.iter().map(|root| &**root).collect(), Noting::default());
     let to_root = bench.lab.root(&to);
@@ -204,6 +194,19 @@ async fn one_plan(world: &SimWorld, seed: u64) {
     println!("seed {seed}: {how:?}");
     same(&content(&to).await, &expected);
     is_sound(&to).await;
+}
+
+fn any_way(compress: bool, rng: &mut Rng) -> Transfer {
+    let offloads = [None, Some(Offload::Share), Some(Offload::Copy)];
+    Transfer {
+        chunk: 4096 << rng.below(6),
+        parallel: 1 + rng.index(16),
+        ordered: rng.chance(0.5),
+        sparse: [0, 512, 4096, 65536][rng.index(4)],
+        offload: offloads[rng.index(3)].filter(|_| !compress),
+        salvage: rng.chance(0.2),
+        ..PLAIN
+    }
 }
 
 /// A raw file, or an image, over a file that may be shorter or longer or over none.

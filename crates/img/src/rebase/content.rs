@@ -114,8 +114,7 @@ struct Storing {
     /// Bytes that are compared, and stored, as one: less would have to be filled up from below.
     unit: u64,
     compress: bool,
-    /// Zeros can be marked. Version 2 has no mark but for what lies over nothing at all, and the new backing image would
-    /// show through that.
+    /// Zeros can be marked. In version 2 they can only be left out, and the new backing image would show through.
     marks_zeros: bool,
 }
 

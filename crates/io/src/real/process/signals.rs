@@ -104,8 +104,8 @@ impl Drop for Signals {
     }
 }
 
-/// From now on a write beyond the limit that the process has on the size of files (RLIMIT_FSIZE) fails, as one to a full
-/// disk does. Else it ends the process (SIGXFSZ).
+/// From now on a write beyond the limit that the process has on the size of files (RLIMIT_FSIZE) fails, as one to a
+/// full disk does. Else it ends the process (SIGXFSZ).
 pub fn outlive_file_size_limit() {
     // SAFETY: no handler, and nothing else in the process has to do with this signal.
     unsafe { libc::signal(libc::SIGXFSZ, libc::SIG_IGN) };
