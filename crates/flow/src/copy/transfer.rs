@@ -2,8 +2,8 @@
 //!
 //! Invariants: memory is bounded by what is in flight; where the target reads as zeros already nothing is written to it
 //! for zeros; requests are whole clusters of the target wherever the source has data around them, so that nothing is
-//! copied twice; where writes are to come in order, one begins when the one before it has ended; a copy that ends early
-//! has none of its requests under way.
+//! copied twice; where writes are to come in order, one begins when the one before it has nothing left to begin and all
+//! others have ended ([`turns`]); a copy that ends early has none of its requests under way.
 
 mod offload;
 mod pieces;
@@ -37,8 +37,8 @@ pub struct Transfer {
     pub chunk: u64,
     /// Requests in flight.
     pub parallel: usize,
-    /// Writes begin in the order of their offsets, and each when the one before the last has ended. What comes before
-    /// (reading, packing) is done side by side all the same.
+    /// Writes begin in the order of their offsets, and two of them are under way at most. What comes before (reading,
+    /// packing) is done side by side all the same.
     pub ordered: bool,
     /// Shortest run of zeros in data (bytes, a multiple of 512) that is not written as data; 0: all is written.
     pub sparse: u64,
@@ -202,8 +202,8 @@ struct Part {
 }
 
 impl Copy<'_> {
-    /// How many pieces may be under way. Who writes one after the other, of what is at hand, wants the next one and no
-    /// more: with each that is read further ahead less of it is still in the processor's caches when its turn comes.
+    /// How many pieces may be under way. Who writes one after the other, of what is at hand, wants the next one ready
+    /// and no more: with each that is read further ahead less is still in the processor's caches when its turn comes.
     fn most_under_way(&self) -> usize {
         match self.at_hand.get() && self.how.ordered && !self.how.compress {
             true => self.how.parallel.min(AHEAD_AT_HAND),
@@ -353,9 +353,8 @@ impl Copy<'_> {
         // Joined again behind what came before it, so that the buffer serves the next piece.
         let mut done = Lease::empty();
         for Part { range, is_data, mut bytes, packed } in parts {
-            let view = self.to.view();
             let stored = match packed {
-                Some(packed) => seam::store_packed(&view, range.start(), packed).await,
+                Some(packed) => seam::store_packed(&self.to.view(), range.start(), packed).await,
                 None if is_data => {
                     let (result, back) = self.write(range, bytes, place).await;
                     bytes = back;

@@ -1,7 +1,8 @@
 //! Signals as a future.
 //!
 //! Invariants: the handler only writes a byte into a pipe that is never closed, whichever thread it
-//! interrupts; signals that nobody watches do what they always did.
+//! interrupts; signals that nobody watches do what they always did, but for the one of a file that grows too large
+//! ([`outlive_file_size_limit`]).
 #![allow(unsafe_code, reason = "signal handlers")]
 
 use std::io::{self, ErrorKind};
