@@ -59,6 +59,9 @@ async fn run(call: Call) -> Result<u8> {
     let Call { session, given } = call;
     let json = given.json()?;
     given.lists("options")?;
+    if let Some(param) = given.value("snapshot") {
+        snapshot_table::check_param(&session, param)?;
+    }
     let size = given.bytes("size", "image size", ANY)?;
     let filename = match &given.operands[..] {
         [] => None,

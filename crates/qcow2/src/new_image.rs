@@ -155,8 +155,8 @@ impl NewImage {
             Version::V3 => layout::fixed_v3(self.cluster_bits, self.size, self.refcount_bits.ilog2()),
         };
         // At most 4 Mi entries and 16 Ki clusters.
-        let tables = ((plan.l1_at() * cluster, plan.l1_entries as u32), (cluster, plan.table as u32));
-        layout::put_tables(&mut fixed, tables.0, tables.1);
+        let l1_at = if plan.l1_entries == 0 { 0 } else { plan.l1_at() * cluster };
+        layout::put_tables(&mut fixed, (l1_at, plan.l1_entries as u32), (cluster, plan.table as u32));
         let mut layout =
             Layout { fixed, extensions: Vec::new(), backing_name: None, cluster_size: cluster as usize };
         if self.version == Version::V3 {
@@ -265,9 +265,8 @@ impl Plan {
         let cluster = 1u64 << cluster_bits;
         let entry_bytes = if image.extended_l2 { 16 } else { 8 };
         let guest_clusters = size.div_ceil(cluster);
-        let tables = guest_clusters.div_ceil(cluster / entry_bytes);
-        // An empty disk has a table, too: it may grow.
-        let l1_entries = tables.max(1);
+        // An empty disk has none, and gets them when it grows.
+        let l1_entries = guest_clusters.div_ceil(cluster / entry_bytes);
         if size > MAX_SIZE || l1_entries * 8 > L1Table::BYTES_MAX {
             return Err(too_large(size, cluster));
         }
@@ -282,7 +281,7 @@ impl Plan {
             blocks: 1,
             l1,
             l1_entries,
-            l2: if image.preallocated { tables } else { 0 },
+            l2: if image.preallocated { l1_entries } else { 0 },
             data: if image.preallocated && !external { guest_clusters } else { 0 },
         };
         // Room to count all that the disk may hold, as far as a table can: a disk need never be full.
