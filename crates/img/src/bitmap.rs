@@ -47,10 +47,10 @@ const HINT: &str = "Try block-dirty-bitmap-remove to delete this bitmap from dis
 async fn run(call: Call) -> Result<u8> {
     let Call { session, given } = call;
     let granularity = given.bytes("granularity", "granularity", numbers::ANY)?.filter(|size| *size > 0);
+    check(&given, granularity)?;
     let [name, bitmap] = &given.operands[..] else {
         return Err(Failure::new("Expecting filename and bitmap name"));
     };
-    check(&given, granularity)?;
     session.add_objects(given.values("object")).await?;
     let source = Source { name, format: given.format()?, image_opts: given.has("image-opts") };
     let image = session.open(source, How { alone: true, ..How::WRITE }).await?;
@@ -102,7 +102,7 @@ async fn act(
             "clear" => Ok(BitmapChange::Clear),
             "merge" => {
                 let from = other.unwrap_or(image);
-                session.engine.bitmap(&from.node, value.unwrap_or_default()).await.map(BitmapChange::Merge)
+                merged(session, (image, bitmap), (from, value.unwrap_or_default())).await
             }
             enable => Ok(BitmapChange::Record(enable == "enable")),
         };
@@ -113,6 +113,16 @@ async fn act(
         done.map_err(|error| failed(action, bitmap, &error))?;
     }
     Ok(())
+}
+
+/// The change that takes `from` into `into`. Where neither is there, the error is of the one that was to change.
+async fn merged(
+    session: &Session,
+    (into, bitmap): (&Image, &str),
+    (from, name): (&Image, &str),
+) -> std::result::Result<BitmapChange, BlockError> {
+    session.engine.bitmap(&into.node, bitmap).await?;
+    session.engine.bitmap(&from.node, name).await.map(BitmapChange::Merge)
 }
 
 fn failed(action: &str, bitmap: &str, error: &BlockError) -> Failure {

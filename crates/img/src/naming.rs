@@ -43,7 +43,7 @@ const PREFIXES: [&str; 2] = ["nbd", "nbd+unix"];
 /// An image by its name, or with `image_opts` by its options.
 pub(crate) fn named(name: &str, format: Option<&str>, image_opts: bool) -> Result<Named> {
     if image_opts {
-        return from_options(keyval::parse(name, Some("driver"))?);
+        return from_options(keyval::parse(name, Some("file"))?);
     }
     if let Some(text) = name.strip_prefix("json:") {
         let mut map = match json::parse(text) {
@@ -116,8 +116,9 @@ fn from_options(mut map: Map<String, Value>) -> Result<Named> {
     }
     let file = match map.remove("file") {
         Some(Value::Object(file)) => with_driver(file)?,
-        Some(Value::String(_)) => {
-            return Err(Failure::new("Cannot reference an existing block device here"));
+        // In QEMU's words: a name is that of a node, and a program that begins has none.
+        Some(Value::String(name)) => {
+            return Err(Failure::new(format!("Cannot find device='{name}' nor node-name='{name}'")));
         }
         Some(_) => return Err(Failure::new("Invalid parameter type for 'file', expected: string")),
         None => match map.remove("filename") {

@@ -34,6 +34,7 @@ const AMENDING: &str = include_str!("amending.txt");
 const EXPORTS: &str = include_str!("exports.txt");
 const DEVICES: &str = include_str!("devices.txt");
 const BENCHING: &str = include_str!("benching.txt");
+const BITMAPPING: &str = include_str!("bitmapping.txt");
 const SNAPSHOTS: &str = include_str!("snapshots.txt");
 
 /// Larger disks are not compared byte by byte.
@@ -93,6 +94,11 @@ fn images_are_made_on_devices_as_qemu_img_makes_them() {
 #[test]
 fn bench_says_what_qemu_img_says() {
     both("bench_says_what_qemu_img_says", BENCHING);
+}
+
+#[test]
+fn bitmaps_are_changed_as_qemu_img_changes_them() {
+    both("bitmaps_are_changed_as_qemu_img_changes_them", BITMAPPING);
 }
 
 #[test]

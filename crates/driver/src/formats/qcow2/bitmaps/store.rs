@@ -24,6 +24,8 @@ use super::{Bitmaps, Tracked};
 
 /// What is stored whole or not at all.
 const SECTOR: usize = 512;
+/// Tables and directories end in a block of their own; what follows in their clusters takes no room on the disk.
+const BLOCK: usize = 4096;
 
 /// What is to be in the file next.
 #[derive(Default)]
@@ -239,7 +241,10 @@ impl Image {
             let cell = match bits.stored(start, cluster as usize) {
                 BitmapPart::Clean => BitmapCluster::Zeros,
                 BitmapPart::Dirty => BitmapCluster::Ones,
-                BitmapPart::Bytes(bytes) => BitmapCluster::At(self.write_fresh(&bytes, rooms, next).await?),
+                BitmapPart::Bytes(mut bytes) => {
+                    bytes.resize(cluster as usize, 0);
+                    BitmapCluster::At(self.write_fresh(&bytes, rooms, next).await?)
+                }
             };
             table.extend(cell.entry().to_be_bytes());
         }
@@ -257,7 +262,7 @@ impl Image {
         let cluster = self.geometry.cluster_size();
         let room = self.take_together((bytes.len() as u64).div_ceil(cluster), next).await?;
         let mut padded = bytes.to_vec();
-        padded.resize((room.run.count * cluster) as usize, 0);
+        padded.resize(bytes.len().next_multiple_of(BLOCK.min(cluster as usize)), 0);
         let mut lease = Lease::copy_of(&padded);
         // The room stays taken until the I/O has ended, whatever becomes of us.
         lease.carry(room.clone());

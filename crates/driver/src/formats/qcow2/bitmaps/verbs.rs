@@ -109,7 +109,7 @@ impl Image {
         match change {
             BitmapChange::Merge(other) if other.size() != size => {
                 let context = format!(
-                    "Bitmaps are of different sizes (destination size is {size} and source size is {}) and can't be merged",
+                    "Bitmaps are of different sizes (destination size is {size}, source size is {}) and can't be merged",
                     other.size()
                 );
                 Err(BlockError::new(ErrorKind::Invalid, context))
