@@ -48,7 +48,7 @@ pub trait Execute: Send + Sync {
     }
 
     /// The filter was taken out of every path: requests that wait in it go on to its child now, and so do those of
-    /// older views ([`View::newest_version`]) that come yet.
+    /// older views ([`View::newest_version`](crate::View::newest_version)) that come yet.
     fn release(&self) {}
 
     /// The process is about to end: requests that wait here for their moment, now or later, go on at once, and those

@@ -39,7 +39,7 @@ impl<'a> Next<'a> {
         self.view.version()
     }
 
-    /// The bit of this filter in [`Request::acted`].
+    /// The bit of this filter in [`Request::acted`](crate::Request::acted).
     pub fn slot(&self) -> u64 {
         self.view.slot(self.index)
     }

@@ -10,7 +10,7 @@ mod report;
 pub(crate) mod step;
 
 use report::Report;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Instant;
 use step::Output;
 
@@ -53,12 +53,17 @@ fn chance() -> String {
     seed
 }
 
+/// Where the log is of that name, which has nothing in it yet.
+fn fresh_log(root: &Path, name: &str) -> PathBuf {
+    let path = root.join(name);
+    // Absent on a fresh clone, which is as good as emptied.
+    let _ = std::fs::remove_file(&path);
+    path
+}
+
 /// Runs everything in the repository at `root`; returns whether all of it passed.
 pub(crate) fn run(root: &Path, options: &Options) -> Result<bool, String> {
-    let (skip_log, points_log) = (root.join(SKIP_LOG), root.join(POINTS_LOG));
-    // Absent on a fresh clone, which is as good as emptied.
-    let _ = std::fs::remove_file(&skip_log);
-    let _ = std::fs::remove_file(&points_log);
+    let (skip_log, points_log) = (fresh_log(root, SKIP_LOG), fresh_log(root, POINTS_LOG));
     let mut report = Report::default();
     let mut timed = |name: &'static str, step: &mut dyn FnMut() -> Result<Output, String>| {
         println!("\n==> {name}");
@@ -80,6 +85,7 @@ pub(crate) fn run(root: &Path, options: &Options) -> Result<bool, String> {
             ("MILLPOND_SKIP_LOG", &skip_log.to_string_lossy()),
             ("MILLPOND_POINTS_LOG", &points_log.to_string_lossy()),
             ("MILLPOND_SECOND_READER", &reader),
+            ("RUSTDOCFLAGS", "-D warnings"),
         ];
         step::cargo(root, arguments, &env)
     };
@@ -95,6 +101,7 @@ pub(crate) fn run(root: &Path, options: &Options) -> Result<bool, String> {
         let said = std::fs::read_to_string(&points_log).unwrap_or_default();
         Ok(points::count(&said, if options.full { points::FULL_MIN } else { 0 }))
     });
+    timed("documentation", &mut || cargo("doc --workspace --no-deps --document-private-items"));
     timed("doc tests", &mut || cargo("test --workspace --doc"));
     // A workspace of its own: without this nothing would notice that a target no longer builds. What it depends on
     // clippy has checked already.

@@ -11,8 +11,8 @@ use crate::request::{Now, Op, Request, Window};
 use crate::view::{View, ViewIndex};
 
 impl<'a> Next<'a> {
-    /// Passes a request to a child as far as that needs no wait. Only from within [`Execute::try_now`]: the
-    /// mappings below are used under the guard of the turn.
+    /// Passes a request to a child as far as that needs no wait. Only from within
+    /// [`Execute::try_now`](crate::Execute::try_now): the mappings below are used under the guard of the turn.
     pub fn try_now(&self, child: ChildIndex, rq: &mut Request, window: Window<'_>) -> Result<Now> {
         try_now(self.view, self.child(child)?, rq, window)
     }

@@ -1,6 +1,6 @@
 //! The walk: from a node down to the first one that executes, one request per extent.
 //!
-//! [`resolve`] follows maps; [`now`] and [`read`]/[`write`]/[`change`] move bytes on the path that does not
+//! [`resolve`] follows maps; [`now`] and [`read`]/[`mod@write`]/[`change`] move bytes on the path that does not
 //! wait and the one that does; [`status`] answers what is where.
 
 mod below;

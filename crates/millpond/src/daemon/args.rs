@@ -1,4 +1,5 @@
 //! The command line of `qemu-storage-daemon`: options that are carried out in the order in which they are given.
+#![allow(rustdoc::broken_intra_doc_links, reason = "--help shows these texts: [] is what may be left out")]
 
 use block::{BlockError, ErrorKind, Result};
 use clap::Args as ClapArgs;

@@ -1,4 +1,5 @@
 //! The options of `millpond demo`.
+#![allow(rustdoc::broken_intra_doc_links, reason = "--help shows these texts: [] is what may be left out")]
 
 use std::path::PathBuf;
 use std::time::Duration;

@@ -1,4 +1,5 @@
 //! The command lines of the pond.
+#![allow(rustdoc::broken_intra_doc_links, reason = "--help shows these texts: [] is what may be left out")]
 
 use std::path::PathBuf;
 

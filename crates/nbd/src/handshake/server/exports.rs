@@ -6,9 +6,9 @@ use crate::handshake::{BlockSizes, MetaContext};
 /// What clients are told of an export.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct ExportInfo {
-    /// Its name, at most [`STRING_MAX`] bytes.
+    /// Its name, at most [`STRING_MAX`](crate::codec::STRING_MAX) bytes.
     pub name: String,
-    /// A text for people, at most [`STRING_MAX`] bytes; empty for none.
+    /// A text for people, at most [`STRING_MAX`](crate::codec::STRING_MAX) bytes; empty for none.
     pub description: String,
     /// Size in bytes.
     pub size: u64,
