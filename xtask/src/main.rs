@@ -36,6 +36,9 @@ enum Xtask {
     /// Serves a file as the floor that servers are measured against.
     #[command(hide = true)]
     Floor { socket: PathBuf, file: PathBuf },
+    /// Copies a file as the floor that conversions are measured against.
+    #[command(hide = true)]
+    FloorCopy { from: PathBuf, to: PathBuf },
 }
 
 fn main() -> ExitCode {
@@ -47,6 +50,7 @@ fn main() -> ExitCode {
         Xtask::Sim(options) => sim::run(&root, &options),
         Xtask::Fuzz(options) => fuzz::run(&root, &options),
         Xtask::Floor { socket, file } => bench::floor::run(&socket, &file),
+        Xtask::FloorCopy { from, to } => bench::copy_floor::run(&from, &to),
     };
     match outcome {
         Ok(true) => ExitCode::SUCCESS,

@@ -30,6 +30,7 @@ const REPLY_UNSUPPORTED: u32 = 0x8000_0001;
 const READ: u16 = 0;
 const WRITE: u16 = 1;
 const DISCONNECT: u16 = 2;
+const FLUSH: u16 = 3;
 
 const REQUEST_BYTES: usize = 28;
 const REPLY_BYTES: usize = 16;
@@ -114,6 +115,7 @@ fn transmit(stream: &mut UnixStream, file: &File) -> io::Result<()> {
                 DISCONNECT => return output.send(stream),
                 READ => file.read_exact_at(output.add(&request, request.length), request.offset)?,
                 WRITE => file.write_all_at(payload, request.offset)?,
+                FLUSH => file.sync_data()?,
                 _ => {}
             }
             if request.command != READ {

@@ -4,6 +4,7 @@
 //! Invariants: one server runs at a time, all serve the same file; the order of the rows rotates from round to
 //! round; ratios are taken within a round; nothing is left behind, neither a process nor a file.
 
+pub(crate) mod copy_floor;
 mod cpu;
 mod fill;
 mod fio;

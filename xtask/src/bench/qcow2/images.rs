@@ -89,6 +89,27 @@ impl Images {
         flush(&path).map_err(|error| naming(&path, &error))
     }
 
+    /// The file of a disk of the same size without a format, and no less ready.
+    pub(super) fn bare(&self, kind: Kind) -> Result<PathBuf, String> {
+        let named = |name: &str| self.folder.join(name);
+        let (path, is_kept) = match kind {
+            Kind::Raw | Kind::Many => (self.path(kind), true),
+            Kind::Chain(_) => (named("chain.raw"), true),
+            Kind::Full => (named("bare-full.raw"), true),
+            Kind::Wide => (named("bare-wide.raw"), true),
+            Kind::Empty | Kind::Fresh => (named("bare-empty.raw"), false),
+        };
+        if path.exists() && is_kept {
+            return Ok(path);
+        }
+        let made = match kind {
+            Kind::Full => std::fs::copy(self.path(Kind::Raw), &path).map(drop),
+            _ => File::create(&path).and_then(|file| file.set_len(self.size(kind))),
+        };
+        made.and_then(|()| flush(&path)).map_err(|error| naming(&path, &error))?;
+        Ok(path)
+    }
+
     fn chain(&self, layers: usize) -> Result<(), String> {
         let raw = self.folder.join("chain.raw");
         if !raw.exists() {

@@ -12,6 +12,8 @@ pub(super) enum Work {
     ServedAfter(&'static str, &'static str),
     /// Arguments of an image tool: `IMAGE` stands for the image and `OUT` for a file that is not there yet.
     Tool(&'static str, Until),
+    /// The same, where the tool copies the bytes of the disk as they are.
+    Copy(&'static str, Until),
 }
 
 /// When an image tool is through.
@@ -102,14 +104,14 @@ pub(super) const TASKS: &[Task] = &[
         name: "from-raw",
         title: "convert raw to qcow2, until it is on disk",
         image: Kind::Raw,
-        work: Work::Tool("convert -f raw -O qcow2 IMAGE OUT", Until::OnDisk),
+        work: Work::Copy("convert -f raw -O qcow2 IMAGE OUT", Until::OnDisk),
         goal: 0.7,
     },
     Task {
         name: "to-raw",
         title: "convert qcow2 to raw, until it is on disk",
         image: Kind::Full,
-        work: Work::Tool("convert -f qcow2 -O raw IMAGE OUT", Until::OnDisk),
+        work: Work::Copy("convert -f qcow2 -O raw IMAGE OUT", Until::OnDisk),
         goal: 0.7,
     },
     Task {
@@ -123,14 +125,14 @@ pub(super) const TASKS: &[Task] = &[
         name: "from-raw-cached",
         title: "convert raw to qcow2 in the page cache (-t unsafe -T writeback), the command alone",
         image: Kind::Raw,
-        work: Work::Tool("convert -t unsafe -T writeback -f raw -O qcow2 IMAGE OUT", Until::Ended),
+        work: Work::Copy("convert -t unsafe -T writeback -f raw -O qcow2 IMAGE OUT", Until::Ended),
         goal: 0.7,
     },
     Task {
         name: "to-raw-cached",
         title: "convert qcow2 to raw in the page cache (-t unsafe -T writeback), the command alone",
         image: Kind::Full,
-        work: Work::Tool("convert -t unsafe -T writeback -f qcow2 -O raw IMAGE OUT", Until::Ended),
+        work: Work::Copy("convert -t unsafe -T writeback -f qcow2 -O raw IMAGE OUT", Until::Ended),
         goal: 0.7,
     },
     Task {

@@ -4,7 +4,7 @@
 //! which a host had taken back.
 
 use super::super::process::Process;
-use super::super::rows::{self, OURS};
+use super::super::rows::{self, FLOOR, OURS};
 use super::super::{cpu, images::flush};
 use super::images::{Images, Kind};
 use super::report::Figures;
@@ -30,7 +30,20 @@ pub(super) const REFERENCE: &str = "qemu";
 pub(super) const ROWS: &[Row] = &[
     Row { name: OURS, server: (OURS, "nbd"), tool: (OURS, "img") },
     Row { name: REFERENCE, server: ("qemu-nbd", "--cache=writeback --aio=io_uring"), tool: ("qemu-img", "") },
+    // The same bytes with no format.
+    Row { name: FLOOR, server: (FLOOR, "floor"), tool: (FLOOR, "floor-copy") },
 ];
+
+impl Row {
+    /// Whether it can do such a task: a floor has no format to pack or to check.
+    pub(super) fn does(&self, task: &Task) -> bool {
+        !self.is_floor() || !matches!(task.work, Work::Tool(..))
+    }
+
+    fn is_floor(&self) -> bool {
+        self.name == FLOOR
+    }
+}
 
 /// Between looks at the memory of a program.
 const LOOK: Duration = Duration::from_millis(5);
@@ -42,11 +55,14 @@ pub(super) fn measure(root: &Path, images: &Images, task: &Task, row: &Row) -> R
     images.make(task.image)?;
     touch_memory(images);
     match task.work {
-        Work::Served(options) => served(root, images, task.image, row.server, None, options),
-        Work::ServedAfter(first, options) => {
-            served(root, images, task.image, row.server, Some(first), options)
+        Work::Served(options) => served(root, images, task.image, row, (None, options)),
+        Work::ServedAfter(first, options) => served(root, images, task.image, row, (Some(first), options)),
+        Work::Copy(_, until) if row.is_floor() => {
+            tool(root, images, Kind::Raw, row.tool, ("IMAGE OUT", until))
         }
-        Work::Tool(arguments, until) => tool(root, images, task.image, row.tool, (arguments, until)),
+        Work::Tool(arguments, until) | Work::Copy(arguments, until) => {
+            tool(root, images, task.image, row.tool, (arguments, until))
+        }
     }
 }
 
@@ -58,7 +74,11 @@ fn touch_memory(images: &Images) {
 }
 
 fn program(root: &Path, name: &str) -> Result<PathBuf, String> {
-    if name == OURS { rows::ours(root) } else { rows::find(name) }
+    match name {
+        OURS => rows::ours(root),
+        FLOOR => std::env::current_exe().map_err(|error| error.to_string()),
+        name => rows::find(name),
+    }
 }
 
 fn words(line: &str) -> impl Iterator<Item = String> {
@@ -69,13 +89,14 @@ fn served(
     root: &Path,
     images: &Images,
     kind: Kind,
-    (name, first): (&str, &str),
-    before: Option<&str>,
-    options: &str,
+    row: &Row,
+    (before, options): (Option<&str>, &str),
 ) -> Result<Figures, String> {
-    let (folder, image) = (images.folder(), images.path(kind));
+    let ((name, first), folder) = (row.server, images.folder());
+    let (image, more) =
+        if row.is_floor() { (images.bare(kind)?, "") } else { (images.path(kind), "-f qcow2 -t -e 4 -k") };
     let socket = folder.join("served.sock");
-    let mut arguments: Vec<String> = words(first).chain(words("-f qcow2 -t -e 4 -k")).collect();
+    let mut arguments: Vec<String> = words(first).chain(words(more)).collect();
     arguments.extend([&socket, &image].map(|path| path.to_string_lossy().into_owned()));
     let server = Process::start(&program(root, name)?, &arguments, folder)?.until_it_listens(&socket)?;
     if let Some(before) = before {
