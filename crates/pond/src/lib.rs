@@ -6,6 +6,7 @@
 //! a cache is reached by the daemon's user and by the owners of disks that were pivoted to it, and by nobody else.
 
 mod clones;
+pub mod fuzz;
 mod identity;
 mod image;
 mod layout;

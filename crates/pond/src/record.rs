@@ -120,15 +120,19 @@ impl Record for CloneRecord {
 pub(crate) async fn load<T: Record>(world: &dyn World, path: &Path) -> Result<T> {
     let bytes = world.read_file(path, LEN_MAX).await;
     let bytes = bytes.map_err(|e| BlockError::system(format!("cannot read '{}'", path.display()), e))?;
-    let damaged = |why: String| {
+    parse(&bytes).map_err(|why| {
         Refusal::new(ErrorKind::Corrupt, format!("'{}' is damaged ({why})", path.display()), T::REMEDY)
-    };
-    let value: serde_json::Value = serde_json::from_slice(&bytes).map_err(|e| damaged(e.to_string()))?;
+    })
+}
+
+/// A record as it stands in its file; else why it is none.
+pub(crate) fn parse<T: Record>(bytes: &[u8]) -> std::result::Result<T, String> {
+    let value: serde_json::Value = serde_json::from_slice(bytes).map_err(|e| e.to_string())?;
     let version = value.get("version").and_then(serde_json::Value::as_u64);
     if version != Some(VERSION.into()) {
-        return Err(damaged(format!("its version is not {VERSION}")));
+        return Err(format!("its version is not {VERSION}"));
     }
-    serde_json::from_value(value).map_err(|e| damaged(e.to_string()))
+    serde_json::from_value(value).map_err(|e| e.to_string())
 }
 
 /// Writes a record, in place of the one that was there.

@@ -31,6 +31,13 @@ const WORDS: &[(&str, &[&[u8]])] = &[
     ("img_size", &[b"1.5G", b"0x10", b"-1"]),
     ("qcow2_own_extensions", &[br#"{"quota":1048576,"source":"nbd://h/x"}"#, &[1; 32]]),
     ("qcow2_name", &[br#"json:{"driver":"nbd","server":{"type":"unix","path":"/s"}}"#, b"../base.raw"]),
+    (
+        "pond_records",
+        &[
+            br#"{"version":1,"source":"/s","identity":"i","stated":null,"mode":"complete","size":1}"#,
+            br#"{"version":1,"overlay":"/o","image":"i","identity":"i","size":1,"pivoted":false}"#,
+        ],
+    ),
     // An entry that owns its cluster, one of zeros, and a compressed one.
     ("qcow2_entries", &[b"\0\x80\0\0\0\0\0\x0e\0\0\0\0\0\0\0\0\x01\x40\0\0\0\0\0\x0e\0"]),
 ];
