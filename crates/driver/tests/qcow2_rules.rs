@@ -8,7 +8,7 @@ use block::{ByteRange, ErrorKind};
 use flow::{Body, Flags, Op, Request, Role, View, seam};
 use io::Lease;
 use lab::{Lab, Tree, qcow2 as images, same};
-use qcow2::{Header, NewImage, cache};
+use qcow2::{Header, NewImage, Version, cache};
 use serde_json::{Value, json};
 use sim::{OpKind, Options, Rng, SimWorld, Verdict};
 
@@ -60,6 +60,28 @@ fn autoclear_bits_go_with_the_first_change_and_not_before() {
             assert_eq!(Header::parse(&durable[..CLUSTER as usize]).unwrap().features.autoclear, left);
         }
     }
+}
+
+#[test]
+fn fast_zeroing_that_is_refused_has_changed_nothing() {
+    let world = world();
+    world.run(async {
+        let lab = Lab::new(&world);
+        world.disk().put("base", &[7; 1 << 20]);
+        let (base, _) = lab.file("base").await;
+        // Nothing marks zeros above a backing image in version 2.
+        let image = NewImage { version: Version::V2, ..NewImage::new(1 << 20, 16).over("base", "raw") };
+        let view = lab.qcow2("disk", &image, json!({}), Some(&base)).await.view();
+        for range in [ByteRange::new(512, 256 << 10), ByteRange::new(5, 100), ByteRange::new(0, CLUSTER)] {
+            let rq = Request::new(Op::WriteZeroes, range);
+            let fast = seam::execute(&view, rq.with_flags(Flags::FAST_ZERO), Lease::empty()).await.0;
+            assert_eq!(fast.unwrap_err().kind(), ErrorKind::Unsupported, "{range:?}");
+            assert!(seam::read(&view, range).await.unwrap().iter().all(|byte| *byte == 7), "{range:?}");
+        }
+        let rq = Request::new(Op::WriteZeroes, ByteRange::new(512, 256 << 10));
+        seam::execute(&view, rq, Lease::empty()).await.0.unwrap();
+        assert!(seam::read(&view, rq.range).await.unwrap().iter().all(|byte| *byte == 0));
+    });
 }
 
 #[test]

@@ -145,8 +145,9 @@ impl<'a> Door<'a> {
             }
             return self.write_zeroes(rq, rq.range).await;
         }
-        self.write_zeroes(rq, ByteRange::between(rq.range.start(), inside.start())).await?;
+        // What may be refused comes first: nothing has changed then.
         self.in_pieces(rq, inside).await?;
+        self.write_zeroes(rq, ByteRange::between(rq.range.start(), inside.start())).await?;
         self.write_zeroes(rq, ByteRange::between(inside.end(), rq.range.end())).await
     }
 

@@ -133,12 +133,18 @@ impl Image {
 
     /// Makes the range read as zeros.
     pub(crate) async fn zero(self: &Arc<Self>, rq: Request, next: Next<'_>) -> Result<()> {
+        let unmap = rq.flags.has(Flags::MAY_UNMAP) && !self.writer()?.keeps_discarded;
+        let backing = self.has_backing(next);
+        let by_writing = !self.geometry.has_zeros() && (!unmap || backing);
+        if by_writing && rq.flags.has(Flags::FAST_ZERO) {
+            // Before anything is: who is refused takes all to be as it was.
+            let context = "images of version 2 are zeroed by writing zeros, which is not fast";
+            return Err(BlockError::new(ErrorKind::Unsupported, context));
+        }
         self.begin_change(next).await?;
         if self.writer()?.raw_data {
             return self.pass_to_data(rq, next).await;
         }
-        let unmap = rq.flags.has(Flags::MAY_UNMAP) && !self.writer()?.keeps_discarded;
-        let backing = self.has_backing(next);
         let (head, whole, tail) = self.split(rq.range, self.cluster());
         self.zero_part(head, next).await?;
         if self.geometry.has_zeros() {
@@ -153,14 +159,14 @@ impl Image {
             };
             // Said also where nothing else would show: the image may get a backing image later.
             self.replace_all(whole, (Why::Request, true), next, new).await?;
-        } else if unmap && !backing {
+        } else if !by_writing {
             let new = |entry: &Entry| match entry {
                 Entry::Plain { host: None, .. } => None,
                 _ => Some(NewEntry::UNALLOCATED),
             };
             self.replace_all(whole, (Why::Request, false), next, new).await?;
         } else {
-            self.zero_each(rq, whole, next).await?;
+            self.zero_each(whole, next).await?;
         }
         if unmap {
             self.pass_to_plain_data(rq, whole, next).await?;
@@ -203,11 +209,7 @@ impl Image {
     }
 
     /// Writes zeros to whole clusters whose entries cannot say so, as far as they do not read as zeros.
-    async fn zero_each(self: &Arc<Self>, rq: Request, whole: ByteRange, next: Next<'_>) -> Result<()> {
-        if rq.flags.has(Flags::FAST_ZERO) && !whole.is_empty() {
-            let context = "images of version 2 are zeroed by writing zeros, which is not fast";
-            return Err(BlockError::new(ErrorKind::Unsupported, context));
-        }
+    async fn zero_each(self: &Arc<Self>, whole: ByteRange, next: Next<'_>) -> Result<()> {
         let (mut rest, step) = (whole, self.geometry.cluster_size());
         while !rest.is_empty() {
             let unmapped = if self.has_backing(next) { None } else { self.unmapped_span(rest)? };
