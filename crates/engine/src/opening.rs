@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use block::{BlockError, ErrorKind, Permissions, Result};
 use driver::{Kind, OpenContext, Reference, Wanted};
-use flow::{NodeId, Role, View};
+use flow::{DetectZeroes, NodeId, Role, View};
 use graph::{Child, Demand, EdgeDemand, Edit, NewNode, permissions};
 use io::LocalFut;
 use serde_json::{Map, Value};
@@ -108,17 +108,10 @@ impl<'e> Opening<'e> {
     }
 
     async fn open_as(&mut self, options: &NodeOptions, inherited: Inherited, owned: bool) -> Result<NodeId> {
-        let modes = Inherited {
-            read_only: options.read_only.unwrap_or(inherited.read_only),
-            direct: options.direct.unwrap_or(inherited.direct),
-            transient: options.transient.unwrap_or(inherited.transient),
-            no_flush: options.no_flush.unwrap_or(inherited.no_flush),
-            unmap: options.unmap.unwrap_or(inherited.unmap),
-            force_share: options.force_share.unwrap_or(inherited.force_share),
-        };
-        if modes.force_share && !modes.read_only {
-            let context = "force-share=on can only be used with read-only images";
-            return Err(BlockError::new(ErrorKind::Invalid, context));
+        let modes = modes(options, inherited)?;
+        if let Some(wanted) = &options.node_name {
+            // Before a file is opened that whoever has the name may have locked.
+            self.engine.graph().name(Some(wanted))?;
         }
         let children = self.open_children(options, modes).await?;
         let file = match children.iter().find(|child| matches!(child.role, Role::File | Role::Filtered)) {
@@ -302,6 +295,26 @@ impl Inherited {
     fn for_child(self, role: Role) -> Self {
         Self { read_only: self.read_only || role == Role::Backing, ..self }
     }
+}
+
+/// What holds for a node: what its options say, else what it has from above. What excludes one another is refused.
+fn modes(options: &NodeOptions, inherited: Inherited) -> Result<Inherited> {
+    let modes = Inherited {
+        read_only: options.read_only.unwrap_or(inherited.read_only),
+        direct: options.direct.unwrap_or(inherited.direct),
+        transient: options.transient.unwrap_or(inherited.transient),
+        no_flush: options.no_flush.unwrap_or(inherited.no_flush),
+        unmap: options.unmap.unwrap_or(inherited.unmap),
+        force_share: options.force_share.unwrap_or(inherited.force_share),
+    };
+    let why = if modes.force_share && !modes.read_only {
+        "force-share=on can only be used with read-only images"
+    } else if options.detect_zeroes == DetectZeroes::Unmap && !modes.unmap {
+        "setting detect-zeroes to unmap is not allowed without setting discard operation to unmap"
+    } else {
+        return Ok(modes);
+    };
+    Err(BlockError::new(ErrorKind::Invalid, why))
 }
 
 /// Whether the node may be opened read-only where it cannot be written.

@@ -273,7 +273,7 @@ fn raws(name: &str, file: &str) -> Vec<Value> {
         with("detect-zeroes", json!("on")),
         with("detect-zeroes", json!("off")),
         with("discard", json!("unmap")),
-        with("detect-zeroes", json!("unmap")),
+        json!({"driver": "raw", "node-name": name, "file": file, "discard": "unmap", "detect-zeroes": "unmap"}),
     ]
 }
 

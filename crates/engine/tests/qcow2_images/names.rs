@@ -234,6 +234,19 @@ fn what_is_being_opened_is_locked_already() {
 }
 
 #[test]
+fn zeroes_are_unmapped_only_where_discards_are() {
+    let Some(lab) = Lab::new("zeroes_are_unmapped_only_where_discards_are") else { return };
+    lab.create("cluster_size=64k", "image.qcow2", 1 << 20);
+    let mut options = qcow2(&lab.path("image.qcow2"));
+    options["detect-zeroes"] = json!("unmap");
+    run(async |engine| {
+        refused(engine, options.clone(), &["detect-zeroes to unmap", "discard operation"]).await;
+        options["discard"] = json!("unmap");
+        engine.add_node(options.as_object().unwrap().clone()).await.unwrap();
+    });
+}
+
+#[test]
 fn options_that_make_no_sense_are_named() {
     let Some(lab) = Lab::new("options_that_make_no_sense_are_named") else { return };
     lab.create("cluster_size=64k", "image.qcow2", 1 << 20);

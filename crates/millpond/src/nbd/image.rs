@@ -27,8 +27,7 @@ pub(super) async fn options(engine: &Engine, args: &Args) -> Result<Map<String, 
     if args.offset > 0 {
         image = behind(args.offset, image);
     }
-    let common = common(args)?;
-    for (key, value) in common {
+    for (key, value) in common(args) {
         image.entry(key).or_insert(value);
     }
     Ok(image)
@@ -99,16 +98,11 @@ async fn looks_like_qcow2(engine: &Engine, path: &Path) -> bool {
 }
 
 /// What the options around FILE say of the node.
-fn common(args: &Args) -> Result<Map<String, Value>> {
-    if args.detect_zeroes == DetectZeroesMode::Unmap && args.discard != Discard::Unmap {
-        let context =
-            "setting detect-zeroes to unmap is not allowed without setting discard operation to unmap";
-        return Err(invalid(context.to_owned()));
-    }
+fn common(args: &Args) -> Map<String, Value> {
     let cache = if args.nocache { CacheMode::None } else { args.cache };
     let direct = matches!(cache, CacheMode::None | CacheMode::Directsync);
     let no_flush = cache == CacheMode::Unsafe;
-    Ok(object(json!({
+    object(json!({
         "read-only": args.read_only,
         "cache": { "direct": direct, "no-flush": no_flush },
         "discard": if args.discard == Discard::Unmap { "unmap" } else { "ignore" },
@@ -117,7 +111,7 @@ fn common(args: &Args) -> Result<Map<String, Value>> {
             DetectZeroesMode::On => "on",
             DetectZeroesMode::Unmap => "unmap",
         },
-    })))
+    }))
 }
 
 fn object(value: Value) -> Map<String, Value> {
