@@ -60,7 +60,7 @@ impl BitmapEntry {
             if entries.len() >= count as usize {
                 return Err(broken(&format!("holds more than the {count} bitmaps of the header")));
             }
-            let (entry, len) = Self::read(&bytes[at..]).ok_or_else(|| broken("an entry leaves it"))?;
+            let (entry, len) = Self::read(&bytes[at..]).ok_or_else(|| broken("is cut within an entry"))?;
             entry.check(&bytes[at..], cluster_bits, virtual_size)?;
             entries.push(entry);
             at += len;
@@ -182,6 +182,7 @@ impl BitmapEntry {
         if !table_ok || self.table_entries == 0 || self.table_entries > MAX_TABLE_ENTRIES {
             return fail("its table lies or is empty");
         }
+        // More than the disk needs is read no further than it goes, and stored right the next time.
         let bytes = u64::from(self.table_entries) << cluster_bits;
         if bytes > MAX_BITMAP_BYTES || !self.is_in_use() && virtual_size > bytes << 3 << self.granularity_bits
         {

@@ -1,6 +1,6 @@
 //! Mending the `COPIED` flags of the active tables, after the refcounts.
 //!
-//! Invariant: a table is written only where all that refers to its clusters takes it for what it is.
+//! Invariant: a table is written only where all that refers to its clusters takes it for a table.
 
 use super::mend::changed_sectors;
 use super::{Check, PIECE, Piece, Repair, Step};
@@ -52,8 +52,9 @@ impl Check {
 
     pub(super) fn take_l2_flags(&mut self, number: usize, bytes: &[u8]) {
         let table = self.l2_tables[number];
+        let cluster = table.offset >> self.facts.bits();
         let is_table = self.facts.is_aligned(table.offset)
-            && self.is_only(table.offset >> self.facts.bits(), table.times());
+            && self.is_only(cluster, table.times() + self.astray_in(cluster));
         let mends = self.mends_flags() && is_table;
         let mut now = bytes.to_vec();
         let step = self.facts.entry_bytes() as usize / 8;
@@ -65,6 +66,13 @@ impl Check {
             self.flag(is_put, table.active, &what);
         }
         self.writes.extend(changed_sectors(table.offset, bytes, &now));
+    }
+
+    /// How often L1 entries that are not aligned refer to a cluster: as to a part of a table, which nobody reads.
+    fn astray_in(&self, cluster: u64) -> u64 {
+        // The cluster where they begin, and the one behind it.
+        let begins = [cluster.checked_sub(1), Some(cluster)].into_iter().flatten();
+        begins.filter_map(|begin| self.astray.get(&begin)).sum()
     }
 
     fn flag(&mut self, is_put: bool, times: u32, what: &str) {

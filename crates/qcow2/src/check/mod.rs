@@ -147,6 +147,8 @@ pub struct Check {
     directory: Vec<u8>,
     l2_tables: Vec<L2Table>,
     l2_by_offset: HashMap<u64, u32>,
+    /// How often a cluster is where an L2 table begins that is not aligned.
+    astray: HashMap<u64, u64>,
     /// Entries with room for zeros that is not aligned: they lose it.
     zeroings: Vec<Zeroing>,
     amending: amend::Amending,
@@ -297,6 +299,7 @@ impl Check {
             bitmaps: Vec::new(),
             directory: Vec::new(),
             l2_tables: Vec::new(),
+            astray: HashMap::new(),
             l2_by_offset: HashMap::new(),
             zeroings: Vec::new(),
             amending: amend::Amending::default(),

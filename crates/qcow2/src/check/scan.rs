@@ -66,6 +66,9 @@ impl Check {
     }
 
     fn note_l2(&mut self, table: L2Table) {
+        if !self.facts.is_aligned(table.offset) {
+            *self.astray.entry(table.offset >> self.facts.bits()).or_default() += table.times();
+        }
         let number = self.l2_by_offset.entry(table.offset).or_insert(self.l2_tables.len() as u32);
         match self.l2_tables.get_mut(*number as usize) {
             Some(known) => {
