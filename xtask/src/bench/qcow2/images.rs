@@ -93,19 +93,15 @@ impl Images {
     pub(super) fn bare(&self, kind: Kind) -> Result<PathBuf, String> {
         let named = |name: &str| self.folder.join(name);
         let (path, is_kept) = match kind {
-            Kind::Raw | Kind::Many => (self.path(kind), true),
+            Kind::Raw | Kind::Full | Kind::Many => (self.path(Kind::Raw), true),
             Kind::Chain(_) => (named("chain.raw"), true),
-            Kind::Full => (named("bare-full.raw"), true),
             Kind::Wide => (named("bare-wide.raw"), true),
             Kind::Empty | Kind::Fresh => (named("bare-empty.raw"), false),
         };
         if path.exists() && is_kept {
             return Ok(path);
         }
-        let made = match kind {
-            Kind::Full => std::fs::copy(self.path(Kind::Raw), &path).map(drop),
-            _ => File::create(&path).and_then(|file| file.set_len(self.size(kind))),
-        };
+        let made = File::create(&path).and_then(|file| file.set_len(self.size(kind)));
         made.and_then(|()| flush(&path)).map_err(|error| naming(&path, &error))?;
         Ok(path)
     }

@@ -62,9 +62,14 @@ pub(super) const TASKS: &[Task] = &[
     },
     Task {
         name: "w4k-again",
-        title: "4 KiB random writes to clusters that are there, depth 16",
-        image: Kind::Full,
-        work: Work::Served("--rw=randwrite --bs=4k --iodepth=16 --end_fsync=1"),
+        title: "4 KiB random writes to what the same server has written, depth 16",
+        image: Kind::Empty,
+        // An image that a tool has copied lies in the page cache in pieces of up to 2 MiB: each small write to ext4
+        // then looks at all blocks of one, which is half of the time of whoever writes.
+        work: Work::ServedAfter(
+            "--rw=write --bs=64k --iodepth=16 --end_fsync=1",
+            "--rw=randwrite --bs=4k --iodepth=16 --end_fsync=1",
+        ),
         goal: 0.5,
     },
     Task {
