@@ -133,17 +133,16 @@ impl Image {
 
     /// Makes the range read as zeros.
     pub(crate) async fn zero(self: &Arc<Self>, rq: Request, next: Next<'_>) -> Result<()> {
-        let unmap = rq.flags.has(Flags::MAY_UNMAP) && !self.writer()?.keeps_discarded;
-        let backing = self.has_backing(next);
-        let by_writing = !self.geometry.has_zeros() && (!unmap || backing);
-        if by_writing && rq.flags.has(Flags::FAST_ZERO) {
-            // Before anything is: who is refused takes all to be as it was.
-            let context = "images of version 2 are zeroed by writing zeros, which is not fast";
-            return Err(BlockError::new(ErrorKind::Unsupported, context));
-        }
         self.begin_change(next).await?;
         if self.writer()?.raw_data {
             return self.pass_to_data(rq, next).await;
+        }
+        let unmap = rq.flags.has(Flags::MAY_UNMAP) && !self.writer()?.keeps_discarded;
+        let by_writing = !self.geometry.has_zeros() && (!unmap || self.has_backing(next));
+        if by_writing && rq.flags.has(Flags::FAST_ZERO) {
+            // Before any byte is: who is refused takes all to be as it was.
+            let context = "images of version 2 are zeroed by writing zeros, which is not fast";
+            return Err(BlockError::new(ErrorKind::Unsupported, context));
         }
         let (head, whole, tail) = self.split(rq.range, self.cluster());
         self.zero_part(head, next).await?;
