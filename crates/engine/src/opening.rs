@@ -109,17 +109,16 @@ impl<'e> Opening<'e> {
 
     async fn open_as(&mut self, options: &NodeOptions, inherited: Inherited, owned: bool) -> Result<NodeId> {
         let modes = modes(options, inherited)?;
-        if let Some(wanted) = &options.node_name {
-            // Before a file is opened that whoever has the name may have locked.
-            self.engine.graph().name(Some(wanted))?;
-        }
+        // Before a file is opened that whoever has the name may have locked.
+        let wanted = options.node_name.as_deref();
+        let named = wanted.map(|wanted| self.engine.graph().name(Some(wanted))).transpose()?;
         let children = self.open_children(options, modes).await?;
         let file = match children.iter().find(|child| matches!(child.role, Role::File | Role::Filtered)) {
             Some(child) => self.file_of(child.node),
             None => options.own.get("filename").and_then(Value::as_str).map(PathBuf::from),
         };
         let mut below = Below { children, modes, file };
-        let name = self.engine.graph().name(options.node_name.as_deref())?;
+        let name = named.map_or_else(|| self.engine.graph().name(None), Ok)?;
         let context = self.context(options, name.text().clone(), &below)?;
         let opened = (options.driver.open)(context).await?;
         self.open_wants(options, &mut below, &opened.wants).await?;

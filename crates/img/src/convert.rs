@@ -73,9 +73,7 @@ async fn run(call: Call) -> Result<u8> {
         session.listener.say(&text);
         return Ok(0);
     }
-    if let Some(param) = given.value("source-snapshot") {
-        snapshot_table::check_param(&session, param)?;
-    }
+    snapshot_table::check_param(&session, given.value("source-snapshot"))?;
     let options = Options::parse(&given)?;
     session.add_objects(given.values("object")).await?;
     let mut sources = Vec::new();

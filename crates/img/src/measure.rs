@@ -59,9 +59,7 @@ async fn run(call: Call) -> Result<u8> {
     let Call { session, given } = call;
     let json = given.json()?;
     given.lists("options")?;
-    if let Some(param) = given.value("snapshot") {
-        snapshot_table::check_param(&session, param)?;
-    }
+    snapshot_table::check_param(&session, given.value("snapshot"))?;
     let size = given.bytes("size", "image size", ANY)?;
     let filename = match &given.operands[..] {
         [] => None,

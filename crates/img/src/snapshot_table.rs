@@ -70,7 +70,8 @@ pub(crate) fn missing(failure: Failure, wanted: Option<&str>) -> Failure {
 }
 
 /// Fails where `snapshot.id=...,snapshot.name=...` names anything else.
-pub(crate) fn check_param(session: &Session, param: &str) -> Result<()> {
+pub(crate) fn check_param(session: &Session, param: Option<&str>) -> Result<()> {
+    let param = param.unwrap_or_default();
     let keys = param.split(',').map(|item| item.split_once('=').map_or(item, |(key, _)| key));
     let mut others = keys.filter(|key| !matches!(*key, "snapshot.id" | "snapshot.name"));
     match others.next().filter(|_| param.starts_with("snapshot.")) {

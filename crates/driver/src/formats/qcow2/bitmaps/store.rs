@@ -243,27 +243,26 @@ impl Image {
                 BitmapPart::Dirty => BitmapCluster::Ones,
                 BitmapPart::Bytes(mut bytes) => {
                     bytes.resize(cluster as usize, 0);
-                    BitmapCluster::At(self.write_fresh(&bytes, rooms, next).await?)
+                    BitmapCluster::At(self.write_fresh(bytes, rooms, next).await?)
                 }
             };
             table.extend(cell.entry().to_be_bytes());
         }
         let entries = (table.len() / 8) as u32;
-        Ok((self.write_fresh(&table, rooms, next).await?, entries))
+        Ok((self.write_fresh(table, rooms, next).await?, entries))
     }
 
     /// Writes these bytes to clusters of their own that lie together; answers where.
     async fn write_fresh(
         self: &Arc<Self>,
-        bytes: &[u8],
+        mut bytes: Vec<u8>,
         rooms: &mut Vec<Arc<Room>>,
         next: Next<'_>,
     ) -> Result<HostOffset> {
         let cluster = self.geometry.cluster_size();
         let room = self.take_together((bytes.len() as u64).div_ceil(cluster), next).await?;
-        let mut padded = bytes.to_vec();
-        padded.resize(bytes.len().next_multiple_of(BLOCK.min(cluster as usize)), 0);
-        let mut lease = Lease::copy_of(&padded);
+        bytes.resize(bytes.len().next_multiple_of(BLOCK.min(cluster as usize)), 0);
+        let mut lease = Lease::copy_of(&bytes);
         // The room stays taken until the I/O has ended, whatever becomes of us.
         lease.carry(room.clone());
         let offset = self.host(room.run.first);
@@ -317,7 +316,7 @@ impl Image {
             let context = "its bitmaps do not fit a directory: remove some, or give them shorter names";
             return Err(BlockError::new(ErrorKind::NoSpace, context));
         }
-        let directory = self.write_fresh(&bytes, rooms, next).await?;
+        let directory = self.write_fresh(bytes, rooms, next).await?;
         Ok(Some(BitmapsExtension { count: entries.len() as u32, directory_len, directory }))
     }
 }
