@@ -9,6 +9,8 @@ use std::path::Path;
 use std::sync::mpsc::sync_channel;
 use std::thread;
 
+use super::images::naming;
+
 /// What one read asks for.
 const PIECE: usize = 256 << 10;
 /// Pieces that are read and not written yet.
@@ -16,10 +18,9 @@ const PIECES: usize = 4;
 
 /// Copies `from` to the new file `to`.
 pub(crate) fn run(from: &Path, to: &Path) -> Result<bool, String> {
-    let naming = |path: &Path, error: io::Error| format!("{}: {error}", path.display());
-    let source = File::open(from).map_err(|error| naming(from, error))?;
-    let target = File::create_new(to).map_err(|error| naming(to, error))?;
-    copy(source, target).map_err(|error| naming(to, error))?;
+    let source = File::open(from).map_err(|error| naming(from, &error))?;
+    let target = File::create_new(to).map_err(|error| naming(to, &error))?;
+    copy(source, target).map_err(|error| naming(to, &error))?;
     Ok(true)
 }
 

@@ -11,6 +11,8 @@ use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
 use std::thread;
 
+use super::images::naming;
+
 const OPTION_MAGIC: &[u8; 8] = b"IHAVEOPT";
 const OPTION_REPLY_MAGIC: u64 = 0x0003_e889_0455_65a9;
 const REQUEST_MAGIC: [u8; 4] = 0x2560_9513_u32.to_be_bytes();
@@ -41,7 +43,6 @@ const SEND_MIN: usize = 256 << 10;
 
 /// Serves `file` on `socket` until it is killed.
 pub(crate) fn run(socket: &Path, file: &Path) -> Result<bool, String> {
-    let naming = |path: &Path, error: &io::Error| format!("{}: {error}", path.display());
     let file = File::options().read(true).write(true).open(file).map_err(|error| naming(file, &error))?;
     let size = file.metadata().map_err(|error| naming(socket, &error))?.len();
     let listener = UnixListener::bind(socket).map_err(|error| naming(socket, &error))?;

@@ -65,11 +65,7 @@ impl Row {
 
     /// Its program, or what is missing.
     pub(super) fn is_here(&self, root: &Path) -> Result<PathBuf, String> {
-        match self.program {
-            OURS => ours(root),
-            FLOOR => std::env::current_exe().map_err(|error| error.to_string()),
-            program => find(program),
-        }
+        program(root, self.program)
     }
 
     /// Its arguments for `task`.
@@ -80,6 +76,15 @@ impl Row {
     /// Whether it reads the raw bytes under an image of any format: a floor has no format.
     pub(super) fn wants_raw(&self) -> bool {
         self.name == FLOOR
+    }
+}
+
+/// Where a program is: the millpond that is measured, ourselves for a floor, else one in PATH.
+pub(super) fn program(root: &Path, name: &str) -> Result<PathBuf, String> {
+    match name {
+        OURS => ours(root),
+        FLOOR => std::env::current_exe().map_err(|error| error.to_string()),
+        name => find(name),
     }
 }
 

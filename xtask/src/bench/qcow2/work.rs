@@ -4,7 +4,7 @@
 //! which a host had taken back.
 
 use super::super::process::Process;
-use super::super::rows::{self, FLOOR, OURS};
+use super::super::rows::{FLOOR, OURS, program};
 use super::super::{cpu, images::flush};
 use super::images::{Images, Kind};
 use super::report::Figures;
@@ -43,6 +43,11 @@ impl Row {
     fn is_floor(&self) -> bool {
         self.name == FLOOR
     }
+
+    /// The file that it works on.
+    fn file(&self, images: &Images, kind: Kind) -> Result<PathBuf, String> {
+        if self.is_floor() { images.bare(kind) } else { Ok(images.path(kind)) }
+    }
 }
 
 /// Between looks at the memory of a program.
@@ -57,11 +62,8 @@ pub(super) fn measure(root: &Path, images: &Images, task: &Task, row: &Row) -> R
     match task.work {
         Work::Served(options) => served(root, images, task.image, row, (None, options)),
         Work::ServedAfter(first, options) => served(root, images, task.image, row, (Some(first), options)),
-        Work::Copy(_, until) if row.is_floor() => {
-            tool(root, images, Kind::Raw, row.tool, ("IMAGE OUT", until))
-        }
         Work::Tool(arguments, until) | Work::Copy(arguments, until) => {
-            tool(root, images, task.image, row.tool, (arguments, until))
+            tool(root, images, task.image, row, (arguments, until))
         }
     }
 }
@@ -71,14 +73,6 @@ pub(super) fn measure(root: &Path, images: &Images, task: &Task, row: &Row) -> R
 fn touch_memory(images: &Images) {
     let bytes = usize::try_from(2 * images.size(Kind::Empty)).unwrap_or(0);
     std::hint::black_box(vec![1u8; bytes]);
-}
-
-fn program(root: &Path, name: &str) -> Result<PathBuf, String> {
-    match name {
-        OURS => rows::ours(root),
-        FLOOR => std::env::current_exe().map_err(|error| error.to_string()),
-        name => rows::find(name),
-    }
 }
 
 fn words(line: &str) -> impl Iterator<Item = String> {
@@ -92,9 +86,8 @@ fn served(
     row: &Row,
     (before, options): (Option<&str>, &str),
 ) -> Result<Figures, String> {
-    let ((name, first), folder) = (row.server, images.folder());
-    let (image, more) =
-        if row.is_floor() { (images.bare(kind)?, "") } else { (images.path(kind), "-f qcow2 -t -e 4 -k") };
+    let ((name, first), folder, image) = (row.server, images.folder(), row.file(images, kind)?);
+    let more = if row.is_floor() { "" } else { "-f qcow2 -t -e 4 -k" };
     let socket = folder.join("served.sock");
     let mut arguments: Vec<String> = words(first).chain(words(more)).collect();
     arguments.extend([&socket, &image].map(|path| path.to_string_lossy().into_owned()));
@@ -135,12 +128,14 @@ fn tool(
     root: &Path,
     images: &Images,
     kind: Kind,
-    (name, first): (&str, &str),
+    row: &Row,
     (arguments, until): (&str, Until),
 ) -> Result<Figures, String> {
+    let (name, first) = row.tool;
+    let arguments = if row.is_floor() { "IMAGE OUT" } else { arguments };
     let out = images.folder().join("out");
     let _ = fs::remove_file(&out);
-    let image = images.path(kind).to_string_lossy().into_owned();
+    let image = row.file(images, kind)?.to_string_lossy().into_owned();
     let put = |word: String| match &*word {
         "IMAGE" => image.clone(),
         "OUT" => out.to_string_lossy().into_owned(),
