@@ -150,7 +150,10 @@ impl fmt::Display for BlockError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.0.context)?;
         match &self.0.source {
-            Some(source) => write!(f, ": {source}"),
+            Some(source) => match source.downcast_ref::<io::Error>() {
+                Some(system) => write!(f, ": {}", system_text(system)),
+                None => write!(f, ": {source}"),
+            },
             None => Ok(()),
         }
     }
@@ -165,6 +168,16 @@ impl fmt::Debug for BlockError {
 impl Error for BlockError {
     fn source(&self) -> Option<&(dyn Error + 'static)> {
         self.0.source.as_ref().map(|s| &**s as &(dyn Error + 'static))
+    }
+}
+
+/// What the system says of an error, as C programs print it: Rust adds the number, which scripts do not expect.
+pub fn system_text(error: &io::Error) -> String {
+    let text = error.to_string();
+    let number = error.raw_os_error().map(|number| format!(" (os error {number})"));
+    match number.and_then(|number| text.strip_suffix(&number)) {
+        Some(words) => words.to_owned(),
+        None => text,
     }
 }
 
@@ -203,7 +216,7 @@ mod tests {
             BlockError::system("cannot read the header", io::Error::from_raw_os_error(5)).within("image 'a'");
         assert_eq!(error.kind(), ErrorKind::Io);
         assert_eq!(error.errno(), Errno::IO);
-        assert!(error.to_string().starts_with("image 'a': cannot read the header: "));
+        assert_eq!(error.to_string(), "image 'a': cannot read the header: Input/output error");
         assert_eq!(std::mem::size_of::<Result<()>>(), 8);
     }
 

@@ -16,7 +16,7 @@ mod range;
 
 pub use alignment::Alignment;
 pub use dirty_bitmap::{BitmapPart, DirtyBitmap};
-pub use error::{BlockError, Culprit, Errno, ErrorKind, Result};
+pub use error::{BlockError, Culprit, Errno, ErrorKind, Result, system_text};
 pub use extent::{Extent, ExtentState, push_extent};
 pub use job::{JobAction, JobMilestone, JobState};
 pub use mapping::{ChildIndex, Mapping, Place};

@@ -12,9 +12,9 @@ const WORDS: &[(&str, &str)] = &[
 /// What stands between an oversized snapshot table and what may be removed of it.
 const REMEDY: &str = "\nYou can force-remove ";
 
-/// The error as qemu-img words it: errors of the system without their number, and backing files as it names them.
+/// The error as qemu-img words it: backing files as it names them.
 pub fn explained(error: &BlockError) -> String {
-    let mut text = without_number(&error.to_string());
+    let mut text = error.to_string();
     for (ours, theirs) in WORDS {
         text = text.replace(ours, theirs);
     }
@@ -50,7 +50,7 @@ fn without_node(text: &str) -> &str {
 pub(crate) fn cause(error: &BlockError) -> String {
     let system = std::error::Error::source(error).and_then(|source| source.downcast_ref::<std::io::Error>());
     match system {
-        Some(system) => without_number(&system.to_string()),
+        Some(system) => block::system_text(system),
         None => explained(error),
     }
 }
@@ -69,15 +69,6 @@ pub(crate) fn oversized_snapshots(error: &BlockError) -> Option<String> {
 /// What an image says, without what could steer a terminal.
 pub(crate) fn escaped(text: &str) -> String {
     text.chars().flat_map(|c| if c.is_control() { c.escape_default().collect() } else { vec![c] }).collect()
-}
-
-/// Without the number that our language adds to texts of the system.
-fn without_number(text: &str) -> String {
-    let Some((before, rest)) = text.rsplit_once(" (os error ") else { return text.to_owned() };
-    match rest.split_once(')') {
-        Some((number, after)) if number.bytes().all(|b| b.is_ascii_digit()) => format!("{before}{after}"),
-        _ => text.to_owned(),
-    }
 }
 
 #[cfg(test)]

@@ -9,6 +9,9 @@ use std::io::ErrorKind as Std;
 use block::BlockError;
 use io::Address;
 
+/// The largest number of an error that Linux has.
+const ERRNO_MAX: i32 = 133;
+
 /// Kinds of errors of the system whose text alone does not say what to do.
 pub(crate) type BySystem = &'static [(Std, &'static str)];
 /// What other rooms say, and what to do about it on this command line.
@@ -110,13 +113,15 @@ pub(crate) fn by_system(error: &BlockError, table: BySystem) -> Option<&'static 
 fn kind(error: &BlockError) -> Option<Std> {
     match error.source().and_then(|source| source.downcast_ref::<std::io::Error>()) {
         Some(system) => Some(system.kind()),
-        None => number(&error.to_string()).map(|number| std::io::Error::from_raw_os_error(number).kind()),
+        None => said(&error.to_string()),
     }
 }
 
-/// The number of the system's error that a text ends with, as answers over QMP do.
-fn number(text: &str) -> Option<i32> {
-    text.strip_suffix(')')?.rsplit_once("(os error ")?.1.parse().ok()
+/// The error of the system that a text ends with, as answers over QMP do.
+fn said(text: &str) -> Option<Std> {
+    let words = text.rsplit_once(": ")?.1;
+    let known = (1..=ERRNO_MAX).map(std::io::Error::from_raw_os_error);
+    known.into_iter().find(|error| block::system_text(error) == words).map(|error| error.kind())
 }
 
 /// Sentences are QEMU's, and stay whole; a clause goes on.
@@ -139,15 +144,16 @@ mod tests {
     fn what_is_said_counts_before_what_the_system_means() {
         let lost = || std::io::Error::from_raw_os_error(2);
         let advised = |context: &str| TABLE.advise(BlockError::system(context, lost())).to_string();
-        assert!(advised("'x'").ends_with("(os error 2): check the name"));
+        assert!(advised("'x'").ends_with("No such file or directory: check the name"));
         assert!(advised("nothing there").ends_with(": look again"));
     }
 
     #[test]
-    fn an_error_that_came_over_qmp_is_known_by_its_number() {
+    fn an_error_that_came_over_qmp_is_known_by_its_words() {
         let advised = |text: &str| TABLE.advise(BlockError::new(ErrorKind::Invalid, text)).to_string();
-        assert_eq!(advised("'x': gone (os error 2)"), "'x': gone (os error 2): check the name");
-        for other in ["'x': odd (os error 5)", "'x' (os error two)", "'x'"] {
+        let missing = "'x': No such file or directory";
+        assert_eq!(advised(missing), format!("{missing}: check the name"));
+        for other in ["'x': Input/output error", "'x': no such file", "'x'"] {
             assert_eq!(advised(other), other);
         }
     }

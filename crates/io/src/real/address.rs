@@ -27,7 +27,10 @@ pub(super) fn resolve(host: &str, port: u16) -> io::Result<Vec<SocketAddr>> {
 }
 
 fn unresolved(host: &str, error: &io::Error) -> io::Error {
-    io::Error::new(io::ErrorKind::NotFound, format!("{host}: no address found for this host: {error}"))
+    io::Error::new(
+        io::ErrorKind::NotFound,
+        format!("{host}: no address found for this host: {}", block::system_text(error)),
+    )
 }
 
 /// The socket address of `path`.

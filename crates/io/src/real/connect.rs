@@ -30,7 +30,7 @@ pub(super) async fn connect(address: &Address) -> io::Result<Box<dyn Incoming>> 
     };
     match socket {
         Ok(socket) => Ok(Box::new(RealIncoming::new(socket))),
-        Err(error) => Err(io::Error::new(error.kind(), format!("{address}: {error}"))),
+        Err(error) => Err(io::Error::new(error.kind(), format!("{address}: {}", block::system_text(&error)))),
     }
 }
 

@@ -143,7 +143,9 @@ fn identity(path: &Path) -> io::Result<(u64, u64)> {
 }
 
 fn unix_server(path: &Path) -> io::Result<(OwnedFd, SocketFile)> {
-    let name = |error: io::Error| io::Error::new(error.kind(), format!("{}: {error}", path.display()));
+    let name = |error: io::Error| {
+        io::Error::new(error.kind(), format!("{}: {}", path.display(), block::system_text(&error)))
+    };
     let address = address::unix(path)?;
     let socket = unix_socket()?;
     match bind(&socket, &address) {
@@ -224,7 +226,7 @@ fn tcp_server(address: SocketAddr, only_v6: bool) -> io::Result<OwnedFd> {
     open().map_err(|error| {
         let remedy = if error == Errno::ADDRINUSE { ": stop that server or use another port" } else { "" };
         let error = io::Error::from(error);
-        io::Error::new(error.kind(), format!("{address}: {error}{remedy}"))
+        io::Error::new(error.kind(), format!("{address}: {}{remedy}", block::system_text(&error)))
     })
 }
 
