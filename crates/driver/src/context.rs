@@ -4,7 +4,7 @@ use std::any::Any;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use block::{BlockError, ErrorKind, Result};
+use block::{BlockError, ErrorKind, Permissions, Result};
 use flow::events::NodeEvents;
 use flow::{Body, Role, View};
 use io::World;
@@ -36,6 +36,8 @@ pub struct OpenContext {
     pub unmap: bool,
     /// Read without locks, whatever other processes do meanwhile (`force-share`).
     pub force_share: bool,
+    /// Keep others from changing what is only read, where nobody changes it already, so that it can be lent.
+    pub keeps_still: bool,
     /// The children that the options named, in role order.
     pub children: Vec<(Role, Arc<View>)>,
     /// Whether the options said that there is no backing child (`backing: null`).
@@ -69,6 +71,7 @@ impl OpenContext {
             no_flush: false,
             unmap: false,
             force_share: false,
+            keeps_still: true,
             children: Vec::new(),
             no_backing: false,
             base: None,
@@ -100,12 +103,14 @@ pub struct Opened {
     pub body: Body,
     /// Children that it needs besides those that the options named.
     pub wants: Vec<Wanted>,
+    /// What it does not share of its children (but backing ones), whatever its own users share.
+    pub unshares: Permissions,
 }
 
 impl Opened {
     /// A body that needs no more children.
     pub fn new(body: Body) -> Self {
-        Self { body, wants: Vec::new() }
+        Self { body, wants: Vec::new(), unshares: Permissions::NONE }
     }
 }
 

@@ -52,7 +52,7 @@ pub const DRIVERS: &[Driver] = &[
     Driver { name: "null-aio", kind: Kind::Protocol, children: &[], asks: NOTHING, open: null::open },
     Driver { name: "null-co", kind: Kind::Protocol, children: &[], asks: NOTHING, open: null::open },
     Driver { name: "qcow2", kind: Kind::Format, children: IMAGE, asks: NOTHING, open: qcow2::open },
-    Driver { name: "raw", kind: Kind::Format, children: &[Role::File], asks: NOTHING, open: raw::open },
+    Driver { name: "raw", kind: Kind::Format, children: FILTERED, asks: NOTHING, open: raw::open },
     Driver { name: "throttle", kind: Kind::Filter, children: FILTERED, asks: NOTHING, open: throttle::open },
 ];
 

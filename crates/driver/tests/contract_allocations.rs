@@ -91,7 +91,7 @@ fn formats_and_chains() {
             let what = format!("{count} formats");
             asks_for_nothing(&what, lab.root(&tree), &[Op::Read], true);
             asks_for_nothing(&what, written(&lab, &tree).await, &[Op::Read, Op::Write], true);
-            let raw = lab.open("raw", json!({}), &[(Role::File, &tree)]).await;
+            let raw = lab.open("raw", json!({}), &[(Role::Filtered, &tree)]).await;
             asks_for_nothing("raw", lab.root(&raw), &[Op::Read, Op::Write], true);
         }
     });

@@ -51,7 +51,7 @@ fn a_format_on_blocks_of_512_bytes() {
 fn over_a_backing_format_over_a_raw_file() {
     simulate(SIZE - 5000, seeds(8), async |lab| {
         let (base, _) = lab.file("base").await;
-        let raw = lab.open("raw", json!({}), &[(Role::File, &base)]).await;
+        let raw = lab.open("raw", json!({}), &[(Role::Filtered, &base)]).await;
         let middle = lab.memory_format("middle", options(16384, 0.05), Some(&raw)).await;
         lab.memory_format("top", options(65536, 0.05), Some(&middle)).await
     });

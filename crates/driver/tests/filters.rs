@@ -309,7 +309,7 @@ fn filters_change_no_byte() {
         rough.run(async {
             let lab = Lab::new(&rough);
             let objects = objects(&lab, json!({"bps-total": 50_000_000, "iops-total": 20_000})).await;
-            let raw = lab.open("raw", json!({"offset": 512}), &[(Role::File, &file(&lab).await)]).await;
+            let raw = lab.open("raw", json!({"offset": 512}), &[(Role::Filtered, &file(&lab).await)]).await;
             let delay =
                 filter(&lab, "delay", json!({"write-us": 20, "labels": [{"length": 4096}]}), &raw).await;
             let fault = filter(&lab, "fault", json!({"rules": [{"nth": 100_000}]}), &delay).await;

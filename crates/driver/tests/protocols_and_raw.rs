@@ -90,7 +90,8 @@ fn windows_of_raw_agree_with_a_model() {
             let lab = Lab::new(&world);
             let file = lab.open("file", json!({"filename": "disk"}), &[]).await;
             let (from, size) = (3 * K + 1, 150 * K);
-            let raw = lab.open("raw", json!({"offset": from, "size": size}), &[(Role::File, &file)]).await;
+            let raw =
+                lab.open("raw", json!({"offset": from, "size": size}), &[(Role::Filtered, &file)]).await;
             let part = bytes[from as usize..(from + size) as usize].to_vec();
             Model::new(part, seed).run(&lab.root(&raw), 400).await;
             // Nothing around the window has changed.
@@ -117,7 +118,7 @@ fn files_of_the_machine_agree_with_a_model() {
                 options["aio"] = json!(aio);
             }
             let file = lab.open_with("file", options, &[], |c| c.world = world).await.unwrap();
-            let raw = lab.open("raw", json!({"offset": 1}), &[(Role::File, &file)]).await;
+            let raw = lab.open("raw", json!({"offset": 1}), &[(Role::Filtered, &file)]).await;
             Model::new(bytes[1..].to_vec(), seed).run(&lab.root(&raw), 400).await;
         });
     }
@@ -150,7 +151,7 @@ fn raw_is_as_long_as_its_child_and_resizes_it() {
     world.run(async {
         let lab = Lab::new(&world);
         let file = lab.open("file", json!({"filename": "disk"}), &[]).await;
-        let raw = lab.open("raw", json!({"offset": 512}), &[(Role::File, &file)]).await;
+        let raw = lab.open("raw", json!({"offset": 512}), &[(Role::Filtered, &file)]).await;
         let view = raw.view();
         assert_eq!(view.size(), 10 * K - 512);
         // Somebody else makes the file longer.
@@ -176,7 +177,7 @@ fn a_window_of_fixed_size_holds_against_formats_above() {
     world.run(async {
         let lab = Lab::new(&world);
         let file = lab.open("file", json!({"filename": "disk"}), &[]).await;
-        let raw = lab.open("raw", json!({"size": 4 * K}), &[(Role::File, &file)]).await;
+        let raw = lab.open("raw", json!({"size": 4 * K}), &[(Role::Filtered, &file)]).await;
         let view = raw.view();
         let error = seam::resize(&view, K).await.unwrap_err().to_string();
         assert!(error.ends_with("Cannot resize fixed-size raw disks"), "{error}");
@@ -231,7 +232,7 @@ fn what_makes_no_sense_is_refused_by_name() {
     world.run(async {
         let lab = Lab::new(&world);
         let file = lab.open("file", json!({"filename": "disk"}), &[]).await;
-        let on_file = [(Role::File, &file)];
+        let on_file = [(Role::Filtered, &file)];
         let cases: [Case<'_>; 10] = [
             ("memory", json!({}), &[], "Parameter 'size' is missing"),
             ("memory", json!({"size": 1, "foo": 1}), &[], "Parameter 'foo' is unexpected"),
@@ -402,9 +403,10 @@ fn only_what_nobody_can_change_is_lent() {
         (true, "auto", reader, closed, true),
         (false, "auto", reader, closed, false),
         (true, "off", reader, closed, false),
-        (true, "auto", reader, Permissions::ALL, false),
-        (true, "auto", reader, !Permissions::WRITE, false),
-        (true, "auto", reader, !Permissions::RESIZE, false),
+        (true, "auto", reader, Permissions::ALL, true),
+        (false, "auto", reader, Permissions::ALL, false),
+        (true, "off", reader, Permissions::ALL, false),
+        (true, "auto", Permissions::NONE, Permissions::ALL, false),
         (true, "auto", reader | Permissions::WRITE, closed, false),
     ];
     for (read_only, locking, uses, shares, expected) in cases {
@@ -418,10 +420,33 @@ fn only_what_nobody_can_change_is_lent() {
             assert!(!lends(&root, 8 * K).await, "lent before anything is locked");
             permit(&file, uses, shares).unwrap();
             assert_eq!(lends(&root, 8 * K).await, expected, "{read_only} {locking} {uses:?} {shares:?}");
-            permit(&file, reader, Permissions::ALL).unwrap();
+            permit(&file, Permissions::NONE, Permissions::ALL).unwrap();
             assert!(!lends(&root, 8 * K).await, "lent after the locks were given up");
         });
     }
+}
+
+#[test]
+fn what_is_only_read_stands_still_unless_somebody_writes_already() {
+    const WRITER: Permissions = Permissions::CONSISTENT_READ.union(Permissions::WRITE);
+    let (reader, export) = (Permissions::CONSISTENT_READ, !Permissions::RESIZE);
+    let world = SimWorld::new(1, Options::calm());
+    world.disk().put("disk", &pattern(8 * K));
+    world.run(async {
+        let lab = Lab::new(&world);
+        let open = async |read_only| {
+            let options = json!({"filename": "disk"});
+            lab.open_with("file", options, &[], |c| c.read_only = read_only).await.unwrap()
+        };
+        let (writer, read) = (open(false).await, open(true).await);
+        permit(&writer, WRITER, export).unwrap();
+        permit(&read, reader, export).unwrap();
+        assert!(!lends(&lab.root(&read), 8 * K).await, "lent while somebody writes");
+        permit(&writer, Permissions::NONE, Permissions::ALL).unwrap();
+        permit(&read, reader, export).unwrap();
+        assert!(lends(&lab.root(&read), 8 * K).await);
+        assert!(permit(&writer, WRITER, export).unwrap_err().contains("Failed to get \"write\" lock"));
+    });
 }
 
 #[test]
@@ -438,7 +463,7 @@ fn lent_reads_agree_with_a_model_holes_included() {
             let file = open.await.unwrap();
             permit(&file, Permissions::CONSISTENT_READ, !(Permissions::WRITE | Permissions::RESIZE)).unwrap();
             let raw = lab
-                .open_with("raw", json!({}), &[(Role::File, &file)], |c| c.read_only = true)
+                .open_with("raw", json!({}), &[(Role::Filtered, &file)], |c| c.read_only = true)
                 .await
                 .unwrap();
             model.writes = false;

@@ -146,7 +146,7 @@ fn an_image_on_blocks_of_512_bytes() {
 fn a_chain_of_images() {
     simulate(SIZE - 5000, seeds(8), &["top"], async |lab| {
         let (base, _) = lab.file("base").await;
-        let raw = lab.open("raw", plain(), &[(Role::File, &base)]).await;
+        let raw = lab.open("raw", plain(), &[(Role::Filtered, &base)]).await;
         let middle = lab.qcow2("middle", &image(12).over("base", "raw"), images::tiny(), Some(&raw)).await;
         lab.qcow2("top", &image(14).over("middle", "qcow2"), plain(), Some(&middle)).await
     });

@@ -197,7 +197,8 @@ impl Bench {
     ) -> block::Result<Tree> {
         let file = json!({"filename": self.path(name)});
         let file = lab.open_with("file", file, &[], |context| context.read_only = read_only).await?;
-        let mut children = vec![(Role::File, &file)];
+        let role = if format == "raw" { Role::Filtered } else { Role::File };
+        let mut children = vec![(role, &file)];
         let data = match self.data.filter(|_| format == "qcow2") {
             Some(name) => Some(lab.open("file", json!({"filename": self.path(name)}), &[]).await),
             None => None,

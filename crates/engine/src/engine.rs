@@ -25,12 +25,20 @@ pub struct EngineOptions {
     pub policy: ImagePolicy,
     /// Bytes that each I/O thread may use to remember where the data of long chains lies.
     pub mappings: usize,
+    /// Whether files that are only read are kept from being changed by others, where nobody changes them already: what
+    /// stands still is sent to clients without copying it.
+    pub keeps_still: bool,
 }
 
 impl Default for EngineOptions {
     fn default() -> Self {
         let processors = std::thread::available_parallelism().map_or(1, usize::from);
-        Self { threads: processors.min(4), policy: ImagePolicy::Anywhere, mappings: flow::REMEMBER_BUDGET }
+        Self {
+            threads: processors.min(4),
+            policy: ImagePolicy::Anywhere,
+            mappings: flow::REMEMBER_BUDGET,
+            keeps_still: true,
+        }
     }
 }
 
@@ -40,6 +48,7 @@ pub struct Engine {
     pub(crate) objects: Arc<Objects>,
     pub(crate) threads: Vec<Arc<dyn Thread>>,
     pub(crate) policy: ImagePolicy,
+    pub(crate) keeps_still: bool,
     pub(crate) events: Events,
     pub(crate) exports: Exports,
     pub(crate) jobs: Jobs,
@@ -80,6 +89,7 @@ impl Engine {
             objects: Arc::default(),
             threads,
             policy: options.policy,
+            keeps_still: options.keeps_still,
             events: Events::default(),
             exports: Exports::default(),
             jobs: Jobs::default(),

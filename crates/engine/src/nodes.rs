@@ -200,7 +200,7 @@ impl Engine {
 
     /// Makes room for `range` of a node, which reads as zeros and was never written to.
     pub async fn preallocate(&self, node: &str, range: ByteRange, how: Preallocation) -> Result<()> {
-        let (root, entry) = self.attach(node, User::named("preallocate"), Demand::WRITE)?;
+        let (root, entry) = self.attach(node, User::named("preallocate"), Demand::CHANGE)?;
         let made = seam::preallocate(&entry.view(), range, how).await;
         self.detach(root).await?;
         made

@@ -65,6 +65,8 @@ struct Below {
     children: Vec<OpenChild>,
     modes: Inherited,
     file: Option<PathBuf>,
+    /// What the driver asks of all but backing ones.
+    asks: EdgeDemand,
 }
 
 impl<'e> Opening<'e> {
@@ -117,10 +119,11 @@ impl<'e> Opening<'e> {
             Some(child) => self.file_of(child.node),
             None => options.own.get("filename").and_then(Value::as_str).map(PathBuf::from),
         };
-        let mut below = Below { children, modes, file };
+        let mut below = Below { children, modes, file, asks: asks(options) };
         let name = named.map_or_else(|| self.engine.graph().name(None), Ok)?;
         let context = self.context(options, name.text().clone(), &below)?;
         let opened = (options.driver.open)(context).await?;
+        below.asks.unshares = opened.unshares;
         self.open_wants(options, &mut below, &opened.wants).await?;
         let node = self.engine.graph().new_node(&name, options.driver.name, opened.body);
         Ok(self.add(node, options, below, owned))
@@ -128,7 +131,7 @@ impl<'e> Opening<'e> {
 
     fn add(&mut self, node: Arc<flow::Node>, options: &NodeOptions, below: Below, owned: bool) -> NodeId {
         let id = node.id();
-        let extra = |role| if role == Role::Backing { EdgeDemand::default() } else { asks(options) };
+        let extra = |role| if role == Role::Backing { EdgeDemand::default() } else { below.asks };
         let child = |c: OpenChild| Child { role: c.role, node: c.node, extra: extra(c.role) };
         let mut children: Vec<Child> = below.children.into_iter().map(child).collect();
         children.sort_by_key(|child| child.role);
@@ -192,6 +195,7 @@ impl<'e> Opening<'e> {
             no_flush: below.modes.no_flush,
             unmap: below.modes.unmap,
             force_share: below.modes.force_share,
+            keeps_still: self.engine.keeps_still,
             children: below.children.iter().map(view).collect::<Result<_>>()?,
             no_backing: options.children.iter().any(no_backing),
             base: below.file.clone(),

@@ -20,9 +20,18 @@ pub struct Reader {
 }
 
 impl Engine {
-    /// Begins to read `node` as the user `name`.
+    /// Begins to read `node`, whose size stays as it is, as the user `name`.
     pub fn reader(self: &Arc<Self>, name: &str, node: &str) -> Result<Reader> {
-        let (id, root) = self.attach(node, User::named(name), Demand::READ)?;
+        self.reading(name, node, Demand::READ)
+    }
+
+    /// Begins to read `node`, whatever others do with it meanwhile, as the user `name`.
+    pub fn look(self: &Arc<Self>, name: &str, node: &str) -> Result<Reader> {
+        self.reading(name, node, Demand::LOOK)
+    }
+
+    fn reading(self: &Arc<Self>, name: &str, node: &str, demand: Demand) -> Result<Reader> {
+        let (id, root) = self.attach(node, User::named(name), demand)?;
         Ok(Reader { engine: self.clone(), id, root })
     }
 }

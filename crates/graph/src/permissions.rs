@@ -33,6 +33,15 @@ impl Demand {
     /// A writer that lets the others do everything but resize, as a writable export is.
     pub const WRITE: Self = Self { uses: READ.union(WRITE), shares: Self::READ.shares };
 
+    /// A reader that minds nothing, as QEMU's tools are.
+    pub const LOOK: Self = Self { uses: READ, shares: Permissions::ALL };
+
+    /// A reader that needs all to stay as it is: of tables, or for a copy.
+    pub const STILL: Self = Self { uses: READ, shares: READ.union(UNCHANGED) };
+
+    /// A writer that minds nothing, as QEMU's tools are.
+    pub const CHANGE: Self = Self { uses: READ.union(WRITE), shares: Permissions::ALL };
+
     /// One that changes the size and lets the others do everything.
     pub const RESIZE: Self = Self { uses: RESIZE, shares: Permissions::ALL };
 

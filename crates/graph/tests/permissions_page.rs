@@ -50,7 +50,8 @@ refuse writes (`read-only`) have no user that uses write or write-unchanged. A f
 use and do not share, as QEMU does, so the same rules hold between processes.
 
 A node may state more than its role says: copy-on-read uses write-unchanged of its `file` child whatever its users do;
-raw with an offset never shares resize.
+raw with an offset or a size never shares resize. Where a daemon or server only reads a file, it keeps other
+processes from changing it, too, unless one does already: what stands still can be sent without copying.
 
 ";
 

@@ -259,7 +259,7 @@ fn explained(session: &Session, error: BlockError) -> Failure {
 
 /// Writes zeros as data where the image itself says that there are some.
 async fn write_zeros(image: &Image) -> Result<()> {
-    let user = image.attach(Demand::WRITE)?;
+    let user = image.attach(Demand::CHANGE)?;
     let view = user.root.view();
     let mut rest = ByteRange::between(0, image.size()?);
     while !rest.is_empty() {

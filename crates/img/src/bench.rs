@@ -89,7 +89,7 @@ async fn run(call: Call) -> Result<u8> {
     if plan.flush_interval > 0 {
         session.listener.say(&format!("Sending flush every {} requests\n", plan.flush_interval));
     }
-    let user = image.attach(if plan.write { Demand::WRITE } else { Demand::READ })?;
+    let user = image.attach(if plan.write { Demand::CHANGE } else { Demand::LOOK })?;
     let begun = io::now();
     plan.carry_out(&user.root, image.size_in_sectors()?).await?;
     let seconds = io::now().since(begun).as_secs_f64();

@@ -72,7 +72,7 @@ async fn run(call: Call) -> Result<u8> {
         Some(header) => backing_mark::holds(&session, header, &looked.named.filename(name)).await,
         None => false,
     };
-    let into = session.open(base.source(), How { cache, unmap: true, ..How::WRITE }).await?;
+    let into = open_base(&session, name, &base, cache).await?;
     // Before anybody relies on its size.
     let size = header.map_or(0, |header| header.virtual_size);
     if size > into.size()? {
@@ -102,6 +102,19 @@ async fn run(call: Call) -> Result<u8> {
         session.listener.say("Image committed.\n");
     }
     Ok(0)
+}
+
+/// Opens what is committed into. Others who use it are told of in the words of one who has opened the overlay before.
+async fn open_base(session: &Session, overlay: &str, base: &Below, cache: Cache) -> Result<Image> {
+    let source = base.source();
+    let opened = session.open_plainly(source, How { cache, unmap: true, ..How::WRITE }).await;
+    opened.map_err(|failure| match failure.text {
+        Some(text) if text.starts_with("Failed to get shared") => {
+            Failure::new(format!("Could not open backing file: {text}")).opening(overlay)
+        }
+        Some(text) if text.starts_with("Failed to get") => Failure::new(text),
+        _ => failure.opening(source.name),
+    })
 }
 
 /// Opens the images between the overlay and the one that is committed into, the lowest first.

@@ -105,7 +105,7 @@ async fn compare(
         return Ok(Verdict::Sizes);
     }
     let side = |name, image: &Image| {
-        Ok::<_, BlockError>(Side { name, reader: session.engine.reader("compare", &image.node)? })
+        Ok::<_, BlockError>(Side { name, reader: session.engine.look("compare", &image.node)? })
     };
     let sides = (side(names.0, first)?, side(names.1, second)?);
     let common = sizes.0.min(sizes.1);

@@ -82,6 +82,7 @@ async fn run(call: Call) -> Result<u8> {
         let how = How {
             cache: options.source_cache,
             force_share: options.force_share,
+            also: Demand::STILL,
             snapshot: options.snapshot,
             salvage: options.salvage,
             ..How::READ
@@ -114,10 +115,10 @@ async fn copy_all(
     target: &Target,
 ) -> Result<()> {
     let following = Following::begin(session, 0).telling_lost(!options.quiet);
-    let to = target.image.attach(Demand::WRITE)?;
+    let to = target.image.attach(Demand::CHANGE)?;
     let mut from = Vec::new();
     for source in sources {
-        from.push(source.attach(Demand::READ)?);
+        from.push(source.attach(Demand::LOOK)?);
     }
     let how = Transfer {
         chunk: if options.compress { PACKED_CHUNK } else { CHUNK },

@@ -113,7 +113,9 @@ async fn backing(session: &Session, given: &Given, name: &str, settings: &mut Se
     }
     let full = naming::full_name(&backing, name);
     let source = Source { name: &full, format: Some(&format), image_opts: false };
-    let opened = session.open_plainly(source, How::READ).await;
+    // As it is used by others: nothing is read but its size.
+    let how = How { force_share: true, ..How::READ };
+    let opened = session.open_plainly(source, how).await;
     let image = opened.map_err(|failure| {
         Failure::new(format!("{}\nCould not open backing image.", failure.text.unwrap_or_default()))
     })?;
@@ -131,7 +133,7 @@ async fn no_format(session: &Session, backing: &str, name: &str, unopened: bool)
     }
     let full = naming::full_name(backing, name);
     let source = Source { name: &full, format: None, image_opts: false };
-    match session.look(source, How::READ).await {
+    match session.look(source, How { force_share: true, ..How::READ }).await {
         Ok(looked) => Failure::new(format!("{TEXT}\nDetected format of {}.", looked.format)),
         Err(failure) => {
             Failure::new(format!("{}\nCould not open backing image.", failure.text.unwrap_or_default()))

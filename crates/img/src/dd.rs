@@ -89,7 +89,7 @@ async fn run(call: Call) -> Result<u8> {
 }
 
 async fn copy(session: &Session, from: &Image, to: &Image, range: ByteRange) -> Result<()> {
-    let (source, target) = (from.attach(Demand::READ)?, to.attach(Demand::WRITE)?);
+    let (source, target) = (from.attach(Demand::LOOK)?, to.attach(Demand::CHANGE)?);
     let size = from.size()?;
     let mut rest = ByteRange::between(range.start(), range.end().min(size).max(range.start()));
     while !rest.is_empty() {

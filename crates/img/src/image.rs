@@ -24,6 +24,8 @@ pub(crate) struct Image {
     pub(crate) node: String,
     /// The header of a qcow2 image, as it was when it was opened.
     pub(crate) header: Option<Header>,
+    /// Its use for as long as it is open.
+    user: RootId,
 }
 
 /// A use of an image, for requests.
@@ -35,13 +37,16 @@ pub(crate) struct Use {
 }
 
 impl Image {
-    pub(crate) fn new(
+    /// Takes a node that was opened, for `demand`: other programs see it from now on.
+    pub(crate) fn taken(
         engine: Arc<Engine>,
         format: &'static str,
         node: String,
         header: Option<Header>,
-    ) -> Self {
-        Self { engine, format, node, header }
+        demand: Demand,
+    ) -> Result<Self> {
+        let (user, _) = engine.attach(&node, User::named("img"), demand)?;
+        Ok(Self { engine, format, node, header, user })
     }
 
     /// Size of the virtual disk in bytes.
@@ -78,6 +83,7 @@ impl Image {
 
     /// Closes it: what was written to it is in its file then, and durable as its cache mode says.
     pub(crate) async fn close(self) -> Result<()> {
+        self.engine.detach(self.user).await?;
         Ok(self.engine.delete_node(&self.node).await?)
     }
 }

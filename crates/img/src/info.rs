@@ -6,6 +6,7 @@ use std::path::Path;
 
 use block::ByteRange;
 use engine::SnapshotInfo;
+use graph::{Demand, User};
 use io::OpenOptions;
 use qcow2::{BitmapEntry, Header, Version, cache};
 use serde_json::{Map, Value, json};
@@ -122,6 +123,9 @@ async fn one(session: &Session, source: Source<'_>, how: How<'_>) -> Result<(Abo
 
 async fn about(session: &Session, source: Source<'_>, looked: Looked) -> Result<About> {
     let filename = looked.named.filename(source.name);
+    let demand = if looked.header.is_some() { Demand::STILL } else { Demand::NOTHING };
+    let taken = session.engine.attach(&looked.node, User::named("info"), demand);
+    let (user, _) = taken.map_err(|error| Failure::from(error).opening(source.name))?;
     let len = session.engine.size(&looked.node)?.next_multiple_of(SECTOR);
     let virtual_size = match &looked.header {
         Some(header) => header.virtual_size,
@@ -141,6 +145,7 @@ async fn about(session: &Session, source: Source<'_>, looked: Looked) -> Result<
         None => Vec::new(),
     };
     let snapshots = snapshots(session, &looked).await.map_err(|failure| failure.opening(source.name))?;
+    session.engine.detach(user).await?;
     session.engine.delete_node(&looked.node).await?;
     let backing = looked.header.as_ref().and_then(|header| header.backing.as_ref());
     let full_backing = backing.map(|backing| naming::full_name(&backing.name, &filename));
@@ -174,7 +179,7 @@ async fn raw_size(session: &Session, looked: &Looked) -> Result<Option<u64>> {
 /// The bitmaps that an image in the node `file` names.
 async fn stored_bitmaps(session: &Session, file: &str, header: &Header) -> Result<Vec<BitmapEntry>> {
     let Some(place) = header.bitmaps else { return Ok(Vec::new()) };
-    let reader = session.engine.reader("info", file)?;
+    let reader = session.engine.look("info", file)?;
     let range = ByteRange::checked(place.directory.0, place.directory_len);
     let bytes = match range.filter(|range| range.end() <= reader.size()) {
         Some(range) => reader.read(range).await.map(|bytes| bytes.to_vec()),
@@ -197,7 +202,7 @@ async fn snapshots(session: &Session, looked: &Looked) -> Result<Vec<SnapshotInf
     let Some(header) = looked.header.as_ref().filter(|header| header.snapshots.count > 0) else {
         return Ok(Vec::new());
     };
-    let reader = session.engine.reader("info", &looked.node)?;
+    let reader = session.engine.look("info", &looked.node)?;
     let found =
         driver::formats::qcow2::snapshots(header, reader.size(), async |range| reader.read(range).await)
             .await;

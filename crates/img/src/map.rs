@@ -81,7 +81,7 @@ async fn run(call: Call) -> Result<u8> {
     let end = most.map_or(size, |most| start.saturating_add(most).min(size));
     let mut words = if json { Words::Json { first: true } } else { Words::Human(&session) };
     words.begin(&session);
-    let user = image.attach(Demand::READ)?;
+    let user = image.attach(Demand::LOOK)?;
     let told = tell(&session, &user.root, ByteRange::between(start.min(end), end), &mut words).await;
     user.end().await?;
     told?;

@@ -147,7 +147,7 @@ async fn measure(
         None => 0,
         Some(_) if settings.text("backing_file").is_some() => whole,
         Some(image) => {
-            let user = image.attach(Demand::READ)?;
+            let user = image.attach(Demand::LOOK)?;
             let data = data_of(&user.root, plan.cluster).await;
             user.end().await?;
             data?

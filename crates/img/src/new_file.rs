@@ -96,7 +96,7 @@ impl<'s> NewFile<'s> {
                 "Protocol driver '{driver}' does not support creating new images, so an existing image must be selected as the target; however, opening the given target as an existing image failed: {why}"
             ))
         })?;
-        let user = image.attach(Demand::WRITE)?;
+        let user = image.attach(Demand::CHANGE)?;
         let file = Self {
             session,
             medium: Medium::There(Box::new(There { image, user })),

@@ -61,7 +61,7 @@ async fn run(call: Call) -> Result<u8> {
     session.add_objects(given.values("object")).await?;
     let source = Source { name, format: given.format()?, image_opts: given.has("image-opts") };
     // What is cut off goes back to the file system.
-    let how = How { cache: Cache::WRITEBACK, unmap: true, ..How::WRITE };
+    let how = How { cache: Cache::WRITEBACK, unmap: true, also: Demand::RESIZE, ..How::WRITE };
     let image = session.open(source, how).await?;
     let before = image.size_in_sectors()?;
     let after = match by {
@@ -144,7 +144,7 @@ fn told(name: &str, error: &BlockError) -> Failure {
 
 /// Room in a file that is the disk itself.
 async fn fill(image: &Image, range: ByteRange, mode: Preallocation) -> block::Result<()> {
-    let user = image.attach_plainly(Demand::WRITE)?;
+    let user = image.attach_plainly(Demand::CHANGE)?;
     let mut rest = range;
     let mut outcome = Ok(());
     while !rest.is_empty() && outcome.is_ok() {

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use block::ByteRange;
 use engine::{Engine, Event, keyval};
+use graph::Demand;
 use qcow2::Header;
 use serde_json::{Map, Value, json};
 
@@ -67,6 +68,8 @@ pub(crate) struct How<'a> {
     pub(crate) cache: Cache,
     /// Without locks, while others write to it.
     pub(crate) force_share: bool,
+    /// What else is done with it while it is open, and what others may not do.
+    pub(crate) also: Demand,
     /// Not what lies below it.
     pub(crate) alone: bool,
     /// To be checked, and for nothing else.
@@ -89,6 +92,7 @@ impl How<'_> {
         writable: false,
         cache: Cache::WRITEBACK,
         force_share: false,
+        also: Demand::NOTHING,
         alone: false,
         check_only: false,
         salvage: false,
@@ -99,6 +103,12 @@ impl How<'_> {
     };
     /// For writing.
     pub(crate) const WRITE: Self = Self { writable: true, ..Self::READ };
+
+    /// What is done with it while it is open, and what others may do.
+    fn demand(&self) -> Demand {
+        let demand = if self.writable { Demand::CHANGE } else { Demand::LOOK };
+        demand.and(self.also)
+    }
 }
 
 /// What an image has turned out to be.
@@ -212,7 +222,7 @@ impl Session {
             }
         }
         added.map_err(Failure::from)?;
-        Ok(Image::new(self.engine.clone(), looked.format, node, looked.header))
+        Image::taken(self.engine.clone(), looked.format, node, looked.header, how.demand())
     }
 
     /// Finds out what an image is: opens the node that it lies on and leaves it open. Nothing that the image names is
@@ -247,7 +257,7 @@ impl Session {
 
     /// The first `len` bytes of a node, or all where it is shorter.
     async fn start(&self, node: &str, len: usize) -> Result<Vec<u8>> {
-        let reader = self.engine.reader("look", node)?;
+        let reader = self.engine.look("look", node)?;
         let range = ByteRange::between(0, reader.size().min(len as u64));
         let bytes = reader.read(range).await.map(|lease| lease.to_vec());
         reader.close().await?;
@@ -278,6 +288,9 @@ fn known(format: &str) -> Result<&'static str> {
 fn common(how: How<'_>) -> Map<String, Value> {
     let mut options = how.cache.options();
     options.insert("read-only".to_owned(), json!(!how.writable));
+    if how.force_share {
+        options.insert("force-share".to_owned(), json!(true));
+    }
     if how.unmap {
         options.insert("discard".to_owned(), json!("unmap"));
     }
@@ -287,9 +300,6 @@ fn common(how: How<'_>) -> Map<String, Value> {
 /// The protocol node's options with a name of its own.
 fn with_name(mut file: Map<String, Value>, name: &str, how: How<'_>) -> Map<String, Value> {
     file.insert("node-name".to_owned(), json!(name));
-    if how.force_share {
-        file.insert("force-share".to_owned(), json!(true));
-    }
     if let Some(aio) = how.aio
         && file.get("driver").is_some_and(|driver| driver == "file")
     {

@@ -6,7 +6,7 @@
 use std::sync::Arc;
 use std::sync::atomic::AtomicU32;
 
-use block::{BlockError, ByteRange, ChildIndex, ErrorKind, Mapping, Place, Result};
+use block::{BlockError, ByteRange, ChildIndex, ErrorKind, Mapping, Permissions, Place, Result};
 use flow::{Body, Changes, Format, Limits, Next, Powers, Prepared, Request, Resize, Role};
 use io::{Lease, LocalFut};
 use serde::Deserialize;
@@ -31,11 +31,14 @@ pub struct Options {
 pub fn open(mut context: OpenContext) -> LocalFut<'static, Result<Opened>> {
     Box::pin(async move {
         let options: Options = context.parse()?;
-        let file = context.child(Role::File)?;
+        let file = context.child(Role::Filtered)?;
         check(&options, file.size())?;
         let limits = Limits { zeroing: file.limits().zeroing, ..Limits::NONE };
         let raw = Raw { offset: options.offset, size: options.size, writable: !context.read_only, limits };
-        Ok(Opened::new(Body::Maps(Arc::new(raw))))
+        // As in QEMU, a window minds that its file is cut, whoever looks through it.
+        let window = options.offset != 0 || options.size.is_some();
+        let unshares = if window { Permissions::RESIZE } else { Permissions::NONE };
+        Ok(Opened { unshares, ..Opened::new(Body::Maps(Arc::new(raw))) })
     })
 }
 

@@ -57,6 +57,7 @@ pub fn open(mut context: OpenContext) -> LocalFut<'static, Result<Opened>> {
             locks: Locks {
                 holder: before.holder,
                 locking: if context.force_share { Locking::Off } else { options.locking },
+                keeps_still: context.keeps_still,
             },
             lending: Lending::default(),
             unmap: context.unmap,

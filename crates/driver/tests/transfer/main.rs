@@ -83,7 +83,7 @@ impl Bench {
 
     async fn raw(&self, path: &str) -> Tree {
         let file = self.file(path).await;
-        self.lab.open("raw", json!({}), &[(Role::File, &file)]).await
+        self.lab.open("raw", json!({}), &[(Role::Filtered, &file)]).await
     }
 
     /// An image that is there.

@@ -38,8 +38,8 @@ pub(super) async fn keep_content(
         }
         None => None,
     };
-    let reader = fresh.as_ref().map(|image| session.engine.reader("rebase", &image.node)).transpose()?;
-    let user = overlay.attach(Demand::WRITE)?;
+    let reader = fresh.as_ref().map(|image| session.engine.look("rebase", &image.node)).transpose()?;
+    let user = overlay.attach(Demand::CHANGE)?;
     let storing = Storing::new(overlay, &user.root.view(), compress);
     let size = overlay.size()?;
     let mut rest = ByteRange::between(0, size);

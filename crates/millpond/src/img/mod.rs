@@ -128,7 +128,8 @@ async fn carry_out(
 ) -> Result<Outcome> {
     let mut signals = Signals::watch(&[Signal::Terminate, Signal::Interrupt, Signal::HangUp, Signal::User1])
         .map_err(|error| BlockError::system("cannot watch signals", error))?;
-    let engine = Engine::new(world, EngineOptions { threads: 1, ..EngineOptions::default() })?;
+    let engine =
+        Engine::new(world, EngineOptions { threads: 1, keeps_still: false, ..EngineOptions::default() })?;
     let session = Session::new(engine, told.clone());
     let running = (verb.run)(Call { session: session.clone(), given });
     let outcome = until_ended(running, &session, &told, &mut signals).await;

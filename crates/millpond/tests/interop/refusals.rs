@@ -109,7 +109,7 @@ fn sockets_that_are_busy_are_named_and_left_alone() {
     assert_eq!(std::fs::read(lab.path("file")).unwrap(), b"no socket");
 }
 
-/// Locks are QEMU's, in both directions. We exclude other writers, which one qemu-nbd does not do to another.
+/// Locks are QEMU's, in both directions.
 #[test]
 fn one_writer_or_many_readers() {
     let Some(lab) = Lab::new("one_writer_or_many_readers", &["qemu-nbd", "qemu-img", "qemu-io"]) else {
@@ -117,36 +117,53 @@ fn one_writer_or_many_readers() {
     };
     lab.image("disk.img", 1 << 20);
     lab.qcow2("disk.img", "image.qcow2");
-    let (writes, reads) = (["-f", "raw", "disk.img"], ["-f", "raw", "-r", "disk.img"]);
+    let (writes, reads) = (["-f", "qcow2", "image.qcow2"], ["-f", "qcow2", "-r", "image.qcow2"]);
     {
         let _theirs = Server::qemu(&lab, &writes);
-        check(&lab, &writes, &["disk.img", "lock"]);
-        check(&lab, &reads, &["disk.img", "lock"]);
+        check(&lab, &writes, &["image.qcow2", "lock"]);
+        check(&lab, &reads, &["image.qcow2", "lock"]);
     }
     {
         let _ours = Server::start(&lab, &writes);
-        check(&lab, &writes, &["disk.img", "lock"]);
-        nobody_else_may(&lab);
+        check(&lab, &writes, &["image.qcow2", "lock"]);
+        locked(&lab, "qemu-img", &["convert", "-f", "qcow2", "-O", "raw", "image.qcow2", "copy.img"]);
+        locked(&lab, "qemu-io", &["-f", "qcow2", "-c", "write 0 512", "image.qcow2"]);
     }
     let _ours = Server::start(&lab, &reads);
     let _theirs = Server::qemu(&lab, &reads);
     let _more = Server::start(&lab, &reads);
-    let output = lab.run("qemu-io", &["-f", "raw", "-c", "write 0 512", "disk.img"]);
-    assert!(!output.status.success() && said(&output).contains("lock"), "{}", said(&output));
-    let _image = Server::start(&lab, &["-f", "qcow2", "-r", "image.qcow2"]);
-    let output = lab.run("qemu-io", &["-f", "qcow2", "-c", "write 0 512", "image.qcow2"]);
-    assert!(!output.status.success() && said(&output).contains("lock"), "{}", said(&output));
+    locked(&lab, "qemu-io", &["-f", "qcow2", "-c", "write 0 512", "image.qcow2"]);
 }
 
-/// QEMU's programs are refused what a writer excludes.
-fn nobody_else_may(lab: &Lab) {
-    for (program, arguments) in [
-        ("qemu-img", &["convert", "-f", "raw", "-O", "raw", "disk.img", "copy.img"][..]),
-        ("qemu-io", &["-f", "raw", "-c", "write 0 512", "disk.img"]),
-    ] {
-        let output = lab.run(program, arguments);
-        assert!(!output.status.success() && said(&output).contains("lock"), "{program}: {}", said(&output));
+/// Raw images have no tables: QEMU lets several servers write to one. What is only served for reading, we keep still.
+#[test]
+fn raw_images_have_many_writers_or_none() {
+    let Some(lab) = Lab::new("raw_images_have_many_writers_or_none", &["qemu-nbd", "qemu-img", "qemu-io"])
+    else {
+        return;
+    };
+    lab.image("disk.img", 1 << 20);
+    let (writes, reads) = (["-f", "raw", "disk.img"], ["-f", "raw", "-r", "disk.img"]);
+    {
+        let _theirs = Server::qemu(&lab, &writes);
+        let _ours = Server::start(&lab, &writes);
+        let _theirs_again = Server::qemu(&lab, &writes);
+        let _reader = Server::start(&lab, &reads);
+        lab.ok("qemu-img", &["compare", "-f", "raw", "-F", "raw", "disk.img", "disk.img"]);
+        lab.ok("qemu-io", &["-f", "raw", "-c", "write 0 512", "disk.img"]);
+        // Exports need its size to stay as it is, and copies all of it.
+        locked(&lab, "qemu-img", &["resize", "-f", "raw", "disk.img", "2M"]);
+        locked(&lab, "qemu-img", &["convert", "-f", "raw", "-O", "raw", "disk.img", "copy.img"]);
     }
+    let _ours = Server::start(&lab, &reads);
+    let _theirs = Server::qemu(&lab, &reads);
+    check(&lab, &writes, &["disk.img", "\"write\" lock"]);
+}
+
+/// A program of QEMU's is refused what others exclude.
+fn locked(lab: &Lab, program: &str, arguments: &[&str]) {
+    let output = lab.run(program, arguments);
+    assert!(!output.status.success() && said(&output).contains("lock"), "{program}: {}", said(&output));
 }
 
 /// What is done to a good qcow2 image: a place and the bytes put there, or a length to cut it to.

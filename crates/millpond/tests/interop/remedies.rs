@@ -9,8 +9,11 @@ use crate::lab::{Lab, MILLPOND, Server, said};
 type Mistake = (&'static [&'static str], &'static [&'static str]);
 
 const IMAGES: &[Mistake] = &[
-    (&["-f", "raw", "locked.img"], &["Failed to get", "[locked.img]?", "Stop the program"]),
-    (&["-f", "raw", "-r", "locked.img"], &["Failed to get shared", "[locked.img]?", "Stop the program"]),
+    (&["-f", "qcow2", "locked.qcow2"], &["Failed to get", "[locked.qcow2]?", "Stop the program"]),
+    (
+        &["-f", "qcow2", "-r", "locked.qcow2"],
+        &["Failed to get shared", "[locked.qcow2]?", "Stop the program"],
+    ),
     (&["-f", "bochs2", "disk.img"], &["'disk.img'", "Unknown driver 'bochs2'", "use one of", "qcow2", "raw"]),
     (&["-f", "raw", "fifo"], &["'fifo'", "neither a regular file nor a block device", "name a disk image"]),
     (&["-f", "raw", "/dev/null"], &["'/dev/null'", "name a disk image"]),
@@ -86,7 +89,6 @@ fn check(lab: &Lab, options: &[&str], parts: &[&str]) {
 
 fn images(lab: &Lab) {
     lab.image("disk.img", 1 << 20);
-    lab.image("locked.img", 1 << 20);
     lab.ok("mkfifo", &["fifo"]);
     let secret = ["--object", "secret,id=s,data=word", "-o", "encrypt.format=luks,encrypt.key-secret=s"];
     let fast = ["-o", "encrypt.iter-time=10"];
@@ -94,6 +96,7 @@ fn images(lab: &Lab) {
         "qemu-img",
         &[&["create", "-q", "-f", "qcow2"], &secret[..], &fast, &["luks.qcow2", "1M"]].concat(),
     );
+    lab.qcow2("disk.img", "locked.qcow2");
     lab.qcow2("disk.img", "feature.qcow2");
     let file = std::fs::File::options().write(true).open(lab.path("feature.qcow2")).unwrap();
     file.write_all_at(&[0x40], 72).unwrap();
@@ -108,7 +111,7 @@ fn images_that_cannot_be_served_say_what_to_do() {
         return;
     };
     images(&lab);
-    let _theirs = Server::qemu(&lab, &["-f", "raw", "locked.img"]);
+    let _theirs = Server::qemu(&lab, &["-f", "qcow2", "locked.qcow2"]);
     let socket = lab.name("socket");
     IMAGES.iter().for_each(|(options, parts)| check(&lab, &[&["-k", &socket], *options].concat(), parts));
 }

@@ -50,6 +50,20 @@ fn images_are_exports_by_their_names() {
 }
 
 #[test]
+fn what_somebody_writes_to_is_not_served() {
+    let Some(lab) = Lab::new("what_somebody_writes_to_is_not_served", &["nbdinfo"]) else { return };
+    std::fs::create_dir(lab.path("images")).unwrap();
+    lab.image("images/disk.raw", 4096);
+    let mut writer = Server::start(&lab, &["-f", "raw", "images/disk.raw"]);
+    let mut server = Server::folder(&lab, "images", &[]);
+    assert!(!lab.run("nbdinfo", &[&server.uri_of("disk.raw")]).status.success());
+    wait_for("the operator is told", || server.told().contains("Failed to get shared \"write\" lock"));
+    assert!(writer.stop().success());
+    assert_eq!(lab.ok("nbdinfo", &["--size", &server.uri_of("disk.raw")]).trim(), "4096");
+    assert!(server.stop().success());
+}
+
+#[test]
 fn nothing_outside_of_the_folder_is_served() {
     let Some(lab) = Lab::new("nothing_outside_of_the_folder_is_served", &["qemu-img", "nbdinfo"]) else {
         return;

@@ -10,6 +10,7 @@ mod lab;
 
 mod bitmaps;
 mod ending;
+mod locks;
 mod measuring;
 mod offload;
 mod page_cache;

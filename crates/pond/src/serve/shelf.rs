@@ -8,6 +8,7 @@ use std::time::Duration;
 use block::{BlockError, ErrorKind, Result};
 use engine::{Engine, Exported, UnderWay};
 use export::nbd::{Export, ExportOptions};
+use graph::{Demand, RootId, User};
 use io::Moment;
 use io::sync::Semaphore;
 use serde_json::json;
@@ -37,6 +38,8 @@ struct Open {
     /// What was stated of it.
     version: String,
     node: String,
+    /// Nobody may change the image while it is open: clients were told which one it is.
+    still: RootId,
     exported: Arc<Exported>,
     /// When somebody last asked for it.
     asked: Moment,
@@ -96,13 +99,26 @@ impl Shelf {
         let file = json!({ "driver": "file", "filename": found.path });
         let options = json!({ "driver": found.format, "file": file });
         self.engine.add_node(named(options, &node, true)).await?;
-        match self.export(name, &node).await {
-            Ok((version, exported)) => {
-                Ok(Open { found, version, node, exported: Arc::new(exported), asked: io::now() })
-            }
+        match self.show(name, found, &node).await {
+            Ok(open) => Ok(open),
             Err(error) => {
                 // What went wrong first is what counts.
                 let _ = self.engine.delete_node(&node).await;
+                Err(error)
+            }
+        }
+    }
+
+    /// Keeps the image as it is, and exports it.
+    async fn show(&self, name: &str, found: Found, node: &str) -> Result<Open> {
+        let (still, _) = self.engine.attach(node, User::named("serve"), Demand::STILL)?;
+        match self.export(name, node).await {
+            Ok((version, exported)) => {
+                let (node, exported) = (node.to_owned(), Arc::new(exported));
+                Ok(Open { found, version, node, still, exported, asked: io::now() })
+            }
+            Err(error) => {
+                let _ = self.engine.detach(still).await;
                 Err(error)
             }
         }
@@ -145,9 +161,10 @@ impl Shelf {
     /// The caller has the turn.
     async fn close(&self, name: &str) {
         let Some(open) = self.books().remove(name) else { return };
-        // Neither can fail for a node that only we use; if one does, the image stays open under a name that nobody
+        // None can fail for a node that only we use; if one does, the image stays open under a name that nobody
         // can ask for.
         let _ = open.exported.close(&self.engine).await;
+        let _ = self.engine.detach(open.still).await;
         let _ = self.engine.delete_node(&open.node).await;
     }
 

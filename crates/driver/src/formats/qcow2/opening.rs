@@ -48,7 +48,7 @@ async fn open_image(context: &OpenContext, options: &Options, file: &View, name:
     validate::backing(context, options.backing_validation, &header, &wants).await?;
     if options.check_only {
         let body = Arc::new(check::check_only::CheckOnly::new(name, &header));
-        return Ok(Opened { body: Body::Maps(body), wants });
+        return Ok(Opened { wants, ..Opened::new(Body::Maps(body)) });
     }
     if header.refcount_table.clusters == 0 {
         // In QEMU's words.
@@ -84,7 +84,7 @@ async fn open_image(context: &OpenContext, options: &Options, file: &View, name:
         _ => {}
     }
     let body = Qcow2 { image, changing: !context.read_only, _unguarded: unguarded };
-    Ok(Opened { body: Body::Maps(Arc::new(body)), wants })
+    Ok(Opened { wants, ..Opened::new(Body::Maps(Arc::new(body))) })
 }
 
 /// The tables of an image that is being written, for another body of its node.

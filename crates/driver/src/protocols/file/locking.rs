@@ -22,6 +22,8 @@ pub(super) struct Locks {
     /// The open file that holds them.
     pub(super) holder: Arc<dyn File>,
     pub(super) locking: Locking,
+    /// Whether others are kept from changing what is only read, if nobody does.
+    pub(super) keeps_still: bool,
 }
 
 impl Locks {
@@ -41,8 +43,10 @@ impl Locks {
 
 impl Permit for FileNode {
     fn permit(&self, uses: Permissions, shares: Permissions) -> Result<()> {
-        let held = self.locks.take(uses, shares).map_err(|error| self.refused(error))?;
-        let mut still = held && ((uses | shares) & CHANGING).is_empty() && !self.file.info().writable;
+        let mut still = self.keep_still(uses, shares);
+        if !still {
+            self.locks.take(uses, shares).map_err(|error| self.refused(error))?;
+        }
         if still {
             // It may have changed since it was opened.
             match self.file.size() {
@@ -56,6 +60,15 @@ impl Permit for FileNode {
 }
 
 impl FileNode {
+    /// Keeps others from changing a file that we only read: what stands still can be sent from where it lies. Answers
+    /// whether it does; not where somebody writes to it already, whom QEMU's rules allow that.
+    fn keep_still(&self, uses: Permissions, shares: Permissions) -> bool {
+        let asked = !(shares & CHANGING).is_empty();
+        let reads = uses.contains(Permissions::CONSISTENT_READ) && (uses & CHANGING).is_empty();
+        let may = reads && !self.file.info().writable && (self.locks.keeps_still || !asked);
+        may && matches!(self.locks.take(uses, shares - CHANGING), Ok(true))
+    }
+
     fn refused(&self, error: std::io::Error) -> BlockError {
         let Some(conflict) = error.get_ref().and_then(|e| e.downcast_ref::<LockConflict>()) else {
             return self.failed("lock it (locking=off would do without)", error);
