@@ -58,6 +58,13 @@ pub trait Stream {
     /// Receives what is there. `Some(0)` is the end of the stream, `None` that nothing is there now.
     fn try_recv(&self, buf: &mut [u8]) -> io::Result<Option<usize>>;
 
+    /// The same, asking the system even where it has told of nothing: worth a call when an answer was just sent to a
+    /// client that may have more to ask. [`Stream::poll_readable`] waits for what [`Stream::try_recv`] lacked, not
+    /// for what this did.
+    fn try_recv_unasked(&self, buf: &mut [u8]) -> io::Result<Option<usize>> {
+        self.try_recv(buf)
+    }
+
     /// Sends as much as the socket takes now; `None` when it takes nothing. `more` says that more
     /// follows at once.
     fn try_send(&self, parts: &[IoSlice<'_>], more: bool) -> io::Result<Option<usize>>;

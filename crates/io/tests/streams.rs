@@ -107,6 +107,26 @@ fn a_question_and_its_answer_never_miss_each_other() {
 }
 
 #[test]
+fn what_has_come_is_there_before_it_is_told_of() {
+    let world = RealWorld::new();
+    world.block_on(async {
+        let (ours, mut theirs) = pair(&world).await;
+        let mut buf = [0; 8];
+        for round in 0..3 {
+            assert_eq!(ours.try_recv_unasked(&mut buf).unwrap(), None, "round {round}");
+            theirs.write_all(b"early").unwrap();
+            assert_eq!(ours.try_recv(&mut buf).unwrap(), None, "nobody has looked");
+            assert_eq!(ours.try_recv_unasked(&mut buf).unwrap(), Some(5));
+            // What comes after is told of as ever.
+            theirs.write_all(b"late").unwrap();
+            assert_eq!(ours.recv(&mut buf).await.unwrap(), 4);
+        }
+        drop(theirs);
+        assert_eq!(ours.try_recv_unasked(&mut buf).unwrap(), Some(0));
+    });
+}
+
+#[test]
 fn the_end_is_seen_after_the_last_byte() {
     let world = RealWorld::new();
     world.block_on(async {

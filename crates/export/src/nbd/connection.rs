@@ -1,7 +1,7 @@
 //! The transmission phase of one connection: receive, take a turn, send, wait for whatever comes next.
 //!
-//! One poll of its task is one pass: what was left over is sent, then new requests are taken, then those that wait
-//! go on, then the answers of all of them are sent. A pass is bounded in requests, bytes and time; a connection
+//! One poll of its task is a pass, or a few: what was left over is sent, then new requests are taken, then those that
+//! wait go on, then the answers of all of them are sent. A pass is bounded in requests, bytes and time; a connection
 //! that has more to do afterwards lets the others of its thread have their turn first.
 //!
 //! | stage | receives | takes requests | ends when |
@@ -30,6 +30,10 @@ use super::inbox::{Arriving, Inbox, Received};
 use super::outbox::{Outbox, Sent};
 use super::turn::{Desk, Ended};
 use super::waiting::Waiting;
+
+/// Passes of one poll at most. With many requests under way the next one is there in most cases: asking the socket
+/// costs less than waiting for its readiness.
+const PASSES_MAX: usize = 8;
 
 /// One client in the transmission phase.
 pub(super) struct Connection {
@@ -111,7 +115,7 @@ impl Connection {
         if self.client.poll_closing(cx).is_ready() {
             self.stage = Stage::Closing;
         }
-        let ready = match self.pass(cx) {
+        let ready = match self.passes(cx) {
             Ok(After::Over) => return Poll::Ready(self.verdict()),
             Ok(After::More) => Poll::Ready(Ok(())),
             Ok(After::Wait(readiness)) => self.poll_socket(readiness, cx),
@@ -135,10 +139,22 @@ impl Connection {
         }
     }
 
+    /// A pass, and more of them while the client has sent more by the time that it was answered.
+    fn passes(&mut self, cx: &mut Context<'_>) -> Result<After> {
+        for _ in 1..PASSES_MAX {
+            let after = self.pass(cx)?;
+            let takes = matches!(after, After::Wait(Some(Readiness::Readable)));
+            if !takes || self.receive(true)? == Received::Nothing {
+                return Ok(after);
+            }
+        }
+        self.pass(cx)
+    }
+
     fn pass(&mut self, cx: &mut Context<'_>) -> Result<After> {
         let mut more = false;
         if self.send()? == Sent::All {
-            self.receive()?;
+            self.receive(false)?;
             more = self.take_requests()?;
         }
         let go_on_again = self.waiting.go_on(cx);
@@ -183,19 +199,22 @@ impl Connection {
         self.outbox.send(&*self.stream).map_err(|e| self.lost(e))
     }
 
-    /// Receives once.
-    fn receive(&mut self) -> Result<()> {
+    /// Receives once; `unasked`: whether or not the system has told that something came.
+    fn receive(&mut self, unasked: bool) -> Result<Received> {
         if self.stage != Stage::Open || !self.waiting.has_room() {
-            return Ok(());
+            return Ok(Received::Nothing);
         }
+        let stream = &*self.stream;
+        let recv = |buf: &mut [u8]| if unasked { stream.try_recv_unasked(buf) } else { stream.try_recv(buf) };
         let received = match &mut self.arriving {
-            Some((_, arriving)) => arriving.receive(&*self.stream),
-            None => self.inbox.receive(&*self.stream),
+            Some((_, arriving)) => arriving.receive(recv),
+            None => self.inbox.receive(recv),
         };
-        if received.map_err(|e| self.lost(e))? == Received::End {
+        let received = received.map_err(|e| self.lost(e))?;
+        if received == Received::End {
             self.stage = Stage::Leaving { said_goodbye: false };
         }
-        Ok(())
+        Ok(received)
     }
 
     /// Takes requests that were received; answers whether there may be more of them.

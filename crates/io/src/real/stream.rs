@@ -129,6 +129,14 @@ impl Stream for RealStream {
         }
     }
 
+    fn try_recv_unasked(&self, buf: &mut [u8]) -> io::Result<Option<usize>> {
+        match receive(self.socket.get_ref(), buf) {
+            Ok(n) => Ok(Some(n)),
+            Err(error) if error.kind() == ErrorKind::WouldBlock => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
     fn try_send(&self, parts: &[IoSlice<'_>], more: bool) -> io::Result<Option<usize>> {
         let mut flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
         flags.set(SendFlags::MORE, more);
