@@ -80,38 +80,42 @@ async fn works(world: &RealWorld, device: &Path, direct: bool) {
     assert!(lease[..4096].iter().all(|b| *b == 9) && lease[4096..].iter().all(|b| *b == 0));
 }
 
-/// A file system of one MiB, gone when dropped.
-struct Small(PathBuf);
+/// A mounted file system, gone when dropped.
+struct Mount(PathBuf);
 
-impl Small {
-    fn at(folder: PathBuf) -> Option<Self> {
+impl Mount {
+    /// At `folder`, which is made.
+    fn at(folder: PathBuf, options: &[&str], device: &str) -> Option<Self> {
         std::fs::create_dir(&folder).ok()?;
-        let mounted = Command::new("mount")
-            .args(["-t", "tmpfs", "-o", "size=1m", "tmpfs"])
-            .arg(&folder)
-            .output()
-            .ok()?;
+        let mounted = Command::new("mount").args(options).arg(device).arg(&folder).output().ok()?;
         mounted.status.success().then(|| Self(folder))
     }
 }
 
-impl Drop for Small {
+impl Drop for Mount {
     fn drop(&mut self) {
         let _ = Command::new("umount").arg(&self.0).status();
     }
 }
 
+/// A device that takes a quarter of what it says, and what it lies on; `test` is skipped where there is none.
+fn lossy(folder: &Path, test: &str) -> Option<(Loop, Mount)> {
+    let small = Mount::at(folder.join("small"), &["-t", "tmpfs", "-o", "size=1m"], "tmpfs");
+    let made = small.and_then(|small| {
+        let image = small.0.join("image");
+        std::fs::File::create(&image).unwrap().set_len(SIZE).unwrap();
+        Some((Loop::over(&image)?, small))
+    });
+    if made.is_none() {
+        peers::skip(test, "loop device on a full file system");
+    }
+    made
+}
+
 #[test]
 fn of_bytes_that_are_lost_every_flush_tells() {
     let folder = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
-    let small = Small::at(folder.path().join("small"));
-    let image = small.as_ref().map(|small| small.0.join("image"));
-    let device = image.and_then(|image| {
-        std::fs::File::create(&image).unwrap().set_len(SIZE).unwrap();
-        Loop::over(&image)
-    });
-    let Some(device) = device else {
-        peers::skip("of_bytes_that_are_lost_every_flush_tells", "loop device on a full file system");
+    let Some((device, small)) = lossy(folder.path(), "of_bytes_that_are_lost_every_flush_tells") else {
         return;
     };
     let world = RealWorld::new();
@@ -126,6 +130,36 @@ fn of_bytes_that_are_lost_every_flush_tells() {
         assert!(flushed.iter().all(Result::is_err), "{flushed:?}");
         file.flush().await.unwrap_err();
     });
+    drop(device);
+    drop(small);
+}
+
+#[test]
+fn of_bytes_that_are_lost_behind_a_close_the_next_flush_tells() {
+    let folder = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+    let test = "of_bytes_that_are_lost_behind_a_close_the_next_flush_tells";
+    let Some((device, small)) = lossy(folder.path(), test) else { return };
+    let name = device.0.to_str().unwrap();
+    let made = Command::new("mkfs.ext4").args(["-q", "-F", "-O", "^has_journal", "-m", "0", name]).status();
+    let mounted = made.is_ok_and(|made| made.success());
+    let Some(disk) = mounted.then(|| Mount::at(folder.path().join("disk"), &["-t", "ext4"], name)).flatten()
+    else {
+        return peers::skip(test, "mkfs.ext4 and a mount");
+    };
+    let path = disk.0.join("file");
+    let world = RealWorld::new();
+    world.block_on(async {
+        let how = OpenOptions { write: true, create: true, transient: true, ..OpenOptions::default() };
+        let file = world.open(&path, how).await.unwrap();
+        // Not whole pages: those the kernel would let go by itself.
+        file.write(1, Lease::zeroed(SIZE as usize / 2)).await.0.unwrap();
+    });
+    // Ends when what was begun for the closed file has ended.
+    drop(world);
+    let next = std::fs::File::options().write(true).open(&path).unwrap();
+    assert!(next.sync_data().is_err(), "nobody was told");
+    drop(next);
+    drop(disk);
     drop(device);
     drop(small);
 }

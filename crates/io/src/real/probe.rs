@@ -94,10 +94,20 @@ pub(super) fn resident(file: BorrowedFd<'_>, range: ByteRange) -> bool {
 /// How many pages of `range` are in the page cache. `None` when the kernel does not know `cachestat`, or does
 /// not tell us because the file is neither ours nor writable to us.
 fn cached_pages(file: BorrowedFd<'_>, range: ByteRange) -> Option<u64> {
+    cachestat(file, range).map(|counts| counts[0])
+}
+
+/// How many pages of `range` are not on the disk yet; `None` as of [`cached`].
+pub(super) fn unwritten_pages(file: BorrowedFd<'_>, range: ByteRange) -> Option<u64> {
+    cachestat(file, range).map(|[_, dirty, going, ..]| dirty + going)
+}
+
+/// Pages in memory, dirty, on their way to the disk, and two counts of those that were dropped.
+fn cachestat(file: BorrowedFd<'_>, range: ByteRange) -> Option<[u64; 5]> {
     let asked = [range.start(), range.len()];
     let mut counts = [0u64; 5];
     // SAFETY: the kernel reads two and writes five 64-bit numbers, which is what the arrays hold.
     let answer =
         unsafe { libc::syscall(SYS_CACHESTAT, file.as_raw_fd(), asked.as_ptr(), counts.as_mut_ptr(), 0) };
-    (answer == 0).then_some(counts[0])
+    (answer == 0).then_some(counts)
 }

@@ -9,11 +9,13 @@
 //! no page). Where neither can be had pages stay.
 //!
 //! Invariants: no page that was there before is ever given back; what waits to go is bounded; bytes that were lost on
-//! their way to the disk fail the write that waited for them and all flushes from then on. Everything here blocks.
+//! their way to the disk fail the write that waited for them and all flushes from then on, and those that are lost
+//! behind a close are told to who opens the file next. Everything here blocks.
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use block::{Alignment, ByteRange, RangeSet};
 use rustix::fs::{Advice, CWD, Mode, OFlags, SeekFrom, fadvise, fstat, openat, seek};
@@ -25,6 +27,12 @@ use super::{probe, transfer};
 
 /// Written bytes after which those that were written before have to go.
 const BATCH: u64 = 8 << 20;
+
+/// A disk that takes longer keeps its pages; whoever writes there, too, would be waited for else.
+const SETTLE_MAX: Duration = Duration::from_secs(30);
+/// How often it is looked whether pages are on the disk.
+const SETTLE_PAUSE_MIN: Duration = Duration::from_micros(500);
+const SETTLE_PAUSE_MAX: Duration = Duration::from_millis(16);
 
 /// How one file does it.
 pub(super) struct Transient {
@@ -169,8 +177,11 @@ impl Transient {
     /// Has all go that is still to go, when the file is closed.
     pub(super) fn leave(&self) {
         let (Some(file), mut written) = (&self.aside, self.written()) else { return };
-        // The file is closed, and nobody there to be told of what is lost now.
-        let _ = written.turn(file.as_fd()).and(written.turn(file.as_fd()));
+        for range in written.going.iter().chain(written.fresh.iter()) {
+            settle(file.as_fd(), range);
+            give_back(file.as_fd(), range);
+        }
+        (written.going, written.fresh) = (RangeSet::new(), RangeSet::new());
     }
 
     fn written(&self) -> MutexGuard<'_, Written> {
@@ -227,6 +238,18 @@ impl Written {
 }
 
 const START: libc::c_uint = libc::SYNC_FILE_RANGE_WRITE;
+
+/// Waits until `range` is on the disk, for a while. Whether some of it was lost is not asked: the kernel tells that
+/// once, and the file is closed here, so that it is for who opens it next.
+fn settle(file: BorrowedFd<'_>, range: ByteRange) {
+    let (begun, mut pause) = (Instant::now(), SETTLE_PAUSE_MIN);
+    while probe::unwritten_pages(file, range).is_some_and(|pages| pages > 0) && begun.elapsed() < SETTLE_MAX {
+        // Begins what is not under way; this does not ask for errors, as waiting with it would.
+        let _ = sync_range(file, range, START);
+        std::thread::sleep(pause);
+        pause = SETTLE_PAUSE_MAX.min(pause * 2);
+    }
+}
 
 /// Lets clean pages of `range` go. Those that cannot stay, which does no harm.
 fn give_back(file: BorrowedFd<'_>, range: ByteRange) {
