@@ -80,8 +80,9 @@ impl Not for Permissions {
 
 impl fmt::Display for Permissions {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let names: Vec<_> =
-            Self::NAMES.iter().filter(|(one, _)| self.contains(*one)).map(|(_, n)| *n).collect();
+        let held = Self::NAMES.iter().filter(|(one, _)| self.contains(*one));
+        // In messages QEMU writes them as words.
+        let names: Vec<_> = held.map(|(_, name)| name.replace('-', " ")).collect();
         f.write_str(&if names.is_empty() { "none".to_owned() } else { names.join(", ") })
     }
 }

@@ -24,7 +24,7 @@ struct Answer {
 /// The images, where qemu-img is there.
 fn images(folder: &Path) -> Option<()> {
     let script = "qemu-img create -q -f qcow2 a.qcow2 1M && qemu-io -f qcow2 -c 'write -q -P 5 0 1M' a.qcow2 && \
-         qemu-img create -q r.raw 1M && qemu-img create -q -f qcow2 o.qcow2 1M && \
+         qemu-img create -q r.raw 1M && qemu-img create -q below.raw 1M && qemu-img create -q -f qcow2 o.qcow2 1M && \
          qemu-img create -q -f qcow2 -o compat=0.10 v2.qcow2 1M && qemu-img snapshot -c s v2.qcow2";
     Command::new("qemu-img").arg("--version").output().ok()?;
     assert!(Command::new("sh").args(["-c", script]).current_dir(folder).status().unwrap().success());
@@ -63,6 +63,8 @@ fn steps(socket: &str) -> Vec<Value> {
     ];
     let raw = [2 * M, M, 1000, 0, M].map(|size| node("r", size));
     let mut all = [&alone[..], &wrong, &raw].concat();
+    all.extend(above_what_is_read_only(&socket.replace("/nbd", "/below.raw")));
+    all.extend([node("high", M / 2), node("high", 2 * M), node("low", 2 * M), node("below", 2 * M)]);
     all.push(json!({"execute": "nbd-server-start", "arguments": address}));
     for writable in [true, false] {
         all.push(export(writable));
@@ -73,6 +75,16 @@ fn steps(socket: &str) -> Vec<Value> {
     }
     all.push(node("a", 4 * M));
     all
+}
+
+/// A node that may be written to, over one that may not, over a file that may.
+fn above_what_is_read_only(file: &str) -> [Value; 3] {
+    let add = |arguments| json!({"execute": "blockdev-add", "arguments": arguments});
+    [
+        add(json!({"driver": "file", "node-name": "below", "filename": file})),
+        add(json!({"driver": "raw", "node-name": "low", "read-only": true, "file": "below"})),
+        add(json!({"driver": "raw", "node-name": "high", "file": "low"})),
+    ]
 }
 
 /// What ends an export, and when it has ended, is told by an event.

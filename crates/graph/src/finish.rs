@@ -124,8 +124,12 @@ impl Draft<'_> {
 
     fn refuse_writers(&self, id: NodeId, row: &NodeRow, users: Demand) -> Result<()> {
         let writes = users.uses & (Permissions::WRITE | Permissions::WRITE_UNCHANGED);
-        if !row.read_only || writes.is_empty() {
+        let resizes = users.uses.contains(Permissions::RESIZE);
+        if !row.read_only || (writes.is_empty() && !resizes) {
             return Ok(());
+        }
+        if writes.is_empty() {
+            return Err(BlockError::new(ErrorKind::ReadOnly, "Image is read-only"));
         }
         let was_writable = self.nodes.before(&id).is_some_and(|before| !before.read_only);
         let context = if was_writable {

@@ -126,6 +126,8 @@ fn what_refuses_writes_has_no_writers() {
     world.disk("a");
     drop(world.edit(&[world.read_only("a", true)]));
     assert_eq!(world.refused(&[Edit::AddNode(world.new_layer("q", "a"))]), "Block node is read-only");
+    let resize = world.attaching(world.graph.new_root(), "a", User::named("r"), Demand::RESIZE);
+    assert_eq!(world.refused(&[resize]), "Image is read-only");
     let export = world.attaching(world.graph.new_root(), "a", User::export("e"), Demand::WRITE);
     assert_eq!(world.refused(&[export]), "Cannot export read-only node as writable");
     drop(world.edit(&[world.read_only("a", false)]));

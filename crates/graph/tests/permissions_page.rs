@@ -124,7 +124,8 @@ fn role(rules: &RoleRules) -> &'static str {
 }
 
 fn words(set: Permissions) -> String {
-    if set.is_empty() { "-".to_owned() } else { set.to_string() }
+    let names = Permissions::NAMES.iter().filter(|(one, _)| set.contains(*one)).map(|(_, name)| *name);
+    if set.is_empty() { "-".to_owned() } else { names.collect::<Vec<_>>().join(", ") }
 }
 
 #[test]

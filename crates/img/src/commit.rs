@@ -5,6 +5,7 @@
 
 use std::path::Path;
 
+use block::Permissions;
 use flow::copy::{self, Failed, Transfer, Zeroes};
 use flow::sabotage::{Rule, broken};
 use flow::{Request, seam};
@@ -50,6 +51,12 @@ const FLAGS: &[Flag] = &[
 
 const CHUNK: u64 = 1 << 20;
 const PARALLEL: usize = 8;
+/// Of the images between: from the first write on, into what is below them, they read as something else than they
+/// were, and nobody else may be there who relies on them.
+const BETWEEN: Demand = Demand {
+    uses: Permissions::NONE,
+    shares: Permissions::WRITE.union(Permissions::WRITE_UNCHANGED).union(Permissions::RESIZE),
+};
 /// Most images that are looked at for one of them.
 const DEPTH_MAX: usize = 1024;
 
@@ -81,7 +88,7 @@ async fn run(call: Call) -> Result<u8> {
     let is_emptied = !given.has("drop") && !given.has("base");
     let mut between = open_between(&session, &below, &into, cache).await?;
     let over = between.last().map_or(&into.node, |image| &image.node);
-    let how = How { cache, over: Some(over), writable: is_emptied, ..How::READ };
+    let how = How { demand: above(&between), cache, over: Some(over), writable: is_emptied, ..How::READ };
     let overlay = session.open(source, how).await?;
     copy_down(&session, &overlay, &into, between.len() as u32 + 1, rate).await?;
     if is_emptied && overlay.format == "qcow2" {
@@ -122,9 +129,20 @@ async fn open_between(session: &Session, below: &[Below], into: &Image, cache: C
     let mut between = Vec::new();
     for image in below.iter().rev() {
         let over = between.last().map_or(&into.node, |image: &Image| &image.node);
-        between.push(session.open(image.source(), How { cache, over: Some(over), ..How::READ }).await?);
+        let how = How { cache, over: Some(over), demand: Some(BETWEEN), ..How::READ };
+        let opened = session.open_plainly(image.source(), how).await;
+        between.push(opened.map_err(|failure| match failure.text {
+            // Others read it: asked of an image that is open, in QEMU's way.
+            Some(text) if text.starts_with("Failed to get shared \"consistent") => Failure::new(text),
+            _ => failure.opening(&image.name),
+        })?);
     }
     Ok(between)
+}
+
+/// What the overlay is opened for: over images that nobody is to rely on it must not say that it does.
+fn above(between: &[Image]) -> Option<Demand> {
+    (!between.is_empty()).then_some(Demand::NOTHING)
 }
 
 /// Writes what so many layers on top hold into the image below, durably.
@@ -136,7 +154,8 @@ async fn copy_down(
     rate: Option<u64>,
 ) -> Result<()> {
     let following = Following::begin(session, overlay.size()?);
-    let (from, to) = (overlay.attach(Demand::READ)?, into.attach(Demand::WRITE)?);
+    // What is between is of no use from the first write on: nobody may rely on it, and we do not say that we do.
+    let (from, to) = (overlay.attach(Demand::NOTHING)?, into.attach(Demand::WRITE)?);
     let how = Transfer {
         chunk: CHUNK,
         parallel: PARALLEL,

@@ -82,7 +82,7 @@ async fn run(call: Call) -> Result<u8> {
         let how = How {
             cache: options.source_cache,
             force_share: options.force_share,
-            also: Demand::STILL,
+            demand: Some(Demand::STILL),
             snapshot: options.snapshot,
             salvage: options.salvage,
             ..How::READ

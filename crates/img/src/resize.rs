@@ -61,7 +61,8 @@ async fn run(call: Call) -> Result<u8> {
     session.add_objects(given.values("object")).await?;
     let source = Source { name, format: given.format()?, image_opts: given.has("image-opts") };
     // What is cut off goes back to the file system.
-    let how = How { cache: Cache::WRITEBACK, unmap: true, also: Demand::RESIZE, ..How::WRITE };
+    let demand = Demand::CHANGE.and(Demand::RESIZE);
+    let how = How { cache: Cache::WRITEBACK, unmap: true, demand: Some(demand), ..How::WRITE };
     let image = session.open(source, how).await?;
     let before = image.size_in_sectors()?;
     let after = match by {

@@ -68,8 +68,8 @@ pub(crate) struct How<'a> {
     pub(crate) cache: Cache,
     /// Without locks, while others write to it.
     pub(crate) force_share: bool,
-    /// What else is done with it while it is open, and what others may not do.
-    pub(crate) also: Demand,
+    /// What is done with it while it is open, and what others may do; by default what it is opened for, sharing all.
+    pub(crate) demand: Option<Demand>,
     /// Not what lies below it.
     pub(crate) alone: bool,
     /// To be checked, and for nothing else.
@@ -92,7 +92,7 @@ impl How<'_> {
         writable: false,
         cache: Cache::WRITEBACK,
         force_share: false,
-        also: Demand::NOTHING,
+        demand: None,
         alone: false,
         check_only: false,
         salvage: false,
@@ -104,10 +104,8 @@ impl How<'_> {
     /// For writing.
     pub(crate) const WRITE: Self = Self { writable: true, ..Self::READ };
 
-    /// What is done with it while it is open, and what others may do.
     fn demand(&self) -> Demand {
-        let demand = if self.writable { Demand::CHANGE } else { Demand::LOOK };
-        demand.and(self.also)
+        self.demand.unwrap_or(if self.writable { Demand::CHANGE } else { Demand::LOOK })
     }
 }
 
@@ -233,6 +231,9 @@ impl Session {
         let number = self.opened.replace(self.opened.get() + 1);
         let mut options = with_name(named.file.clone(), &format!("looked-at{number}"), how);
         options.extend(common(How { writable: false, ..how }));
+        if let Some(share) = named.own.get("force-share").filter(|_| !how.force_share) {
+            options.insert("force-share".to_owned(), share.clone());
+        }
         let node = self.engine.add_node(options).await.map_err(Failure::from)?;
         let (format, recognised) = match stated {
             Some(format) => (format, false),

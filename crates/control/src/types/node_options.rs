@@ -115,6 +115,8 @@ qmp::structure! {
         "read-only" => read_only: Option<bool>,
         /// Refuse them where they cannot be carried out.
         "auto-read-only" => auto_read_only: Option<bool>,
+        /// Read without locks, whatever others do meanwhile.
+        "force-share" => force_share: Option<bool>,
         /// What becomes of writes of zeros.
         "detect-zeroes" => detect_zeroes: Option<DetectZeroes>,
     }

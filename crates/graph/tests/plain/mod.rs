@@ -273,7 +273,7 @@ impl Plain {
     fn demands_are_fine(&self) -> bool {
         self.nodes.iter().all(|(id, node)| {
             let demands = self.demands_on(*id);
-            let writes = Permissions::WRITE | Permissions::WRITE_UNCHANGED;
+            let writes = Permissions::WRITE | Permissions::WRITE_UNCHANGED | Permissions::RESIZE;
             let written = demands.iter().any(|(_, d)| !(d.uses & writes).is_empty());
             let conflict = demands.iter().any(|(a, user)| {
                 demands.iter().any(|(b, other)| a != b && !(user.uses - other.shares).is_empty())

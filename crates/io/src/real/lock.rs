@@ -2,7 +2,8 @@
 //!
 //! Byte 100+n says that permission n is in use, byte 200+n that it is not shared with others. Everybody takes
 //! *read* locks on his own bytes, so all can coexist, and then asks whether a *write* lock on the bytes that
-//! exclude him would be possible. Taking before asking is what makes two who start at once see one another.
+//! exclude him would be possible. Taking before asking is what makes two who start at once see one another; it is asked
+//! before, too, so that who is refused has not been in anybody's way.
 //!
 //! Invariants: on conflict exactly what was held before is held again; while locks change, nothing held both
 //! before and after is ever let go.
@@ -34,6 +35,7 @@ pub(super) fn replace(
 ) -> io::Result<()> {
     let wanted = Held { uses, unshared: !shares };
     let added = Held { uses: uses - held.uses, unshared: wanted.unshared - held.unshared };
+    check(file, added)?;
     if let Err(error) = acquire(file, added).and_then(|()| check(file, wanted)) {
         // The same descriptor unlocks what it locked: this cannot fail in a way that could be mended.
         let _ = set(file, added, libc::F_UNLCK);

@@ -46,6 +46,7 @@ const TABLES: &[&str] = &[
     "bitmap -f F --add r b",
 ];
 const FILES: &[&str] = &["r", "r2", "ov"];
+const READ: Permissions = Permissions::CONSISTENT_READ;
 
 #[test]
 fn raw_images_in_use_are_refused_as_by_qemu_img() {
@@ -55,6 +56,35 @@ fn raw_images_in_use_are_refused_as_by_qemu_img() {
 #[test]
 fn qcow2_images_in_use_are_refused_as_by_qemu_img() {
     table("qcow2_images_in_use_are_refused_as_by_qemu_img", "qcow2", VERBS.iter().chain(TABLES));
+}
+
+/// Somebody reads `ov`, and it would read as something else.
+#[test]
+fn what_others_read_is_not_changed_by_a_commit_past_it() {
+    let test = "what_others_read_is_not_changed_by_a_commit_past_it";
+    let Some(lab) = Lab::new(test, &["qemu-img", "qemu-io"]) else { return };
+    let link = lab.path("bin/qemu-img");
+    std::os::unix::fs::symlink(lab::MILLPOND, &link).unwrap();
+    let (dir, world) = (lab.path("dir"), RealWorld::new());
+    std::fs::create_dir(&dir).unwrap();
+    let run = |name: &str, line: &str| answer(&mut program(name, &dir, &lab), &words(line));
+    for made in ["-f raw r 1M", "-f qcow2 -b r -F raw ov", "-f qcow2 -b ov -F qcow2 top"] {
+        assert_eq!(run("qemu-img", &format!("create -q {made}")).status, Some(0), "{made}");
+    }
+    assert_eq!(run("qemu-io", "-f qcow2 -c 'write -P 3 0 64k' top").status, Some(0));
+    let commit = "commit -f qcow2 -b r top";
+    let both = ["qemu-img", link.to_str().unwrap()];
+    let [theirs, ours] =
+        both.map(|name| held(&world, &dir.join("ov"), (READ, Permissions::ALL), || run(name, commit)));
+    assert_eq!((theirs.status, &theirs), (Some(1), &ours));
+    let reads = |image: &str, byte: u8| {
+        let read = run("qemu-io", &format!("-r -f {image} -c 'read -P {byte} 0 64k'"));
+        assert!(read.status == Some(0) && !read.out.contains("failed"), "{image}: {read:?}");
+    };
+    reads("raw r", 0);
+    assert_eq!(run(link.to_str().unwrap(), commit).status, Some(0));
+    reads("raw r", 3);
+    reads("qcow2 top", 3);
 }
 
 fn table<'a>(test: &str, format: &str, verbs: impl Iterator<Item = &'a &'a str>) {
@@ -99,7 +129,7 @@ fn table<'a>(test: &str, format: &str, verbs: impl Iterator<Item = &'a &'a str>)
 fn holds() -> Vec<(Permissions, Permissions)> {
     let each = Permissions::NAMES.iter().map(|(one, _)| *one);
     let used = each.clone().map(|one| (one, Permissions::ALL));
-    let unshared = each.filter(|one| *one != Permissions::CONSISTENT_READ);
+    let unshared = each.filter(|one| *one != READ);
     used.chain(unshared.map(|one| (Permissions::NONE, !one))).collect()
 }
 

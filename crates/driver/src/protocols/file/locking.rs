@@ -45,6 +45,8 @@ impl Permit for FileNode {
     fn permit(&self, uses: Permissions, shares: Permissions) -> Result<()> {
         let mut still = self.keep_still(uses, shares);
         if !still {
+            // Before somebody may change it.
+            self.lending.set_still(false);
             self.locks.take(uses, shares).map_err(|error| self.refused(error))?;
         }
         if still {
