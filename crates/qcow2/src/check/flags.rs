@@ -3,7 +3,7 @@
 //! Invariant: a table is written only where all that refers to its clusters takes it for a table.
 
 use super::mend::changed_sectors;
-use super::{Check, PIECE, Piece, Repair, Step};
+use super::{Check, L2Table, PIECE, Piece, Repair, Step};
 use crate::l2_entry::{COPIED, OFFSET};
 
 impl Check {
@@ -16,6 +16,9 @@ impl Check {
     }
 
     pub(super) fn ask_l2_flags(&mut self) -> Step {
+        let hit = |table: &&L2Table| table.active > 0 && self.is_hit(table) && self.is_nothing_else(table);
+        self.hit_tables =
+            self.l2_tables.iter().filter(hit).map(|table| table.offset >> self.facts.bits()).collect();
         for number in 0..self.l2_tables.len() {
             let table = self.l2_tables[number];
             let can_be_judged = self.disk.get(table.offset >> self.facts.bits()).is_some();
@@ -52,13 +55,13 @@ impl Check {
 
     pub(super) fn take_l2_flags(&mut self, number: usize, bytes: &[u8]) {
         let table = self.l2_tables[number];
-        let cluster = table.offset >> self.facts.bits();
-        let is_table = self.facts.is_aligned(table.offset)
-            && self.is_only(cluster, table.times() + self.astray_in(cluster));
-        let mends = self.mends_flags() && is_table;
+        let mends = self.mends_flags() && self.is_nothing_else(&table);
         let mut now = bytes.to_vec();
         let step = self.facts.entry_bytes() as usize / 8;
         for (number, entry) in super::words(bytes).enumerate().step_by(step) {
+            if !mends && self.is_mended_elsewhere(table.offset + number as u64 * 8) {
+                continue;
+            }
             let count = self.has_flag(entry).then(|| self.count_for_flag(entry)).flatten();
             let Some(count) = count.filter(|count| (*count == 1) != (entry & COPIED != 0)) else { continue };
             let what = format!("OFLAG_COPIED data cluster: l2_entry={entry:x} refcount={count}");
@@ -66,6 +69,22 @@ impl Check {
             self.flag(is_put, table.active, &what);
         }
         self.writes.extend(changed_sectors(table.offset, bytes, &now));
+    }
+
+    /// Whether all that refers to its cluster takes it for this table, or for a part of one that nobody reads.
+    fn is_nothing_else(&self, table: &L2Table) -> bool {
+        let cluster = table.offset >> self.facts.bits();
+        self.facts.is_aligned(table.offset) && self.is_only(cluster, table.times() + self.astray_in(cluster))
+    }
+
+    /// Whether L1 entries that are not aligned take a part of it for a part of a table.
+    fn is_hit(&self, table: &L2Table) -> bool {
+        self.astray_in(table.offset >> self.facts.bits()) > 0
+    }
+
+    /// Whether the entry at `host` is mended as one of the table that really lies there.
+    fn is_mended_elsewhere(&self, host: u64) -> bool {
+        self.mends_flags() && self.hit_tables.contains(&(host >> self.facts.bits()))
     }
 
     /// How often L1 entries that are not aligned refer to a cluster: as to a part of a table, which nobody reads.

@@ -32,7 +32,7 @@ mod structures;
 
 pub use amend::ZeroCluster;
 
-use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
 
 use block::{BlockError, ByteRange};
 
@@ -149,6 +149,8 @@ pub struct Check {
     l2_by_offset: HashMap<u64, u32>,
     /// How often a cluster is where an L2 table begins that is not aligned.
     astray: HashMap<u64, u64>,
+    /// Clusters of tables that those refer to a part of, and nothing else but what takes them for tables.
+    hit_tables: HashSet<u64>,
     /// Entries with room for zeros that is not aligned: they lose it.
     zeroings: Vec<Zeroing>,
     amending: amend::Amending,
@@ -300,6 +302,7 @@ impl Check {
             directory: Vec::new(),
             l2_tables: Vec::new(),
             astray: HashMap::new(),
+            hit_tables: HashSet::new(),
             l2_by_offset: HashMap::new(),
             zeroings: Vec::new(),
             amending: amend::Amending::default(),
