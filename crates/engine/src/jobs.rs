@@ -61,9 +61,9 @@ impl Engine {
     /// The path that says all about an image: of a file, or of a format on one, over nothing but what it names itself.
     fn plain_file(&self, graph: &Graph, node: NodeId) -> Result<Option<PathBuf>> {
         let info = graph.node(node)?;
-        let mut edges =
-            info.children.iter().filter(|_| kind_of(graph, node).is_ok_and(|kind| kind == Kind::Format));
-        let below = edges.find(|edge| matches!(edge.role, Role::File | Role::Filtered));
+        let maps = kind_of(graph, node)? == Kind::Format;
+        let below =
+            info.children.iter().find(|edge| maps && matches!(edge.role, Role::File | Role::Filtered));
         let file = below.map_or(node, |edge| edge.child);
         let on_file = graph.node(file)?.node.driver() == "file";
         let more = info.children.iter().any(|edge| edge.role == Role::DataFile);

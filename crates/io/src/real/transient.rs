@@ -177,6 +177,8 @@ impl Transient {
     /// Has all go that is still to go, when the file is closed.
     pub(super) fn leave(&self) {
         let (Some(file), mut written) = (&self.aside, self.written()) else { return };
+        // All at once; this does not ask for errors, as waiting for it would.
+        written.fresh.iter().for_each(|range| drop(sync_range(file.as_fd(), range, START)));
         for range in written.going.iter().chain(written.fresh.iter()) {
             settle(file.as_fd(), range);
             give_back(file.as_fd(), range);
@@ -244,7 +246,7 @@ const START: libc::c_uint = libc::SYNC_FILE_RANGE_WRITE;
 fn settle(file: BorrowedFd<'_>, range: ByteRange) {
     let (begun, mut pause) = (Instant::now(), SETTLE_PAUSE_MIN);
     while probe::unwritten_pages(file, range).is_some_and(|pages| pages > 0) && begun.elapsed() < SETTLE_MAX {
-        // Begins what is not under way; this does not ask for errors, as waiting with it would.
+        // What was not begun for some reason.
         let _ = sync_range(file, range, START);
         std::thread::sleep(pause);
         pause = SETTLE_PAUSE_MAX.min(pause * 2);
