@@ -43,20 +43,14 @@ impl Locks {
 
 impl Permit for FileNode {
     fn permit(&self, uses: Permissions, shares: Permissions) -> Result<()> {
-        let mut still = self.keep_still(uses, shares);
-        if !still {
+        if !self.keep_still(uses, shares) {
             // Before somebody may change it.
             self.lending.set_still(false);
-            self.locks.take(uses, shares).map_err(|error| self.refused(error))?;
+            return self.locks.take(uses, shares).map(drop).map_err(|error| self.refused(error));
         }
-        if still {
-            // It may have changed since it was opened.
-            match self.file.size() {
-                Ok(size) => self.size.store(size, Ordering::Release),
-                Err(_) => still = false,
-            }
-        }
-        self.lending.set_still(still);
+        // It may have changed since it was opened: the size first, then what relies on it.
+        let known = self.file.size().map(|size| self.size.store(size, Ordering::Release));
+        self.lending.set_still(known.is_ok());
         Ok(())
     }
 }
