@@ -116,15 +116,16 @@ impl<'a> Iterator for RawExtensions<'a> {
         let area = self.first.get(self.at..self.to)?;
         let (kind, len) = (be32(area, 0)?, be32(area, 4)? as usize);
         let at = std::mem::replace(&mut self.at, usize::MAX);
-        if kind == END {
-            return None;
-        }
         let Some(data) = area[PREFIX..].get(..len) else {
             let left = area.len() - PREFIX;
             return Some(Err(corrupt(format!(
                 "header extension {kind:#010x} at byte {at} claims {len} bytes, but only {left} are left for extensions"
             ))));
         };
+        // Only now: an end that claims too much is refused by QEMU as well.
+        if kind == END {
+            return None;
+        }
         // `len` is below the length of a slice here, so that rounding it up cannot overflow.
         self.at = at + PREFIX + len.next_multiple_of(8);
         Some(Ok((kind, data)))
