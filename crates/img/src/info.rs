@@ -115,6 +115,7 @@ async fn all_below(session: &Session, source: Source<'_>, how: How<'_>) -> Resul
 
 /// One image, and whether its format was recognised.
 async fn one(session: &Session, source: Source<'_>, how: How<'_>) -> Result<(About, bool)> {
+    source.agrees_with(how)?;
     let looked = session.look(source, how).await.map_err(|failure| failure.opening(source.name))?;
     let recognised = looked.recognised;
     let about = about(session, source, looked).await?;

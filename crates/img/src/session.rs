@@ -59,6 +59,19 @@ pub(crate) struct Source<'a> {
     pub(crate) image_opts: bool,
 }
 
+impl Source<'_> {
+    /// Fails where its options ask for locks and `-U` for none.
+    pub(crate) fn agrees_with(&self, how: How<'_>) -> Result<()> {
+        if how.force_share && self.image_opts {
+            let options = keyval::parse(self.name, Some("file"))?;
+            if options.get("force-share").is_some_and(|share| share != "on") {
+                return Err(Failure::new("--force-share/-U conflicts with image options"));
+            }
+        }
+        Ok(())
+    }
+}
+
 /// How to open it.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct How<'a> {
@@ -172,6 +185,7 @@ impl Session {
 
     /// Opens an image; a failure names it.
     pub(crate) async fn open(&self, source: Source<'_>, how: How<'_>) -> Result<Image> {
+        source.agrees_with(how)?;
         let opened = self.open_plainly(source, how).await;
         opened.map_err(|failure| failure.opening(source.name))
     }
