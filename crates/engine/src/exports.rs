@@ -295,5 +295,5 @@ fn cannot_listen(address: &Address, error: &std::io::Error) -> BlockError {
     let named =
         [&place, host].into_iter().find_map(|name| text.strip_prefix(name.as_str())?.strip_prefix(": "));
     let why = std::io::Error::new(error.kind(), named.unwrap_or(&text).to_owned());
-    BlockError::system(format!("Failed to listen at '{place}'"), why)
+    BlockError::system(format!("Failed to bind socket to {place}"), why)
 }
