@@ -7,6 +7,8 @@ use block::{ByteRange, Result};
 use engine::Reader;
 use flow::{Holds, Layer};
 
+use crate::image::SECTOR;
+
 /// Runs that are joined at most.
 const JOINED_MAX: usize = 1 << 16;
 
@@ -34,19 +36,24 @@ enum Kind {
 /// What an image has where, asked for as it is needed.
 pub(super) struct Statuses<'a> {
     reader: &'a Reader,
+    /// The length of the image in whole sectors; what lies behind its last byte is a hole.
+    len: u64,
     /// The last answer, and where it ends.
     known: Option<(Status, u64)>,
 }
 
 impl<'a> Statuses<'a> {
     pub(super) fn new(reader: &'a Reader) -> Self {
-        Self { reader, known: None }
+        Self { reader, len: reader.size().next_multiple_of(SECTOR), known: None }
     }
 
-    /// What the image has from `at` on, which lies in it, and where that ends. Ask from front to back.
+    /// What the image has from `at` on, which lies in its sectors, and where that ends. Ask from front to back.
     pub(super) async fn at(&mut self, at: u64) -> Result<(Status, u64)> {
         if let Some(known) = self.known.filter(|(_, end)| at < *end) {
             return Ok(known);
+        }
+        if at >= self.reader.size() {
+            return Ok((Status { holds: Kind::Zeroes, to_the_end: true }, self.len));
         }
         let mut run = self.layer(at).await?;
         let mut end = at + run.len;
@@ -60,7 +67,11 @@ impl<'a> Statuses<'a> {
             }
             (end, run.len) = (end + next.len, run.len + next.len);
         }
-        let status = Status { holds: kind(run.holds), to_the_end: end == self.reader.size() };
+        let holds = kind(run.holds);
+        if end == self.reader.size() && holds == Kind::Zeroes {
+            end = self.len;
+        }
+        let status = Status { holds, to_the_end: end == self.len };
         self.known = Some((status, end));
         Ok((status, end))
     }
