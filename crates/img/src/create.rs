@@ -67,9 +67,10 @@ async fn create(session: &Session, given: &Given, format: &str, name: &str, size
     for text in given.values("options") {
         settings.parse(text)?;
     }
-    for (flag, key, what) in
-        [("backing", "backing_file", "Backing file"), ("backing-format", "backing_fmt", "Backing format")]
-    {
+    for (flag, key, what) in [
+        ("backing", "backing_file", "Backing file"),
+        ("backing-format", "backing_fmt", "Backing file format"),
+    ] {
         if let Some(value) = given.value(flag) {
             let refused = |_| Failure::new(format!("{what} not supported for file format '{format}'"));
             settings.set(key, value).map_err(refused)?;

@@ -64,9 +64,9 @@ async fn run(call: Call) -> Result<u8> {
     }
     let table = option_list::on_file(format).map_err(|_| Failure::new("Unknown file format"))?;
     let size = image.size_in_sectors()?;
-    let end = operands.count.and_then(|count| count.checked_mul(operands.block)).unwrap_or(size).min(size);
-    let (start, end) = operands.range(end, size);
-    if start > size {
+    let last = operands.count.and_then(|count| count.checked_mul(operands.block)).unwrap_or(size).min(size);
+    let (start, end) = operands.range(last, size);
+    if start > last {
         session.listener.complain(&format!("{}: cannot skip to specified offset", operands.input));
     }
     let mut settings = Settings::new(table);

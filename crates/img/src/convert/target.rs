@@ -74,7 +74,7 @@ async fn make(session: &Session, options: &Options<'_>, size: u64) -> Result<boo
     }
     for (value, key, what) in [
         (options.backing, "backing_file", "Backing file"),
-        (options.backing_format, "backing_fmt", "Backing format"),
+        (options.backing_format, "backing_fmt", "Backing file format"),
     ] {
         if let Some(value) = value {
             let refused = |_| Failure::new(format!("{what} not supported for file format '{format}'"));
