@@ -55,6 +55,7 @@ pub(super) fn help(given: &Given) -> Result<Option<String>> {
     if !given.lists("target-options")?.into_iter().any(option_list::asks_for_help) {
         return Ok(None);
     }
+    excluded(given)?;
     let format = given.value("target-format").unwrap_or("raw");
     option_list::shown(format, given.operands.len() > 1).map(Some)
 }
@@ -64,7 +65,7 @@ impl<'a> Options<'a> {
         let sparse = given.value("sparse-size").map(sparse).transpose()?;
         let parallel = given.count("parallel", "number of coroutines", Range(1, PARALLEL_MAX))?;
         let rate = given.bytes("rate", "rate limit", numbers::ANY)?;
-        excluded(given, sparse.is_some())?;
+        excluded(given)?;
         let (target, sources) = match given.operands.split_last() {
             Some((target, sources)) if !sources.is_empty() => (target, sources),
             _ => return Err(Failure::new("Must specify image file name")),
@@ -128,13 +129,13 @@ fn may_have_storage(given: &Given) -> bool {
 }
 
 /// What cannot be asked for together.
-fn excluded(given: &Given, sparse: bool) -> Result<()> {
+fn excluded(given: &Given) -> Result<()> {
     let has = |flag| given.has(flag);
     let image_opts = has("image-opts") || has("source-image-opts");
     let rules = [
         (image_opts && has("source-format"), "--image-opts and --format are mutually exclusive"),
         (has("copy-range-offloading") && has("compress"), "Cannot enable copy offloading when -c is used"),
-        (has("copy-range-offloading") && sparse, "Cannot enable copy offloading when -S is used"),
+        (has("copy-range-offloading") && has("sparse-size"), "Cannot enable copy offloading when -S is used"),
         (has("copy-range-offloading") && has("salvage"), "Cannot use copy offloading in salvaging mode"),
         (
             has("target-image-opts") && has("target-format"),
