@@ -40,14 +40,17 @@ fn mistakes_are_one_line_that_names_them() {
         (&["--monitor", "chardev=c"], &["chardev \"c\" not found", "--chardev before it"]),
         (&["--chardev", "stdio,id=c"], &["only a 'socket'"]),
         (&["--nbd-server", "addr.type=unix"], &["Parameter 'addr.data.path' is missing"]),
-        (&["--nbd-server", "addr.type=unix,addr.path=/none/s"], &["'/none/s'", "make its directory"]),
+        (
+            &["--nbd-server", "addr.type=unix,addr.path=/none/s"],
+            &["bind socket to /none/s:", "make its directory"],
+        ),
         (
             &["--nbd-server", "addr.type=inet,addr.host=192.0.2.1,addr.port=0"],
-            &["'192.0.2.1:0'", "addr.host"],
+            &["bind socket to 192.0.2.1:0:", "addr.host"],
         ),
         (
             &["--chardev", "socket,id=c,path=/none/s,server=on", "--monitor", "c"],
-            &["--monitor c", "'/none/s'", "make its directory"],
+            &["--monitor c", "bind socket to /none/s:", "make its directory"],
         ),
         (&["--object", "secret,id=s"], &["--object secret,id=s: Either 'file' or 'data' must be provided"]),
         (&["--object", "rng,id=s"], &["--object rng,id=s", "use one of", "throttle-group"]),

@@ -109,10 +109,16 @@ fn a_mistake_is_one_line() {
         (&["file.raw"], &["'file.raw'", "no folder", "millpond nbd"]),
         (&[".", "--listen", "nonsense"], &["tcp://HOST:PORT"]),
         (&[".", "--format", "vmdk"], &["raw and qcow2", "leave out --format"]),
-        (&[".", "--listen", "unix:/nowhere/at/all"], &["'/nowhere/at/all'", "make its directory"]),
-        (&[".", "--listen", "tcp://192.0.2.1:0"], &["'192.0.2.1:0'", "with --listen"]),
+        (
+            &[".", "--listen", "unix:/nowhere/at/all"],
+            &["bind socket to /nowhere/at/all:", "make its directory"],
+        ),
+        (&[".", "--listen", "tcp://192.0.2.1:0"], &["bind socket to 192.0.2.1:0:", "with --listen"]),
         (&[".", "--listen", "unix:s", "--pid-file", "none/pid"], &["'none/pid'", "make its directory"]),
-        (&[".", "--listen", "unix:s", "--listen", "unix:none/s"], &["'none/s'", "make its directory"]),
+        (
+            &[".", "--listen", "unix:s", "--listen", "unix:none/s"],
+            &["bind socket to none/s:", "make its directory"],
+        ),
     ] {
         let told = lab.fails("millpond", &[&["serve"], arguments].concat());
         assert_eq!(told.lines().count(), 1, "{told}");
