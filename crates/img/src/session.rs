@@ -62,11 +62,13 @@ pub(crate) struct Source<'a> {
 impl Source<'_> {
     /// Fails where its options ask for locks and `-U` for none.
     pub(crate) fn agrees_with(&self, how: How<'_>) -> Result<()> {
-        if how.force_share && self.image_opts {
-            let options = keyval::parse(self.name, Some("file"))?;
-            if options.get("force-share").is_some_and(|share| share != "on") {
-                return Err(Failure::new("--force-share/-U conflicts with image options"));
-            }
+        if !how.force_share || !self.image_opts {
+            return Ok(());
+        }
+        // What cannot be read is told by whoever opens it.
+        let options = keyval::parse(self.name, Some("file")).unwrap_or_default();
+        if options.get("force-share").is_some_and(|share| share != "on") {
+            return Err(Failure::new("--force-share/-U conflicts with image options"));
         }
         Ok(())
     }
