@@ -66,12 +66,11 @@ async fn run(call: Call) -> Result<u8> {
     let (first, last) = checked(&session, &image, repair, quiet || json).await?;
     let format = image.format;
     image.close().await?;
-    if quiet {
-        // Its exit status says it.
-    } else if json {
-        session.listener.say(&printed::pretty(&Value::Object(members(&first, &last, name, format))));
-    } else {
-        session.listener.say(&text(&last));
+    if !quiet {
+        session.listener.say(&match json {
+            true => printed::pretty(&Value::Object(members(&first, &last, name, format))),
+            false => text(&last),
+        });
     }
     Ok(match last {
         CheckReport { errors: 1.., .. } => FAILED,

@@ -67,15 +67,7 @@ async fn create(session: &Session, given: &Given, format: &str, name: &str, size
     for text in given.values("options") {
         settings.parse(text)?;
     }
-    for (flag, key, what) in [
-        ("backing", "backing_file", "Backing file"),
-        ("backing-format", "backing_fmt", "Backing file format"),
-    ] {
-        if let Some(value) = given.value(flag) {
-            let refused = |_| Failure::new(format!("{what} not supported for file format '{format}'"));
-            settings.set(key, value).map_err(refused)?;
-        }
-    }
+    settings.set_backing(format, given.value("backing"), given.value("backing-format"))?;
     if let Some(size) = size {
         if settings.number("size").is_some() {
             return Err(Failure::new("The image size must be specified only once"));

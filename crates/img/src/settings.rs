@@ -83,6 +83,24 @@ impl Settings {
         Ok(())
     }
 
+    /// Sets what `-b` and `-F` say of a new image of `format`, which may have no backing image.
+    pub(crate) fn set_backing(
+        &mut self,
+        format: &str,
+        name: Option<&str>,
+        its_format: Option<&str>,
+    ) -> Result<()> {
+        let said =
+            [(name, "backing_file", "Backing file"), (its_format, "backing_fmt", "Backing file format")];
+        for (value, key, what) in said {
+            if let Some(value) = value {
+                let refused = |_| Failure::new(format!("{what} not supported for file format '{format}'"));
+                self.set(key, value).map_err(refused)?;
+            }
+        }
+        Ok(())
+    }
+
     /// Sets one of them.
     pub(crate) fn set(&mut self, key: &str, value: &str) -> Result<()> {
         let setting = self.table.iter().find(|setting| setting.name == key).copied();

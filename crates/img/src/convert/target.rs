@@ -72,15 +72,7 @@ async fn make(session: &Session, options: &Options<'_>, size: u64) -> Result<boo
     for text in &options.settings {
         settings.parse(text)?;
     }
-    for (value, key, what) in [
-        (options.backing, "backing_file", "Backing file"),
-        (options.backing_format, "backing_fmt", "Backing file format"),
-    ] {
-        if let Some(value) = value {
-            let refused = |_| Failure::new(format!("{what} not supported for file format '{format}'"));
-            settings.set(key, value).map_err(refused)?;
-        }
-    }
+    settings.set_backing(format, options.backing, options.backing_format)?;
     if settings.text("backing_file").is_some() && settings.text("backing_fmt").is_none() {
         return Err(Failure::new("Use of backing file requires explicit backing format"));
     }
