@@ -16,6 +16,8 @@ pub mod options;
 pub mod protocols;
 mod registry;
 mod release;
+mod wording;
 
 pub use context::{Kept, OpenContext, Opened, Reference, Wanted};
 pub use registry::{DRIVERS, Driver, Kind, find};
+pub use wording::Wording;

@@ -26,6 +26,11 @@ pub fn parse_with<T>(
         .map_err(|refusal| BlockError::new(ErrorKind::Invalid, refusal.to_string()))
 }
 
+/// The same as [`parse`] for whoever words refusals otherwise ([`crate::Wording`]).
+pub fn read<T: DeserializeOwned>(options: Map<String, Value>) -> std::result::Result<T, Refusal> {
+    T::deserialize(Given(Value::Object(options)))
+}
+
 /// A value whose text may stand for a number or a switch.
 pub struct Given(Value);
 
@@ -33,8 +38,10 @@ impl Given {
     /// With a number where text stands for one.
     fn number(self) -> std::result::Result<Self, Refusal> {
         let Value::String(text) = &self.0 else { return Ok(self) };
-        let value = number(text).map(Value::from).or_else(|| text.parse::<f64>().ok().map(Value::from));
-        value.map(Self).ok_or_else(|| Refusal::of(Why::Type("integer".to_owned())))
+        let negative = || text.parse::<i64>().ok().filter(|number| *number < 0).map(Value::from);
+        let real = || text.parse::<f64>().ok().map(Value::from);
+        let value = number(text).map(Value::from).or_else(negative).or_else(real);
+        value.map(Self).ok_or_else(|| Refusal::of(Why::NoNumber))
     }
 
     /// With a switch where text stands for one.
@@ -42,7 +49,7 @@ impl Given {
         let Value::String(text) = &self.0 else { return Ok(self) };
         match switch(text) {
             Some(on) => Ok(Self(Value::Bool(on))),
-            None => Err(Refusal::of(Why::Type("'on' or 'off'".to_owned()))),
+            None => Err(Refusal::of(Why::NoSwitch)),
         }
     }
 }
@@ -186,16 +193,27 @@ impl<'de> de::MapAccess<'de> for Members {
 #[derive(Debug)]
 pub struct Refusal {
     /// Names from the outside in, joined by dots.
-    path: String,
-    why: Why,
+    pub(crate) path: String,
+    pub(crate) why: Why,
 }
 
 #[derive(Debug)]
-enum Why {
+pub(crate) enum Why {
+    /// There is no such option.
     Unexpected,
+    /// It has to be there.
     Missing,
+    /// It should be of this type.
     Type(String),
+    /// It is none of its choices.
     Variant(String),
+    /// It is text that stands for no switch.
+    NoSwitch,
+    /// It is text that stands for no number.
+    NoNumber,
+    /// It is a number, but none of those that may be.
+    Range(String),
+    /// Something else.
     Other(String),
 }
 
@@ -222,7 +240,11 @@ impl fmt::Display for Refusal {
             Why::Unexpected => write!(f, "Parameter '{path}' is unexpected"),
             Why::Missing => write!(f, "Parameter '{path}' is missing"),
             Why::Type(expected) => write!(f, "Invalid parameter type for '{path}', expected: {expected}"),
-            Why::Variant(value) => write!(f, "Parameter '{path}' does not accept value '{value}'"),
+            Why::NoSwitch => write!(f, "Invalid parameter type for '{path}', expected: 'on' or 'off'"),
+            Why::NoNumber => write!(f, "Invalid parameter type for '{path}', expected: integer"),
+            Why::Variant(value) | Why::Range(value) => {
+                write!(f, "Parameter '{path}' does not accept value '{value}'")
+            }
             Why::Other(text) if path.is_empty() => f.write_str(text),
             Why::Other(text) => write!(f, "Parameter '{path}': {text}"),
         }
@@ -250,12 +272,11 @@ impl de::Error for Refusal {
     }
 
     fn invalid_value(unexpected: Unexpected<'_>, _: &dyn de::Expected) -> Self {
-        let value = match unexpected {
-            Unexpected::Signed(number) => number.to_string(),
-            Unexpected::Unsigned(number) => number.to_string(),
-            other => other.to_string(),
-        };
-        Self::of(Why::Variant(value))
+        Self::of(match unexpected {
+            Unexpected::Signed(number) => Why::Range(number.to_string()),
+            Unexpected::Unsigned(number) => Why::Range(number.to_string()),
+            other => Why::Variant(other.to_string()),
+        })
     }
 
     fn unknown_variant(variant: &str, _: &'static [&'static str]) -> Self {

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use block::{BlockError, Result};
+use driver::Wording;
 use flow::NodeId;
 use graph::Graph;
 use io::{Thread, World};
@@ -13,6 +14,7 @@ use object::Objects;
 use serde_json::{Map, Value};
 
 use crate::exports::Exports;
+use crate::options::NodeOptions;
 use crate::policy::ImagePolicy;
 use flow::events::Events;
 
@@ -28,6 +30,8 @@ pub struct EngineOptions {
     /// Whether files that are only read are kept from being changed by others, where nobody changes them already: what
     /// stands still is sent to clients without copying it.
     pub keeps_still: bool,
+    /// In whose words options of nodes are refused.
+    pub wording: Wording,
 }
 
 impl Default for EngineOptions {
@@ -38,6 +42,7 @@ impl Default for EngineOptions {
             policy: ImagePolicy::Anywhere,
             mappings: flow::REMEMBER_BUDGET,
             keeps_still: true,
+            wording: Wording::default(),
         }
     }
 }
@@ -49,6 +54,7 @@ pub struct Engine {
     pub(crate) threads: Vec<Arc<dyn Thread>>,
     pub(crate) policy: ImagePolicy,
     pub(crate) keeps_still: bool,
+    wording: Wording,
     pub(crate) events: Events,
     pub(crate) exports: Exports,
     pub(crate) jobs: Jobs,
@@ -90,6 +96,7 @@ impl Engine {
             threads,
             policy: options.policy,
             keeps_still: options.keeps_still,
+            wording: options.wording,
             events: Events::default(),
             exports: Exports::default(),
             jobs: Jobs::default(),
@@ -97,6 +104,11 @@ impl Engine {
             known: Mutex::default(),
             written: Mutex::default(),
         }))
+    }
+
+    /// Options of a node as a tree, checked as far as that goes without opening anything.
+    pub fn options(&self, options: Map<String, Value>) -> Result<NodeOptions> {
+        NodeOptions::parse(options, self.wording)
     }
 
     /// Where events are told.

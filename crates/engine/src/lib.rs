@@ -24,6 +24,7 @@ mod snapshots;
 mod stream;
 
 pub use block::{JobAction, JobMilestone, JobState};
+pub use driver::Wording;
 pub use ending::UnderWay;
 pub use engine::{Engine, EngineOptions};
 pub use exports::{ExportInfo, ExportRequest, Exported, NbdServer, ServerRequest};

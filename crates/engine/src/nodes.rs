@@ -46,7 +46,7 @@ pub struct NodeInfo {
 impl Engine {
     /// Opens a node with all its children and puts them into the graph (`blockdev-add`). Answers its name.
     pub async fn add_node(&self, options: Map<String, Value>) -> Result<String> {
-        let options = NodeOptions::parse(options)?;
+        let options = self.options(options)?;
         let mut opening = Opening::new(self);
         let node = opening.open(options, Inherited::default(), true).await?;
         self.add_opened(opening, |_| Vec::new())?.await;
@@ -55,7 +55,7 @@ impl Engine {
 
     /// Opens a filter and puts it above the node that it filters, for all who use that node (`blockdev-insert`).
     pub async fn insert_filter(&self, options: Map<String, Value>) -> Result<String> {
-        let options = NodeOptions::parse(options)?;
+        let options = self.options(options)?;
         let mut opening = Opening::new(self);
         let filter = opening.open(options, Inherited::default(), true).await?;
         self.add_opened(opening, |_| vec![Edit::InsertFilter { filter, at: Place::Above }])?.await;
@@ -130,7 +130,7 @@ impl Engine {
     /// Opens a node anew with other options under the same name; children named by node-name are taken as they are
     /// (`blockdev-reopen`). Ready when no request uses the old body.
     pub async fn reopen_node(&self, options: Map<String, Value>) -> Result<()> {
-        let options = NodeOptions::parse(options)?;
+        let options = self.options(options)?;
         let name = options.node_name.clone();
         let name = name.ok_or_else(|| BlockError::new(ErrorKind::Invalid, "node-name not specified"))?;
         let (old, kept) = {

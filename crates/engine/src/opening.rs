@@ -15,7 +15,7 @@ use io::LocalFut;
 use serde_json::{Map, Value};
 
 use crate::engine::{Engine, Known};
-use crate::options::{ChildOptions, NodeOptions};
+use crate::options::{ChildOptions, NodeOptions, of_child};
 
 /// Longest chain of images that name one another.
 const CHAIN_MAX: usize = 256;
@@ -155,10 +155,11 @@ impl<'e> Opening<'e> {
                 ChildOptions::Nothing => continue,
                 ChildOptions::Existing(name) => {
                     let found = self.engine.graph().find(name);
-                    found.map_err(|_| unknown(name))?
+                    found.map_err(|_| of_child(*role, unknown(name)))?
                 }
                 ChildOptions::Inline(inner) => {
-                    let node = self.open((**inner).clone(), modes.for_child(*role), false).await?;
+                    let opened = self.open((**inner).clone(), modes.for_child(*role), false).await;
+                    let node = opened.map_err(|error| of_child(*role, error))?;
                     self.lock(node, *role, options, modes)?;
                     node
                 }
@@ -284,7 +285,7 @@ impl<'e> Opening<'e> {
             }
             Reference::Options(map) => map.clone(),
         };
-        let mut options = NodeOptions::parse(map)?;
+        let mut options = self.engine.options(map)?;
         policy.allow_nodes(&options)?;
         options.forget_names();
         if wanted.role == Role::Backing {

@@ -1,8 +1,9 @@
 //! Options of a node as a tree: what every driver has is taken out here, the rest is the driver's own.
 
 use block::{BlockError, ErrorKind, Result};
-use driver::{Driver, Kind};
+use driver::{Driver, Kind, Wording, options};
 use flow::{DetectZeroes, Role};
+use serde::Deserialize;
 use serde_json::{Map, Value};
 
 /// Deepest nesting of nodes in one set of options.
@@ -50,8 +51,8 @@ pub enum ChildOptions {
 
 impl NodeOptions {
     /// Reads the arguments of `blockdev-add`.
-    pub fn parse(map: Map<String, Value>) -> Result<Self> {
-        Self::parse_at(crate::keyval::nest(map)?, 0)
+    pub fn parse(map: Map<String, Value>, wording: Wording) -> Result<Self> {
+        Self::parse_at(crate::keyval::nest(map)?, 0, wording)
     }
 
     /// Takes the node-names away, of this node and of those inline below it: they are the user's to give.
@@ -73,60 +74,115 @@ impl NodeOptions {
         }
     }
 
-    fn parse_at(mut map: Map<String, Value>, depth: usize) -> Result<Self> {
+    fn parse_at(mut map: Map<String, Value>, depth: usize, wording: Wording) -> Result<Self> {
         if depth > DEPTH_MAX {
             return Err(invalid(format!("nodes are nested deeper than {DEPTH_MAX}")));
         }
-        let name = take_text(&mut map, "driver")?
-            .ok_or_else(|| invalid("Parameter 'driver' is missing".to_owned()))?;
-        let driver = driver::find(&name).ok_or_else(|| invalid(format!("Unknown driver '{name}'")))?;
-        let node_name = take_text(&mut map, "node-name")?;
-        let mut cache = match map.remove("cache") {
-            Some(Value::Object(cache)) => cache,
-            None => Map::new(),
-            Some(_) => {
-                return Err(invalid("Invalid parameter type for 'cache', expected: object".to_owned()));
-            }
-        };
-        let options = Self {
+        let driver = take_driver(&mut map)?;
+        let shared = Shared::take(&mut map, driver, wording)?;
+        let children = take_children(&mut map, driver, depth, wording)?;
+        driver.check(&map, wording)?;
+        Ok(Self {
             driver,
-            node_name,
-            read_only: take_bool(&mut map, "read-only")?,
-            auto_read_only: take_bool(&mut map, "auto-read-only")?.unwrap_or(false),
-            direct: take_bool(&mut cache, "direct")?,
-            transient: take_bool(&mut cache, "transient")?,
-            no_flush: take_bool(&mut cache, "no-flush")?,
-            unmap: take_choice(
-                &mut map,
-                "discard",
-                &[("ignore", false), ("off", false), ("unmap", true), ("on", true)],
-            )?,
-            force_share: take_bool(&mut map, "force-share")?,
-            detect_zeroes: take_choice(&mut map, "detect-zeroes", &DETECT_ZEROES)?.unwrap_or_default(),
-            children: take_children(&mut map, driver, depth)?,
+            node_name: shared.node_name,
+            read_only: shared.read_only,
+            auto_read_only: shared.auto_read_only,
+            direct: shared.cache.direct,
+            transient: shared.cache.transient,
+            no_flush: shared.cache.no_flush,
+            unmap: shared.discard.map(|discard| matches!(discard, Discard::Unmap | Discard::On)),
+            force_share: shared.force_share,
+            detect_zeroes: shared.detect_zeroes.into(),
+            children,
             own: map,
-        };
-        match cache.keys().next() {
-            Some(key) => Err(invalid(format!("Parameter 'cache.{key}' is unexpected"))),
-            None => Ok(options),
+        })
+    }
+}
+
+/// Names of the options that every driver has, besides `driver` itself.
+const SHARED: [&str; 7] =
+    ["node-name", "read-only", "auto-read-only", "cache", "discard", "force-share", "detect-zeroes"];
+
+/// The options that every driver has.
+#[derive(Default, Deserialize)]
+#[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
+struct Shared {
+    node_name: Option<String>,
+    read_only: Option<bool>,
+    auto_read_only: bool,
+    cache: Cache,
+    discard: Option<Discard>,
+    force_share: Option<bool>,
+    detect_zeroes: Zeroes,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
+struct Cache {
+    direct: Option<bool>,
+    transient: Option<bool>,
+    no_flush: Option<bool>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum Discard {
+    Ignore,
+    Off,
+    Unmap,
+    On,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum Zeroes {
+    #[default]
+    Off,
+    On,
+    Unmap,
+}
+
+impl Shared {
+    /// Takes them out of what a node of that driver is given.
+    fn take(map: &mut Map<String, Value>, driver: &Driver, wording: Wording) -> Result<Self> {
+        let given: Map<_, _> = SHARED.iter().filter_map(|key| map.remove_entry(*key)).collect();
+        options::read(given.clone()).map_err(|refusal| driver.refused(&given, &refusal, wording))
+    }
+}
+
+impl From<Zeroes> for DetectZeroes {
+    fn from(zeroes: Zeroes) -> Self {
+        match zeroes {
+            Zeroes::Off => Self::Off,
+            Zeroes::On => Self::On,
+            Zeroes::Unmap => Self::Unmap,
         }
     }
 }
 
-const DETECT_ZEROES: [(&str, DetectZeroes); 3] =
-    [("off", DetectZeroes::Off), ("on", DetectZeroes::On), ("unmap", DetectZeroes::Unmap)];
+fn take_driver(map: &mut Map<String, Value>) -> Result<&'static Driver> {
+    match map.remove("driver") {
+        Some(Value::String(name)) => {
+            driver::find(&name).ok_or_else(|| invalid(format!("Unknown driver '{name}'")))
+        }
+        Some(_) => Err(invalid("Invalid parameter type for 'driver', expected: string".to_owned())),
+        None => Err(invalid("Parameter 'driver' is missing".to_owned())),
+    }
+}
 
 fn take_children(
     map: &mut Map<String, Value>,
     driver: &Driver,
     depth: usize,
+    wording: Wording,
 ) -> Result<Vec<(Role, ChildOptions)>> {
     let mut children = Vec::new();
     for (at, role) in driver.children.iter().enumerate() {
         let child = match map.remove(role.name()) {
             Some(Value::String(name)) => ChildOptions::Existing(name),
             Some(Value::Object(inner)) => {
-                ChildOptions::Inline(Box::new(NodeOptions::parse_at(inner, depth + 1)?))
+                let inner = NodeOptions::parse_at(inner, depth + 1, wording);
+                ChildOptions::Inline(Box::new(inner.map_err(|error| of_child(*role, error))?))
             }
             Some(Value::Null) if *role == Role::Backing => ChildOptions::Nothing,
             Some(_) => {
@@ -145,39 +201,11 @@ fn take_children(
     Ok(children)
 }
 
-fn take_text(map: &mut Map<String, Value>, key: &str) -> Result<Option<String>> {
-    match map.remove(key) {
-        None => Ok(None),
-        Some(Value::String(text)) => Ok(Some(text)),
-        Some(_) => Err(invalid(format!("Invalid parameter type for '{key}', expected: string"))),
-    }
-}
-
-fn take_bool(map: &mut Map<String, Value>, key: &str) -> Result<Option<bool>> {
-    let words =
-        [("on", true), ("off", false), ("true", true), ("false", false), ("yes", true), ("no", false)];
-    match map.get(key) {
-        Some(Value::Bool(value)) => {
-            let value = *value;
-            map.remove(key);
-            Ok(Some(value))
-        }
-        Some(Value::String(_)) | None => take_choice(map, key, &words),
-        Some(_) => Err(invalid(format!("Invalid parameter type for '{key}', expected: boolean"))),
-    }
-}
-
-fn take_choice<T: Copy>(map: &mut Map<String, Value>, key: &str, choices: &[(&str, T)]) -> Result<Option<T>> {
-    let Some(text) = take_text(map, key)? else { return Ok(None) };
-    match choices.iter().find(|(name, _)| *name == text) {
-        Some((_, value)) => Ok(Some(*value)),
-        None => {
-            let names: Vec<_> = choices.iter().map(|(name, _)| *name).collect();
-            Err(invalid(format!(
-                "Parameter '{key}' does not accept value '{text}' (one of {})",
-                names.join(", ")
-            )))
-        }
+/// Says of what child an option, or the node that it names, is wrong: in QEMU's words, which name backing images only.
+pub(crate) fn of_child(role: Role, error: BlockError) -> BlockError {
+    match role {
+        Role::Backing => error.within("Could not open backing file"),
+        Role::File | Role::Filtered | Role::DataFile => error,
     }
 }
 

@@ -14,7 +14,6 @@ use serde_json::{Map, Value, json};
 use crate::engine::{Engine, Known};
 use crate::jobs::{kind_of, unfiltered};
 use crate::opening::{Inherited, Opening, unknown};
-use crate::options::NodeOptions;
 
 /// What is to stay below the image.
 #[derive(Clone, Debug, PartialEq, Eq, Default)]
@@ -194,7 +193,7 @@ impl Engine {
         }
         let options: Map<String, Value> = options.as_object().cloned().unwrap_or_default();
         let mut opening = Opening::new(self);
-        let opened = opening.open(NodeOptions::parse(options)?, Inherited::default(), false).await;
+        let opened = opening.open(self.options(options)?, Inherited::default(), false).await;
         let node = opened.map_err(|error| error.within("Could not create node"))?;
         let (edits, known) = opening.finish();
         Ok(Filter { node, edits, known })

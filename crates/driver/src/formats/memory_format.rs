@@ -36,7 +36,7 @@ use io::{Lease, LocalFut};
 use crate::context::{OpenContext, Opened};
 use clusters::Clusters;
 use misses::Misses;
-use options::Options;
+pub(crate) use options::Options;
 use table::Table;
 
 /// Where clusters lie.

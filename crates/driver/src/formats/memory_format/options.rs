@@ -13,7 +13,7 @@ const PROBABILITY_MAX: f64 = 0.95;
 /// What `blockdev-add` takes besides the children.
 #[derive(Deserialize)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
-pub(super) struct Options {
+pub(crate) struct Options {
     /// Virtual size in bytes.
     pub(super) size: u64,
     /// Unit of allocation in bytes.

@@ -46,6 +46,7 @@ async fn open_image(context: &OpenContext, options: &Options, file: &View, name:
     let mut header = read_header(file).await?;
     let wants = wants::wants(context, &header)?;
     validate::backing(context, options.backing_validation, &header, &wants).await?;
+    options.agree()?;
     if options.check_only {
         let body = Arc::new(check::check_only::CheckOnly::new(name, &header));
         return Ok(Opened { wants, ..Opened::new(Body::Maps(body)) });

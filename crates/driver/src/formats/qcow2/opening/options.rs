@@ -77,6 +77,12 @@ impl Options {
         Ok(geometry.with_slice_bytes(bytes as usize))
     }
 
+    /// Fails where they exclude one another, whatever the image is opened for.
+    pub(crate) fn agree(&self) -> Result<()> {
+        self.l2_budget()?;
+        self.watched().map(|_| ())
+    }
+
     /// Most bytes of memory for L2 tables.
     pub(crate) fn l2_budget(&self) -> Result<u64> {
         let (l2, refcounts, all) = (self.l2_cache_size, self.refcount_cache_size, self.cache_size);
