@@ -18,7 +18,7 @@ use crate::image::SECTOR;
 use crate::json::Part;
 use crate::naming;
 use crate::numbers::shown;
-use crate::session::{How, Looked, Session, Source};
+use crate::session::{How, Looked, Session, Source, layer};
 use crate::snapshot_table;
 use crate::verbs::{Call, Verb};
 use crate::{chain, json as printed, words};
@@ -117,9 +117,29 @@ async fn all_below(session: &Session, source: Source<'_>, how: How<'_>) -> Resul
 async fn one(session: &Session, source: Source<'_>, how: How<'_>) -> Result<(About, bool)> {
     source.agrees_with(how)?;
     let looked = session.look(source, how).await.map_err(|failure| failure.opening(source.name))?;
+    check_options(session, &looked).map_err(|failure| failure.opening(source.name))?;
     let recognised = looked.recognised;
     let about = about(session, source, looked).await?;
     Ok((about, recognised))
+}
+
+/// Fails where the format could not be opened with the options that it is given.
+fn check_options(session: &Session, looked: &Looked) -> Result<()> {
+    let mut options = looked.named.own.clone();
+    options.insert("driver".to_owned(), json!(layer(looked.format)));
+    options.insert("file".to_owned(), Value::Object(looked.named.file.clone()));
+    if let Some(backing) = options.remove("backing").filter(|backing| !backing.is_null()) {
+        // What is below is not opened; to the format it is not an option.
+        let key = backing.as_object().and_then(|below| below.keys().next());
+        let key = key.map(|key| format!(".{key}")).unwrap_or_default();
+        let format = looked.format;
+        return Err(Failure::new(format!(
+            "Block format '{format}' does not support the option 'backing{key}'"
+        )));
+    }
+    options.remove("data-file");
+    session.engine.options(options)?;
+    Ok(())
 }
 
 async fn about(session: &Session, source: Source<'_>, looked: Looked) -> Result<About> {
@@ -240,6 +260,18 @@ fn specific(header: &Header, bitmaps: &[BitmapEntry]) -> Map<String, Value> {
 }
 
 impl About {
+    /// Whether its format is what it lies on (`-f file`).
+    fn is_protocol(&self) -> bool {
+        self.format == self.file.driver
+    }
+
+    fn specific(&self) -> Option<Value> {
+        match &self.header {
+            Some(header) => Some(json!({ "type": "qcow2", "data": specific(header, &self.bitmaps) })),
+            None => self.file.specific().filter(|_| self.is_protocol()),
+        }
+    }
+
     fn json(&self) -> Part<'_> {
         let header = self.header.as_ref();
         let backing = header.and_then(|header| header.backing.as_ref());
@@ -247,8 +279,9 @@ impl About {
         let snapshots = Part::Each(Box::new(self.snapshots.iter().map(snapshot_table::json)));
         let snapshots = (!self.snapshots.is_empty()).then_some(("snapshots", snapshots));
         let file = json!({ "name": "file", "info": self.file.json(&self.filename) });
+        let children = if self.is_protocol() { json!([]) } else { json!([file]) };
         let members = [
-            ("children", Some(json!([file]))),
+            ("children", Some(children)),
             ("backing-filename-format", backing.and_then(|b| b.format.as_ref()).map(|f| json!(f))),
         ];
         let further = [
@@ -257,10 +290,7 @@ impl About {
             ("cluster-size", header.map(|header| json!(1u64 << header.cluster_bits))),
             ("format", Some(json!(self.format))),
             ("actual-size", self.disk_size.map(|size| json!(size))),
-            (
-                "format-specific",
-                header.map(|h| json!({ "type": "qcow2", "data": specific(h, &self.bitmaps) })),
-            ),
+            ("format-specific", self.specific()),
             ("full-backing-filename", self.full_backing.as_ref().map(|name| json!(name))),
             ("backing-filename", backing.map(|backing| json!(backing.name))),
             ("dirty-flag", Some(json!(header.is_some_and(|header| header.features.dirty())))),
@@ -281,6 +311,9 @@ impl About {
         ];
         if let Some(header) = &self.header {
             self.text_of_format(header, &mut lines);
+        }
+        if self.is_protocol() {
+            return lines.join("\n") + "\n";
         }
         lines.extend([
             "Child node '/file':".to_owned(),
@@ -333,15 +366,18 @@ fn shown_under(name: &str, fact: &Value, depth: usize, lines: &mut Vec<String>) 
 }
 
 impl Below {
+    fn specific(&self) -> Option<Value> {
+        (self.driver == "file").then(|| json!({ "type": "file", "data": {} }))
+    }
+
     fn json(&self, filename: &str) -> Value {
-        let specific = (self.driver == "file").then(|| json!({ "type": "file", "data": {} }));
         let members = [
             ("children", Some(json!([]))),
             ("virtual-size", Some(json!(self.len))),
             ("filename", Some(json!(filename))),
             ("format", Some(json!(self.driver))),
             ("actual-size", self.disk_size.map(|size| json!(size))),
-            ("format-specific", specific),
+            ("format-specific", self.specific()),
             ("dirty-flag", Some(json!(false))),
         ];
         let members = members.into_iter().filter_map(|(name, value)| Some((name.to_owned(), value?)));

@@ -3,6 +3,7 @@
 //! Invariant: nothing is opened here, and no format is guessed.
 
 use engine::keyval;
+use graph::NodeName;
 use qcow2::Target;
 use serde_json::{Map, Value, json};
 
@@ -105,6 +106,7 @@ fn from_options(mut map: Map<String, Value>) -> Result<Named> {
     };
     let kind = driver.as_deref().and_then(driver::find).map(|driver| driver.kind);
     if kind == Some(driver::Kind::Protocol) {
+        check_node_name(&map)?;
         map.insert("driver".to_owned(), json!(driver));
         return Ok(Named { format: Some("raw".to_owned()), file: map, own: Map::new() });
     }
@@ -129,7 +131,17 @@ fn from_options(mut map: Map<String, Value>) -> Result<Named> {
     for (key, child) in &mut map {
         name_driver(key, child)?;
     }
+    check_node_name(&file)?;
+    check_node_name(&map)?;
     Ok(Named { format: driver, file, own: map })
+}
+
+/// Fails where a node cannot be called so: others stand in for such names, so that nobody else looks at them.
+fn check_node_name(options: &Map<String, Value>) -> Result<()> {
+    match options.get("node-name").and_then(Value::as_str) {
+        Some(name) => Ok(NodeName::new(name).map(|_| ())?),
+        None => Ok(()),
+    }
 }
 
 /// Gives a child that is named by a file name its driver, and those below it. What a format is, is said or not known.

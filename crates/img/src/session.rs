@@ -205,8 +205,8 @@ impl Session {
         let number = self.opened.replace(self.opened.get() + 1);
         let (node, file) = (format!("image{number}"), format!("file{number}"));
         let mut options = looked.named.own;
-        options.extend(common(how));
-        options.insert("driver".to_owned(), json!(looked.format));
+        fill(&mut options, common(how));
+        options.insert("driver".to_owned(), json!(layer(looked.format)));
         options.insert("node-name".to_owned(), json!(node));
         options.insert("file".to_owned(), Value::Object(with_name(looked.named.file, &file, how)));
         for (name, wanted) in [("check-only", how.check_only), ("salvage", how.salvage)] {
@@ -243,13 +243,12 @@ impl Session {
     /// touched.
     pub(crate) async fn look(&self, source: Source<'_>, how: How<'_>) -> Result<Looked> {
         let named = naming::named(source.name, source.format, source.image_opts)?;
-        let stated = named.format.as_deref().map(known).transpose()?;
+        let stated = named.format.as_deref().map(|format| known(format, named.driver())).transpose()?;
         let number = self.opened.replace(self.opened.get() + 1);
         let mut options = with_name(named.file.clone(), &format!("looked-at{number}"), how);
-        options.extend(common(How { writable: false, ..how }));
-        if let Some(share) = named.own.get("force-share").filter(|_| !how.force_share) {
-            options.insert("force-share".to_owned(), share.clone());
-        }
+        fill(&mut options, inherited(&named.own));
+        fill(&mut options, common(how));
+        options.insert("read-only".to_owned(), json!(true));
         let node = self.engine.add_node(options).await.map_err(Failure::from)?;
         let (format, recognised) = match stated {
             Some(format) => (format, false),
@@ -292,16 +291,54 @@ fn with_hint(failure: Failure) -> Failure {
     }
 }
 
-/// The driver of that name, if it is a format.
-fn known(format: &str) -> Result<&'static str> {
+/// The driver of that name, if it can be opened on what is named: a format, or the protocol itself.
+fn known(format: &str, protocol: &str) -> Result<&'static str> {
     if foreign::is_foreign(format) {
         return Err(foreign::not_yet(format));
     }
-    let driver = driver::find(format);
-    driver.map(|driver| driver.name).ok_or_else(|| Failure::new(format!("Unknown driver '{format}'")))
+    let driver = driver::find(format).ok_or_else(|| Failure::new(format!("Unknown driver '{format}'")))?;
+    match driver.name {
+        "nbd" if protocol != "nbd" => Err(Failure::new("File name string for NBD must start with 'nbd:'")),
+        "null-co" | "null-aio" if protocol != driver.name => {
+            Err(Failure::new(format!("The only allowed filename for this driver is '{format}://'")))
+        }
+        name => Ok(name),
+    }
 }
 
-/// Options that every node has.
+/// What a node's options say for the node that it lies on, too.
+fn inherited(own: &Map<String, Value>) -> Map<String, Value> {
+    let of = |map: &Map<String, Value>, keys: &[&str]| -> Map<String, Value> {
+        let given = keys.iter().filter_map(|key| map.get_key_value(*key));
+        given.map(|(key, value)| (key.clone(), value.clone())).collect()
+    };
+    let mut options = of(own, &["force-share"]);
+    if let Some(cache) = own.get("cache").and_then(Value::as_object) {
+        options.insert("cache".to_owned(), Value::Object(of(cache, &["direct", "no-flush", "transient"])));
+    }
+    options
+}
+
+/// Adds what options do not say themselves.
+fn fill(options: &mut Map<String, Value>, defaults: Map<String, Value>) {
+    for (key, default) in defaults {
+        match (options.get_mut(&key), default) {
+            (Some(Value::Object(inner)), Value::Object(defaults)) => fill(inner, defaults),
+            (Some(_), _) => {}
+            (None, default) => {
+                options.insert(key, default);
+            }
+        }
+    }
+}
+
+/// The driver that opens an image of that format on the node of its protocol.
+pub(crate) fn layer(format: &str) -> &str {
+    let is_protocol = driver::find(format).is_some_and(|driver| driver.kind == driver::Kind::Protocol);
+    if is_protocol { "raw" } else { format }
+}
+
+/// Options that every node has, unless its own say otherwise.
 fn common(how: How<'_>) -> Map<String, Value> {
     let mut options = how.cache.options();
     options.insert("read-only".to_owned(), json!(!how.writable));

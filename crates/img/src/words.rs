@@ -7,10 +7,15 @@ const WORDS: &[(&str, &str)] = &[
     (" lock: Is another process using the image", " lock\nIs another process using the image"),
     ("; you can force-remove ", REMEDY),
     (" with 'check -r all'", " with qemu-img check -r all"),
+    ("equal to the actual size", "equal to the  actual size"),
+    ("number below 2^64", SUFFIXES),
 ];
 
 /// What stands between an oversized snapshot table and what may be removed of it.
 const REMEDY: &str = "\nYou can force-remove ";
+
+/// What may stand behind a number.
+const SUFFIXES: &str = "number below 2^64\nOptional suffix k, M, G, T, P or E means kilo-, mega-, giga-, tera-, peta-\nand exabytes, respectively.";
 
 /// The error as qemu-img words it: backing files as it names them.
 pub fn explained(error: &BlockError) -> String {
@@ -29,11 +34,23 @@ pub fn explained(error: &BlockError) -> String {
     {
         return format!("'file' driver requires '{name}' to be a regular file");
     }
-    match text.strip_prefix("backing file of image '").and_then(|rest| rest.split_once("': ")) {
-        Some((_, why)) => format!("Could not open backing file: {why}"),
+    opening(text)
+}
+
+/// Without the names of the images on the way to what could not be opened.
+fn opening(text: &str) -> String {
+    let behind = |start: &str| text.strip_prefix(start)?.split_once("': ").map(|(_, why)| why);
+    if let Some(why) = behind("image '") {
+        return opening(why);
+    }
+    match behind("backing file of image '").or_else(|| text.strip_prefix(BACKING)) {
+        Some(why) => format!("{BACKING}{}", opening(why)),
+        None if text.contains("not a qcow2 image: ") => "Image is not in qcow2 format".to_owned(),
         None => text.to_owned(),
     }
 }
+
+const BACKING: &str = "Could not open backing file: ";
 
 /// What stands before the address in our words.
 const CONNECTING: &str = "cannot connect; does the server run there?: ";

@@ -13,7 +13,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use block::{BlockError, Result};
-use engine::{Engine, EngineOptions};
+use engine::{Engine, EngineOptions, Wording};
 use img::{Call, Failure, Given, Listener as _, Session, Verb};
 use io::real::RealWorld;
 use io::real::process::{Signal, Signals};
@@ -128,8 +128,9 @@ async fn carry_out(
 ) -> Result<Outcome> {
     let mut signals = Signals::watch(&[Signal::Terminate, Signal::Interrupt, Signal::HangUp, Signal::User1])
         .map_err(|error| BlockError::system("cannot watch signals", error))?;
-    let engine =
-        Engine::new(world, EngineOptions { threads: 1, keeps_still: false, ..EngineOptions::default() })?;
+    let options =
+        EngineOptions { threads: 1, keeps_still: false, wording: Wording::Opts, ..Default::default() };
+    let engine = Engine::new(world, options)?;
     let session = Session::new(engine, told.clone());
     let running = (verb.run)(Call { session: session.clone(), given });
     let outcome = until_ended(running, &session, &told, &mut signals).await;

@@ -32,6 +32,7 @@ const CONVERTING: &str = include_str!("converting.txt");
 const CHECKING: &str = include_str!("checking.txt");
 const CHANGING: &str = include_str!("changing.txt");
 const OPTIONS: &str = include_str!("options.txt");
+const NODE_OPTIONS: &str = include_str!("node_options.txt");
 const AMENDING: &str = include_str!("amending.txt");
 const EXPORTS: &str = include_str!("exports.txt");
 const DEVICES: &str = include_str!("devices.txt");
@@ -75,6 +76,11 @@ fn amended_images_are_those_of_qemu_img() {
 #[test]
 fn options_are_taken_as_qemu_img_takes_them() {
     both("options_are_taken_as_qemu_img_takes_them", OPTIONS);
+}
+
+#[test]
+fn options_of_nodes_are_taken_as_qemu_img_takes_them() {
+    both("options_of_nodes_are_taken_as_qemu_img_takes_them", NODE_OPTIONS);
 }
 
 #[test]
