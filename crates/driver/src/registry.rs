@@ -36,35 +36,61 @@ pub struct Driver {
     pub asks: Permissions,
     /// Fails unless these are options of its own.
     takes: fn(Map<String, Value>) -> std::result::Result<(), Refusal>,
+    /// The name by which others know what options of its own name (a file, an export), if they can.
+    pub filename: fn(&Map<String, Value>) -> Option<String>,
     /// Opens a node.
-    pub open: fn(OpenContext) -> LocalFut<'static, Result<Opened>>,
-}
-
-const NOTHING: Permissions = Permissions::NONE;
-const FILTERED: &[Role] = &[Role::Filtered];
-const MAPPED: &[Role] = &[Role::File, Role::Backing];
-const IMAGE: &[Role] = &[Role::File, Role::DataFile, Role::Backing];
-
-fn takes<T: DeserializeOwned>(options: Map<String, Value>) -> std::result::Result<(), Refusal> {
-    options::read::<T>(options).map(|_| ())
+    pub open: Open,
 }
 
 /// All drivers, by name.
 #[rustfmt::skip]
 pub const DRIVERS: &[Driver] = &[
-    Driver { name: "copy-on-read", kind: Kind::Filter, children: FILTERED, asks: Permissions::WRITE_UNCHANGED, takes: takes::<copy_on_read::Options>, open: copy_on_read::open },
-    Driver { name: "delay", kind: Kind::Filter, children: FILTERED, asks: NOTHING, takes: takes::<delay::Options>, open: delay::open },
-    Driver { name: "fault", kind: Kind::Filter, children: FILTERED, asks: NOTHING, takes: takes::<fault::Options>, open: fault::open },
-    Driver { name: "file", kind: Kind::Protocol, children: &[], asks: NOTHING, takes: takes::<file::Options>, open: file::open },
-    Driver { name: "memory", kind: Kind::Protocol, children: &[], asks: NOTHING, takes: takes::<memory::Options>, open: memory::open },
-    Driver { name: "memory-format", kind: Kind::Format, children: MAPPED, asks: NOTHING, takes: takes::<memory_format::Options>, open: memory_format::open },
-    Driver { name: "nbd", kind: Kind::Protocol, children: &[], asks: NOTHING, takes: takes::<nbd::Options>, open: nbd::open },
-    Driver { name: "null-aio", kind: Kind::Protocol, children: &[], asks: NOTHING, takes: takes::<null::Options>, open: null::open },
-    Driver { name: "null-co", kind: Kind::Protocol, children: &[], asks: NOTHING, takes: takes::<null::Options>, open: null::open },
-    Driver { name: "qcow2", kind: Kind::Format, children: IMAGE, asks: NOTHING, takes: takes::<qcow2::Options>, open: qcow2::open },
-    Driver { name: "raw", kind: Kind::Format, children: FILTERED, asks: NOTHING, takes: takes::<raw::Options>, open: raw::open },
-    Driver { name: "throttle", kind: Kind::Filter, children: FILTERED, asks: NOTHING, takes: takes::<throttle::Options>, open: throttle::open },
+    Driver { asks: Permissions::WRITE_UNCHANGED, ..filter::<copy_on_read::Options>("copy-on-read", copy_on_read::open) },
+    filter::<delay::Options>("delay", delay::open),
+    filter::<fault::Options>("fault", fault::open),
+    Driver { filename: file::filename, ..protocol::<file::Options>("file", file::open) },
+    protocol::<memory::Options>("memory", memory::open),
+    format::<memory_format::Options>("memory-format", &[Role::File, Role::Backing], memory_format::open),
+    Driver { filename: nbd::filename, ..protocol::<nbd::Options>("nbd", nbd::open) },
+    protocol::<null::Options>("null-aio", null::open),
+    protocol::<null::Options>("null-co", null::open),
+    format::<qcow2::Options>("qcow2", &[Role::File, Role::DataFile, Role::Backing], qcow2::open),
+    format::<raw::Options>("raw", &[Role::Filtered], raw::open),
+    filter::<throttle::Options>("throttle", throttle::open),
 ];
+
+type Open = fn(OpenContext) -> LocalFut<'static, Result<Opened>>;
+
+const fn protocol<T: DeserializeOwned>(name: &'static str, open: Open) -> Driver {
+    driver::<T>(name, Kind::Protocol, &[], open)
+}
+
+const fn format<T: DeserializeOwned>(name: &'static str, children: &'static [Role], open: Open) -> Driver {
+    driver::<T>(name, Kind::Format, children, open)
+}
+
+const fn filter<T: DeserializeOwned>(name: &'static str, open: Open) -> Driver {
+    driver::<T>(name, Kind::Filter, &[Role::Filtered], open)
+}
+
+/// A driver that takes the options `T`.
+const fn driver<T: DeserializeOwned>(
+    name: &'static str,
+    kind: Kind,
+    children: &'static [Role],
+    open: Open,
+) -> Driver {
+    let asks = Permissions::NONE;
+    Driver { name, kind, children, asks, takes: takes::<T>, filename: nameless, open }
+}
+
+fn takes<T: DeserializeOwned>(options: Map<String, Value>) -> std::result::Result<(), Refusal> {
+    options::read::<T>(options).map(|_| ())
+}
+
+fn nameless(_: &Map<String, Value>) -> Option<String> {
+    None
+}
 
 impl Driver {
     /// Fails unless `options` are options of its own.

@@ -117,7 +117,7 @@ impl<'e> Opening<'e> {
         let children = self.open_children(options, modes).await?;
         let file = match children.iter().find(|child| matches!(child.role, Role::File | Role::Filtered)) {
             Some(child) => self.file_of(child.node),
-            None => options.own.get("filename").and_then(Value::as_str).map(PathBuf::from),
+            None => (options.driver.filename)(&options.own).map(PathBuf::from),
         };
         let mut below = Below { children, modes, file, asks: asks(options) };
         let name = named.map_or_else(|| self.engine.graph().name(None), Ok)?;
@@ -361,6 +361,9 @@ fn image_options(
         );
         return Err(BlockError::new(ErrorKind::Invalid, context));
     };
+    if file.get("driver").is_some_and(|driver| driver == format) {
+        return Ok(file.clone());
+    }
     Ok(Map::from_iter([
         ("driver".to_owned(), Value::String(format.to_owned())),
         ("file".to_owned(), Value::Object(file.clone())),

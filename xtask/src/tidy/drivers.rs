@@ -28,7 +28,7 @@ pub(super) fn check(tree: &Tree) -> Vec<Finding> {
         findings.push(Finding::new(
             REGISTRY,
             1,
-            "no driver has a `name: \"...\"`: list each driver with its name",
+            "no driver is listed: a line is `kind::<driver::Options>(\"name\", ...)`",
         ));
     }
     findings.extend(FOLDERS.iter().flat_map(|folder| unregistered(tree, registry, folder)));
@@ -38,11 +38,11 @@ pub(super) fn check(tree: &Tree) -> Vec<Finding> {
 /// The drivers' names and the lines they stand on.
 fn registered(registry: &TextFile) -> Vec<(&str, usize)> {
     let code = &registry.views.code;
-    let values = code.match_indices("name:").filter(|(at, _)| !code[..*at].ends_with(super::source::is_word));
-    values
-        .filter_map(|(at, key)| {
-            let value = registry.text[at + key.len()..].trim_start().strip_prefix('"')?;
-            Some((value.split('"').next()?, line_of(code, at)))
+    let listed = code.match_indices("::Options>(");
+    listed
+        .filter_map(|(at, start)| {
+            let name = registry.text[at + start.len()..].trim_start().strip_prefix('"')?;
+            Some((name.split('"').next()?, line_of(code, at)))
         })
         .collect()
 }
@@ -85,7 +85,7 @@ fn unregistered(tree: &Tree, registry: &TextFile, folder: &str) -> Vec<Finding> 
 mod tests {
     use super::*;
 
-    const LISTED: &str = "&[\n    Entry { name: \"null\", open: null::open },\n    Entry { name: \"raw\", open: formats::raw::open },\n]";
+    const LISTED: &str = "&[\n    protocol::<null::Options>(\"null\", null::open),\n    format::<formats::raw::Options>(\"raw\", formats::raw::open),\n]";
 
     #[test]
     fn drivers_with_pages_pass() {

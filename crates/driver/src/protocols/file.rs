@@ -30,7 +30,7 @@ use flow::{
 use crate::context::{Kept, OpenContext, Opened};
 use lending::Lending;
 use locking::Locks;
-pub use options::{Aio, Locking, Options};
+pub use options::{Aio, Locking, Options, filename};
 
 /// Longest piece that is read to bring it into the page cache.
 const CACHE_PIECE: u64 = 1 << 20;

@@ -2,6 +2,7 @@
 
 use io::file::Engine;
 use serde::Deserialize;
+use serde_json::{Map, Value};
 
 /// Options, as QEMU's.
 #[derive(Debug, Clone, Deserialize)]
@@ -19,6 +20,11 @@ pub struct Options {
     pub aio_max_batch: Option<u64>,
     /// Taken for QEMU's sake, without effect: it is about migration.
     pub drop_cache: Option<bool>,
+}
+
+/// The name of the file that `options` name.
+pub fn filename(options: &Map<String, Value>) -> Option<String> {
+    options.get("filename").and_then(Value::as_str).map(str::to_owned)
 }
 
 /// Whether other processes are kept off the file.

@@ -11,6 +11,9 @@ use nbd::codec::{DEFAULT_PORT, STRING_MAX};
 use nbd::uri::NbdUri;
 use serde::Deserialize;
 use serde::de::{Deserializer, Visitor};
+use serde_json::{Map, Value};
+
+use crate::options;
 
 /// What can be said about an `nbd` node, in the words of `blockdev-add`.
 #[derive(Debug, Default, Deserialize)]
@@ -153,6 +156,19 @@ impl TryFrom<Options> for Config {
     }
 }
 
+/// The name that QEMU shows of the export that `options` name; none where nobody could use one.
+pub fn filename(options: &Map<String, Value>) -> Option<String> {
+    let options = options::parse::<Options>(options.clone()).ok()?;
+    let (address, export) = target(&options).ok()?;
+    Some(match (address, &*export) {
+        (Address::Unix { path }, "") => format!("nbd+unix://?socket={}", path.display()),
+        (Address::Unix { path }, export) => format!("nbd+unix:///{export}?socket={}", path.display()),
+        (Address::Tcp { host, port }, "") => format!("nbd://{host}:{port}"),
+        (Address::Tcp { host, port }, export) => format!("nbd://{host}:{port}/{export}"),
+        (Address::Inherited(_), _) => return None,
+    })
+}
+
 /// Exactly one way to name the server must be used.
 fn target(options: &Options) -> Result<(Address, String)> {
     let flat = options.host.is_some() || options.port.is_some() || options.path.is_some();
@@ -242,10 +258,9 @@ fn invalid(context: impl Into<String>) -> BlockError {
 
 #[cfg(test)]
 mod tests {
-    use serde_json::{Value, json};
+    use serde_json::json;
 
     use super::*;
-    use crate::options;
 
     fn config(options: Value) -> std::result::Result<Config, String> {
         let Value::Object(options) = options else { panic!("options are an object") };
