@@ -81,7 +81,17 @@ async fn create(session: &Session, given: &Given, format: &str, name: &str, size
     if !given.has("quiet") {
         session.listener.say(&format!("Formatting '{name}', fmt={format}{}\n", settings.shown()));
     }
-    NewImage::new(format, &settings)?.create(session, name, Then::Nothing).await.map(|_| ())
+    let made = NewImage::new(format, &settings)?.create(session, name, Then::Nothing).await;
+    made.map(|_| ()).map_err(|failure| too_large(format, failure))
+}
+
+/// A file that cannot be as long as the image has to be, in qemu-img's words.
+fn too_large(format: &str, failure: Failure) -> Failure {
+    if failure.text.as_deref().is_some_and(|text| text.ends_with(": File too large")) {
+        let hint = if format == "qcow2" { " (try using a larger cluster size)" } else { "" };
+        return Failure::new(format!("The image size is too large for file format '{format}'{hint}"));
+    }
+    failure
 }
 
 /// Looks at the backing image, for its size and whether it can be opened.

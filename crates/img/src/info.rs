@@ -293,7 +293,7 @@ impl About {
             ("format-specific", self.specific()),
             ("full-backing-filename", self.full_backing.as_ref().map(|name| json!(name))),
             ("backing-filename", backing.map(|backing| json!(backing.name))),
-            ("dirty-flag", Some(json!(header.is_some_and(|header| header.features.dirty())))),
+            ("dirty-flag", header.map(|header| json!(header.features.dirty())).or(self.file.dirty_flag())),
         ];
         let part = |(name, value): (&'static str, Option<Value>)| Some((name, Part::Whole(value?)));
         let first = members.into_iter().filter_map(part);
@@ -370,6 +370,11 @@ impl Below {
         (self.driver == "file").then(|| json!({ "type": "file", "data": {} }))
     }
 
+    /// Only files tell whether they are, which they never are.
+    fn dirty_flag(&self) -> Option<Value> {
+        (self.driver == "file").then(|| json!(false))
+    }
+
     fn json(&self, filename: &str) -> Value {
         let members = [
             ("children", Some(json!([]))),
@@ -378,7 +383,7 @@ impl Below {
             ("format", Some(json!(self.driver))),
             ("actual-size", self.disk_size.map(|size| json!(size))),
             ("format-specific", self.specific()),
-            ("dirty-flag", Some(json!(false))),
+            ("dirty-flag", self.dirty_flag()),
         ];
         let members = members.into_iter().filter_map(|(name, value)| Some((name.to_owned(), value?)));
         Value::Object(members.collect())

@@ -29,10 +29,12 @@ impl Named {
 
     /// The file name as QEMU shows it; `given` where there is none.
     pub(crate) fn filename(&self, given: &str) -> String {
-        match self.file.get("filename").and_then(Value::as_str) {
+        let mut own = self.file.clone();
+        own.remove("driver");
+        match driver::find(self.driver()).and_then(|driver| (driver.filename)(&own)) {
             // Else it would name a protocol.
-            Some(path) if self.driver() == "file" && prefix(path).is_some() => format!("./{path}"),
-            Some(path) => path.to_owned(),
+            Some(path) if self.driver() == "file" && prefix(&path).is_some() => format!("./{path}"),
+            Some(name) => name,
             None => given.to_owned(),
         }
     }
@@ -108,7 +110,7 @@ fn from_options(mut map: Map<String, Value>) -> Result<Named> {
     if kind == Some(driver::Kind::Protocol) {
         check_node_name(&map)?;
         map.insert("driver".to_owned(), json!(driver));
-        return Ok(Named { format: Some("raw".to_owned()), file: map, own: Map::new() });
+        return Ok(Named { format: driver, file: map, own: Map::new() });
     }
     if driver.is_none() && !map.contains_key("file") {
         return Err(Failure::new("Must specify either driver or file"));
@@ -117,7 +119,11 @@ fn from_options(mut map: Map<String, Value>) -> Result<Named> {
         return Err(Failure::new(format!("Unknown driver '{name}'")));
     }
     let file = match map.remove("file") {
-        Some(Value::Object(file)) => with_driver(file)?,
+        Some(Value::Object(file)) => {
+            let mut file = with_driver(file)?;
+            file.iter_mut().try_for_each(|(key, child)| name_driver(key, child))?;
+            file
+        }
         // In QEMU's words: a name is that of a node, and a program that begins has none.
         Some(Value::String(name)) => {
             return Err(Failure::new(format!("Cannot find device='{name}' nor node-name='{name}'")));

@@ -123,7 +123,10 @@ impl<'s> NewFile<'s> {
     async fn set_len(&self, len: u64) -> Result<()> {
         let keeps = match &self.medium {
             Medium::File(file) if self.reads_zero => {
-                return file.set_len(len).await.map_err(|error| self.failed(error));
+                return file
+                    .set_len(len)
+                    .await
+                    .map_err(|error| Failure::from(BlockError::system("Could not resize file", error)));
             }
             Medium::File(_) => "Cannot grow device files",
             Medium::There(..) => "Cannot grow NBD nodes",

@@ -63,10 +63,20 @@ pub(crate) fn missing(failure: Failure, wanted: Option<&str>) -> Failure {
     let text = failure.text.as_deref().unwrap_or_default();
     let lie = lying(text).map(|(lie, _)| lie);
     let why = lie.or_else(|| text.contains("snapshot '").then_some("Can't find snapshot"));
+    let why = why.map(str::to_owned).or_else(|| has_none(text));
     match why.filter(|_| wanted.is_some()) {
         Some(why) => Failure::new(format!("Failed to load snapshot: {why}")),
         None => failure,
     }
+}
+
+/// What is wrong with an image of a format that knows no snapshots.
+fn has_none(text: &str) -> Option<String> {
+    let text = text.strip_suffix("' does not support the option 'snapshot'")?;
+    let (_, format) = text.rsplit_once("Block format '")?;
+    Some(format!(
+        "Block format '{format}' used by device '' does not support temporarily loading internal snapshots"
+    ))
 }
 
 /// Fails where `snapshot.id=...,snapshot.name=...` names anything else.

@@ -24,6 +24,9 @@ pub fn explained(error: &BlockError) -> String {
         text = text.replace(ours, theirs);
     }
     let text = without_node(&text);
+    if let Some((_, told)) = text.split_once(UNKNOWN_EXPORT) {
+        return no_export(told);
+    }
     if let Some((_, rest)) = text.split_once(CONNECTING)
         && let Some((address, why)) = rest.rsplit_once(": ")
     {
@@ -51,6 +54,16 @@ fn opening(text: &str) -> String {
 }
 
 const BACKING: &str = "Could not open backing file: ";
+
+/// What stands between the name of an export and what its server says of it.
+const UNKNOWN_EXPORT: &str = ": option 'go' refused: export unknown";
+
+/// A server has no such export; `told` is what it says of that, in brackets.
+fn no_export(told: &str) -> String {
+    let told = told.strip_prefix(" (").and_then(|told| told.strip_suffix(')'));
+    let told = told.map(|told| format!("\nserver reported: {}", told.replace("\\'", "'")));
+    format!("Requested export not available{}", told.unwrap_or_default())
+}
 
 /// What stands before the address in our words.
 const CONNECTING: &str = "cannot connect; does the server run there?: ";
