@@ -54,7 +54,7 @@ pub const DRIVERS: &[Driver] = &[
     Driver { filename: nbd::filename, ..protocol::<nbd::Options>("nbd", nbd::open) },
     protocol::<null::Options>("null-aio", null::open),
     protocol::<null::Options>("null-co", null::open),
-    format::<qcow2::Options>("qcow2", &[Role::File, Role::DataFile, Role::Backing], qcow2::open),
+    Driver { takes: qcow2::takes, ..format::<qcow2::Options>("qcow2", &[Role::File, Role::DataFile, Role::Backing], qcow2::open) },
     format::<raw::Options>("raw", &[Role::Filtered], raw::open),
     filter::<throttle::Options>("throttle", throttle::open),
 ];

@@ -32,7 +32,7 @@ use flow::{Changes, Format, Limits, Next, Op, Powers, Prepared, Quota, Recorder,
 use io::{Lease, LocalFut};
 
 use image::Image;
-pub use opening::{Options, open};
+pub use opening::{Options, open, takes};
 pub use snapshots::snapshots;
 
 /// The body of a node.

@@ -28,7 +28,7 @@ use super::slices::Slices;
 use super::snapshots;
 use super::writing::writer::{Start, Writer};
 use crate::context::{OpenContext, Opened};
-pub use options::Options;
+pub use options::{Options, takes};
 
 /// Opens a `qcow2` node.
 pub fn open(mut context: OpenContext) -> LocalFut<'static, Result<Opened>> {
@@ -46,7 +46,6 @@ async fn open_image(context: &OpenContext, options: &Options, file: &View, name:
     let mut header = read_header(file).await?;
     let wants = wants::wants(context, &header)?;
     validate::backing(context, options.backing_validation, &header, &wants).await?;
-    options.agree()?;
     if options.check_only {
         let body = Arc::new(check::check_only::CheckOnly::new(name, &header));
         return Ok(Opened { wants, ..Opened::new(Body::Maps(body)) });

@@ -5,11 +5,14 @@ use std::time::Duration;
 use block::{BlockError, ErrorKind, Result};
 use qcow2::{Geometry, Header, Version};
 use serde::Deserialize;
+use serde::de::Error;
+use serde_json::{Map, Value};
 
 use super::super::space::freed::Passes;
 use super::super::space::structures::Watched;
 use super::overlap::OverlapCheck;
 use super::validate::Validation;
+use crate::options::{self, Refusal};
 
 /// Memory for L2 tables unless the options say otherwise, in bytes (QEMU's default).
 const L2_CACHE: u64 = 32 << 20;
@@ -59,6 +62,12 @@ pub struct Options {
     discard_no_unref: bool,
 }
 
+/// Fails unless these are such options, and do not exclude one another, whatever the image is.
+pub fn takes(options: Map<String, Value>) -> std::result::Result<(), Refusal> {
+    let options: Options = options::read(options)?;
+    options.l2_budget().and_then(|_| options.watched()).map(|_| ()).map_err(Refusal::custom)
+}
+
 impl Options {
     /// The geometry of the image with slices as long as the options say.
     pub(crate) fn geometry(&self, header: &Header) -> Result<Geometry> {
@@ -75,12 +84,6 @@ impl Options {
         }
         // At most the cluster size, 2 MiB.
         Ok(geometry.with_slice_bytes(bytes as usize))
-    }
-
-    /// Fails where they exclude one another, whatever the image is opened for.
-    pub(crate) fn agree(&self) -> Result<()> {
-        self.l2_budget()?;
-        self.watched().map(|_| ())
     }
 
     /// Most bytes of memory for L2 tables.
