@@ -179,6 +179,8 @@ fn take_children(
     let mut children = Vec::new();
     for (at, role) in driver.children.iter().enumerate() {
         let child = match map.remove(role.name()) {
+            // As QEMU took it before there was `null`.
+            Some(Value::String(name)) if name.is_empty() && *role == Role::Backing => ChildOptions::Nothing,
             Some(Value::String(name)) => ChildOptions::Existing(name),
             Some(Value::Object(inner)) => {
                 let inner = NodeOptions::parse_at(inner, depth + 1, wording);

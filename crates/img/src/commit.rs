@@ -13,6 +13,8 @@ use graph::Demand;
 use io::Lease;
 use qcow2::{Header, Target};
 
+use serde_json::{Map, Value};
+
 use crate::backing_mark;
 use crate::cache::Cache;
 use crate::chain;
@@ -23,7 +25,7 @@ use crate::given::Flag;
 use crate::image::Image;
 use crate::naming;
 use crate::numbers;
-use crate::session::{How, Session, Source};
+use crate::session::{How, Looked, Session, Source};
 use crate::verbs::{Call, Verb};
 use crate::words;
 
@@ -57,6 +59,8 @@ const BETWEEN: Demand = Demand {
     uses: Permissions::NONE,
     shares: Permissions::WRITE.union(Permissions::WRITE_UNCHANGED).union(Permissions::RESIZE),
 };
+const NO_BACKING: &str = "Image does not have a backing file";
+
 /// Most images that are looked at for one of them.
 const DEPTH_MAX: usize = 1024;
 
@@ -67,14 +71,10 @@ async fn run(call: Call) -> Result<u8> {
     let cache = Cache::named(given.value("cache"), "cache", Cache::WRITEBACK)?;
     let rate = given.bytes("rate", "rate limit", numbers::ANY)?;
     session.add_objects(given.values("object")).await?;
-    let looked = session.look(source, How::READ).await.map_err(|failure| failure.opening(name))?;
-    session.engine.delete_node(&looked.node).await?;
+    let looked = look_at(&session, source).await?;
     let header = looked.header.as_ref();
-    if let (true, Some(header)) = (looked.recognised, header) {
-        chain::stands_alone(header, &looked.named.own).map_err(|failure| failure.opening(name))?;
-    }
     let mut below = images_below(&session, name, header, given.value("base")).await?;
-    let Some(base) = below.pop() else { return Err(Failure::new("Image does not have a backing file")) };
+    let Some(base) = below.pop() else { return Err(Failure::new(NO_BACKING)) };
     let was_noted = match header {
         Some(header) => backing_mark::holds(&session, header, &looked.named.filename(name)).await,
         None => false,
@@ -109,6 +109,29 @@ async fn run(call: Call) -> Result<u8> {
         session.listener.say("Image committed.\n");
     }
     Ok(0)
+}
+
+/// Finds out what the overlay is, and that its header alone says what is below.
+async fn look_at(session: &Session, source: Source<'_>) -> Result<Looked> {
+    let looked = session.look(source, How::READ).await.map_err(|failure| failure.opening(source.name))?;
+    session.engine.delete_node(&looked.node).await?;
+    if let (true, Some(header)) = (looked.recognised, &looked.header) {
+        chain::stands_alone(header, &looked.named.own).map_err(|failure| failure.opening(source.name))?;
+    }
+    named_by_header(&looked.named.own)?;
+    Ok(looked)
+}
+
+/// Fails where options name another backing image than the header does: nothing is to be written into the wrong one.
+fn named_by_header(own: &Map<String, Value>) -> Result<()> {
+    match own.get("backing") {
+        None => Ok(()),
+        Some(Value::Null) => Err(Failure::new(NO_BACKING)),
+        Some(Value::String(name)) if name.is_empty() => Err(Failure::new(NO_BACKING)),
+        Some(_) => Err(Failure::new(
+            "commit goes into the backing file that the image names: leave 'backing' out of its options, or have the image name another one ('rebase -u')",
+        )),
+    }
 }
 
 /// Opens what is committed into. Others who use it are told of in the words of one who has opened the overlay before.
@@ -242,5 +265,26 @@ fn told(failed: Failed) -> Failure {
     match failed {
         Failed::Reading(_, error) | Failed::Writing(_, error) => Failure::new(words::explained(&error)),
         Failed::Ended => Failure::silent(1),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn options_that_name_another_backing_image_are_refused() {
+        let refused = |own: Value| match named_by_header(own.as_object().unwrap()) {
+            Ok(()) => None,
+            Err(failure) => failure.text,
+        };
+        assert_eq!(refused(json!({ "cache": { "direct": "on" } })), None);
+        for none in [json!(null), json!("")] {
+            assert_eq!(refused(json!({ "backing": none })).as_deref(), Some(NO_BACKING));
+        }
+        for other in [json!("node"), json!({ "driver": "qcow2" })] {
+            assert!(refused(json!({ "backing": other })).unwrap().contains("leave 'backing' out"));
+        }
     }
 }

@@ -129,10 +129,7 @@ fn from_options(mut map: Map<String, Value>) -> Result<Named> {
             return Err(Failure::new(format!("Cannot find device='{name}' nor node-name='{name}'")));
         }
         Some(_) => return Err(Failure::new("Invalid parameter type for 'file', expected: string")),
-        None => match map.remove("filename") {
-            Some(Value::String(name)) => protocol(&name)?,
-            _ => return Err(Failure::new("A block device must be specified for \"file\"")),
-        },
+        None => return Err(Failure::new("A block device must be specified for \"file\"")),
     };
     for (key, child) in &mut map {
         name_driver(key, child)?;
@@ -165,16 +162,15 @@ fn name_driver(key: &str, child: &mut Value) -> Result<()> {
     options.iter_mut().try_for_each(|(key, child)| name_driver(key, child))
 }
 
-/// The same with the driver that the file name stands for.
+/// The same with its driver: what is named among options is a file, whatever its name looks like.
 fn with_driver(mut file: Map<String, Value>) -> Result<Map<String, Value>> {
     if file.contains_key("driver") {
         return Ok(file);
     }
     match file.remove("filename") {
         Some(Value::String(name)) => {
-            let mut options = protocol(&name)?;
-            options.extend(file);
-            Ok(options)
+            file.extend(object(json!({ "driver": "file", "filename": name })));
+            Ok(file)
         }
         _ => Err(Failure::new("Must specify either driver or file")),
     }

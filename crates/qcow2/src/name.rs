@@ -30,7 +30,8 @@ pub enum Target {
 ///
 /// For the name of a data file pass an empty `overlay`: QEMU takes it as it is.
 ///
-/// Errors: `Invalid` for an empty name, bad JSON, or a relative name in an image opened by a `json:` name.
+/// Errors: `Invalid` for an empty name, bad JSON, or a relative name in an image opened by a `json:` name or on an
+/// NBD server: exports have no directory.
 pub fn resolve(name: &str, overlay: &str) -> Result<Target, BlockError> {
     if name.is_empty() {
         return Err(BlockError::new(ErrorKind::Invalid, "the name of an image is empty"));
@@ -46,6 +47,10 @@ pub fn resolve(name: &str, overlay: &str) -> Result<Target, BlockError> {
             ErrorKind::Invalid,
             format!("'{name}' is relative, but the image that names it was not opened by a path"),
         ));
+    }
+    if scheme(overlay).is_some_and(|scheme| scheme == "nbd" || scheme.starts_with("nbd+")) {
+        // Another export, of that name: nobody meant that.
+        return Err(BlockError::new(ErrorKind::Invalid, "Cannot generate a base directory for NBD nodes"));
     }
     Ok(absolute(&format!("{}{name}", directory(overlay))))
 }
@@ -95,7 +100,6 @@ mod tests {
             ("./b:c", "vm.qcow2", path("./b:c")),
             ("base", "file:pool/vm.qcow2", path("pool/base")),
             ("base", "file:vm.qcow2", path("base")),
-            ("base", "nbd://host/dir/vm", protocol("nbd", "nbd://host/dir/base")),
             ("base", "odd:vm", protocol("odd", "odd:base")),
             ("x.raw", "", path("x.raw")),
         ] {
@@ -122,7 +126,13 @@ mod tests {
 
     #[test]
     fn what_cannot_be_resolved_is_refused() {
-        for (name, overlay) in [("", "/vm"), ("json:", "/vm"), ("json:[]", "/vm"), ("base", "json:{}")] {
+        for (name, overlay) in [
+            ("", "/vm"),
+            ("json:", "/vm"),
+            ("json:[]", "/vm"),
+            ("base", "json:{}"),
+            ("base", "nbd://host/dir/vm"),
+        ] {
             assert_eq!(resolve(name, overlay).unwrap_err().kind(), ErrorKind::Invalid, "{name}");
         }
     }

@@ -14,6 +14,9 @@ use crate::context::{OpenContext, Reference, Wanted};
 pub(crate) fn wants(context: &OpenContext, header: &Header) -> Result<Vec<Wanted>> {
     let mut wants = Vec::new();
     let given = |role| context.children.iter().any(|(r, _)| *r == role);
+    if header.data_file.is_none() && given(Role::DataFile) {
+        return Err(invalid("'data-file' can only be set for images with an external data file"));
+    }
     if let Some(data) = header.data_file.as_ref().filter(|_| !given(Role::DataFile)) {
         wants.push(Wanted { role: Role::DataFile, reference: data_file(data)? });
     }
