@@ -1,6 +1,6 @@
 //! The only list of drivers: one line each.
 
-use block::{BlockError, Permissions, Result};
+use block::{Permissions, Result};
 use flow::Role;
 use io::LocalFut;
 use serde::de::DeserializeOwned;
@@ -95,12 +95,7 @@ fn nameless(_: &Map<String, Value>) -> Option<String> {
 impl Driver {
     /// Fails unless `options` are options of its own.
     pub fn check(&self, options: &Map<String, Value>, wording: Wording) -> Result<()> {
-        (self.takes)(options.clone()).map_err(|refusal| self.refused(options, &refusal, wording))
-    }
-
-    /// Says why `options`, its own or those that all drivers have, are refused.
-    pub fn refused(&self, options: &Map<String, Value>, refusal: &Refusal, wording: Wording) -> BlockError {
-        wording.refused(self, options, refusal)
+        (self.takes)(options.clone()).map_err(|refusal| wording.refused(self, options, &refusal))
     }
 }
 

@@ -19,13 +19,8 @@ pub enum Wording {
 }
 
 impl Wording {
-    /// Says why `options` of a node of that driver are refused.
-    pub(crate) fn refused(
-        self,
-        driver: &Driver,
-        options: &Map<String, Value>,
-        refusal: &Refusal,
-    ) -> BlockError {
+    /// Says why `options` of a node of that driver, its own or those that all drivers have, are refused.
+    pub fn refused(self, driver: &Driver, options: &Map<String, Value>, refusal: &Refusal) -> BlockError {
         let text = match self {
             Self::Qapi => refusal.to_string(),
             Self::Opts => as_opts(driver, options, refusal),

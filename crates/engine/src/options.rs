@@ -146,7 +146,7 @@ impl Shared {
     /// Takes them out of what a node of that driver is given.
     fn take(map: &mut Map<String, Value>, driver: &Driver, wording: Wording) -> Result<Self> {
         let given: Map<_, _> = SHARED.iter().filter_map(|key| map.remove_entry(*key)).collect();
-        options::read(given.clone()).map_err(|refusal| driver.refused(&given, &refusal, wording))
+        options::read(given.clone()).map_err(|refusal| wording.refused(driver, &given, &refusal))
     }
 }
 

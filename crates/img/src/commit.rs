@@ -12,7 +12,6 @@ use flow::{Request, seam};
 use graph::Demand;
 use io::Lease;
 use qcow2::{Header, Target};
-
 use serde_json::{Map, Value};
 
 use crate::backing_mark;
@@ -59,6 +58,7 @@ const BETWEEN: Demand = Demand {
     uses: Permissions::NONE,
     shares: Permissions::WRITE.union(Permissions::WRITE_UNCHANGED).union(Permissions::RESIZE),
 };
+/// What is said of an overlay that is none.
 const NO_BACKING: &str = "Image does not have a backing file";
 
 /// Most images that are looked at for one of them.

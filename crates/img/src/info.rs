@@ -5,7 +5,7 @@ use std::collections::HashSet;
 use std::path::Path;
 
 use block::ByteRange;
-use engine::SnapshotInfo;
+use engine::{SnapshotInfo, Wording};
 use graph::{Demand, User};
 use io::OpenOptions;
 use qcow2::{BitmapEntry, Header, Version, cache};
@@ -125,17 +125,14 @@ async fn one(session: &Session, source: Source<'_>, how: How<'_>) -> Result<(Abo
 
 /// Fails where the format could not be opened with the options that it is given.
 fn check_options(session: &Session, looked: &Looked) -> Result<()> {
+    let format = layer(looked.format);
     let mut options = looked.named.own.clone();
-    options.insert("driver".to_owned(), json!(layer(looked.format)));
+    options.insert("driver".to_owned(), json!(format));
     options.insert("file".to_owned(), Value::Object(looked.named.file.clone()));
-    if let Some(backing) = options.remove("backing").filter(|backing| !backing.is_null()) {
-        // What is below is not opened; to the format it is not an option.
-        let key = backing.as_object().and_then(|below| below.keys().next());
-        let key = key.map(|key| format!(".{key}")).unwrap_or_default();
-        let format = looked.format;
-        return Err(Failure::new(format!(
-            "Block format '{format}' does not support the option 'backing{key}'"
-        )));
+    let backing = options.remove("backing").filter(|backing| !backing.is_null());
+    if let (Some(backing), Some(driver)) = (backing, driver::find(format)) {
+        // What is below is not opened: to the format, it is no option of its own.
+        driver.check(&Map::from_iter([("backing".to_owned(), backing)]), Wording::Opts)?;
     }
     options.remove("data-file");
     session.engine.options(options)?;
