@@ -10,8 +10,14 @@ use crate::opening::{Inherited, Opening};
 use crate::options::{ChildOptions, NodeOptions};
 
 impl Engine {
-    /// Makes an image take or refuse writes, with the nodes below it that nobody asked for by themselves. Ready when no
-    /// request uses the old bodies.
+    /// Makes an image take or refuse writes, wherever it lies in a chain, with the files below it that nobody asked for
+    /// by themselves. Ready when no request uses it as it was; what is refused leaves it so.
+    pub async fn make_read_only(&self, node: &str, read_only: bool) -> Result<()> {
+        let image = self.graph().find(node)?;
+        self.reopen_image(image, read_only).await
+    }
+
+    /// The same, by its id.
     pub(crate) async fn reopen_image(&self, image: NodeId, read_only: bool) -> Result<()> {
         let mut nodes = storage(&self.graph(), image, read_only)?;
         // A file is writable for as long as its format is.

@@ -41,7 +41,7 @@ async fn try_to_note(session: &Session, source: Source<'_>, how: How<'_>) -> Res
     let Some(backing) = header.and_then(|header| header.backing.as_ref()) else { return Ok(()) };
     let overlay = looked.named.filename(source.name);
     let Some(mark) = of(session, backing, &overlay).await else { return Ok(()) };
-    let how = How { writable: true, alone: true, check_only: true, over: None, ..how };
+    let how = How { writable: true, alone: true, check_only: true, ..how };
     let image = session.open(source, how).await?;
     let noted = session
         .engine

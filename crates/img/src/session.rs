@@ -93,8 +93,6 @@ pub(crate) struct How<'a> {
     pub(crate) salvage: bool,
     /// As it was in this internal snapshot.
     pub(crate) snapshot: Option<&'a str>,
-    /// Over this node, not over what the image names.
-    pub(crate) over: Option<&'a str>,
     /// Zeroing may give storage back.
     pub(crate) unmap: bool,
     /// How its file carries out requests that have to wait (option `aio` of the protocol).
@@ -112,7 +110,6 @@ impl How<'_> {
         check_only: false,
         salvage: false,
         snapshot: None,
-        over: None,
         unmap: false,
         aio: None,
     };
@@ -217,9 +214,7 @@ impl Session {
         if let Some(snapshot) = how.snapshot {
             options.insert("snapshot".to_owned(), json!(snapshot));
         }
-        if let Some(node) = how.over {
-            options.insert("backing".to_owned(), json!(node));
-        } else if how.alone && looked.format == "qcow2" && !options.contains_key("backing") {
+        if how.alone && looked.format == "qcow2" && !options.contains_key("backing") {
             options.insert("backing".to_owned(), Value::Null);
         }
         let mut events = self.engine.events().subscribe();

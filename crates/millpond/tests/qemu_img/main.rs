@@ -33,6 +33,7 @@ const CHECKING: &str = include_str!("checking.txt");
 const CHANGING: &str = include_str!("changing.txt");
 const OPTIONS: &str = include_str!("options.txt");
 const NODE_OPTIONS: &str = include_str!("node_options.txt");
+const COMMITTING: &str = include_str!("committing.txt");
 const AMENDING: &str = include_str!("amending.txt");
 const EXPORTS: &str = include_str!("exports.txt");
 const DEVICES: &str = include_str!("devices.txt");
@@ -66,6 +67,11 @@ fn check_finds_and_mends_what_qemu_img_does() {
 #[test]
 fn images_are_changed_as_qemu_img_changes_them() {
     both("images_are_changed_as_qemu_img_changes_them", CHANGING);
+}
+
+#[test]
+fn commits_go_where_those_of_qemu_img_go() {
+    both("commits_go_where_those_of_qemu_img_go", COMMITTING);
 }
 
 #[test]
