@@ -12,6 +12,7 @@ mod context;
 pub mod filters;
 pub mod formats;
 pub mod labels;
+pub mod numbers;
 pub mod options;
 pub mod protocols;
 mod registry;

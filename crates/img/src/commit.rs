@@ -119,7 +119,8 @@ async fn commit(session: &Session, overlay: &Image, below: &[String], rate: Opti
 /// Makes an image below an overlay `size` bytes long at the least.
 async fn grow(session: &Session, node: &str, size: u64) -> Result<()> {
     if size > session.engine.size(node)? {
-        let (user, root) = session.engine.attach(node, User::named("img"), Demand::CHANGE.and(Demand::RESIZE))?;
+        let (user, root) =
+            session.engine.attach(node, User::named("img"), Demand::CHANGE.and(Demand::RESIZE))?;
         seam::resize(&root.view(), size).await?;
         session.engine.detach(user).await?;
     }

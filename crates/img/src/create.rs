@@ -1,12 +1,14 @@
 //! `create`: a new image.
 
+use driver::numbers::{self, NoNumber};
+
 use crate::failure::{Failure, Result};
 use crate::flags;
 use crate::foreign;
 use crate::given::{Flag, Given};
 use crate::naming;
 use crate::new_image::{NewImage, Then};
-use crate::numbers::{self, NoNumber, SIZE_MAX};
+use crate::numbers::SIZE_MAX;
 use crate::option_list;
 use crate::session::{How, Session, Source};
 use crate::settings::Settings;

@@ -47,8 +47,8 @@ fn said(settings: &Settings) -> String {
 /// A size: what is shown of it is a size again.
 pub fn size(data: &[u8]) {
     let Ok(text) = std::str::from_utf8(data) else { return };
-    let Ok(size) = numbers::size(text) else { return };
-    assert_eq!(numbers::size(&size.to_string()).ok(), Some(size));
+    let Ok(size) = driver::numbers::size(text) else { return };
+    assert_eq!(driver::numbers::size(&size.to_string()).ok(), Some(size));
     assert!(!numbers::shown(size).is_empty());
 }
 

@@ -6,7 +6,7 @@
 use engine::keyval;
 
 use crate::failure::{Failure, Result};
-use crate::numbers::{self, NoNumber};
+use crate::words;
 
 /// What a setting takes.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -60,9 +60,6 @@ pub(crate) struct Settings {
     table: Vec<Setting>,
     given: Vec<(&'static str, Value)>,
 }
-
-const SIZE_HELP: &str =
-    "Optional suffix k, M, G, T, P or E means kilo-, mega-, giga-, tera-, peta-\nand exabytes, respectively.";
 
 impl Settings {
     /// No setting of those in `table`.
@@ -171,13 +168,10 @@ fn typed(setting: &Setting, text: &str) -> Result<Value> {
             "off" | "no" | "false" | "n" => Ok(Value::Switch(false)),
             _ => Err(Failure::new(format!("Parameter '{name}' expects 'on' or 'off'"))),
         },
-        Takes::Number => match numbers::integer(text) {
+        Takes::Number => match driver::numbers::integer(text) {
             // As C's `strtoull`.
             Ok((negative, value)) => Ok(Value::Number(if negative { value.wrapping_neg() } else { value })),
-            Err(why) => Err(Failure::new(match why {
-                NoNumber::OutOfRange => format!("Value '{text}' is too large for parameter '{name}'"),
-                NoNumber::Malformed => format!("Parameter '{name}' expects a number"),
-            })),
+            Err(why) => Err(Failure::new(why.as_number(name, text))),
         },
         Takes::Size => size(name, text).map(Value::Number),
     }
@@ -185,14 +179,7 @@ fn typed(setting: &Setting, text: &str) -> Result<Value> {
 
 /// Reads the size that is the value of `name`.
 pub(crate) fn size(name: &str, text: &str) -> Result<u64> {
-    numbers::size(text).map_err(|why| {
-        Failure::new(match why {
-            NoNumber::OutOfRange => format!("Value '{text}' is out of range for parameter '{name}'"),
-            NoNumber::Malformed => {
-                format!("Parameter '{name}' expects a non-negative number below 2^64\n{SIZE_HELP}")
-            }
-        })
-    })
+    driver::numbers::size(text).map_err(|why| Failure::new(words::of_qemu(&why.as_size(name, text))))
 }
 
 #[cfg(test)]

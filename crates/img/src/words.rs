@@ -19,10 +19,7 @@ const SUFFIXES: &str = "number below 2^64\nOptional suffix k, M, G, T, P or E me
 
 /// The error as qemu-img words it: backing files as it names them.
 pub fn explained(error: &BlockError) -> String {
-    let mut text = error.to_string();
-    for (ours, theirs) in WORDS {
-        text = text.replace(ours, theirs);
-    }
+    let text = of_qemu(&error.to_string());
     let text = without_node(&text);
     if let Some((_, told)) = text.split_once(UNKNOWN_EXPORT) {
         return no_export(told);
@@ -38,6 +35,11 @@ pub fn explained(error: &BlockError) -> String {
         return format!("'file' driver requires '{name}' to be a regular file");
     }
     opening(text)
+}
+
+/// The text with what QEMU says in the place of our own words.
+pub(crate) fn of_qemu(text: &str) -> String {
+    WORDS.iter().fold(text.to_owned(), |text, (ours, theirs)| text.replace(ours, theirs))
 }
 
 /// Without the names of the images on the way to what could not be opened.
