@@ -1,16 +1,19 @@
 //! A driver's options: from JSON, or from a command line where every value is text, to its struct.
 //!
-//! Text stands for a number (with a suffix of b, k, M, G, T, P or E: powers of 1024; or 0x...) or a switch (`on`,
-//! `off`, also yes/no, true/false, y/n) only where one is expected.
+//! Text stands for a size ([`crate::numbers`]), a number without a unit ([`Count`]) or a switch (`on`, `off`, also
+//! yes/no, true/false, y/n) only where one is expected.
 //!
 //! Invariant: whatever is refused is named, in the words that QEMU uses.
 
 use std::fmt;
 
 use block::{BlockError, ErrorKind, Result};
+use serde::Deserialize;
 use serde::de::value::StringDeserializer;
 use serde::de::{self, DeserializeOwned, DeserializeSeed, Deserializer, Unexpected, Visitor};
 use serde_json::{Map, Value};
+
+use crate::numbers::{self, NoNumber};
 
 /// `options` as the struct `T`.
 pub fn parse<T: DeserializeOwned>(options: Map<String, Value>) -> Result<T> {
@@ -31,6 +34,13 @@ pub fn read<T: DeserializeOwned>(options: Map<String, Value>) -> std::result::Re
     T::deserialize(Given(Value::Object(options)))
 }
 
+/// A number of things, which has no unit (seconds, requests): text for it has no suffix.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+pub struct Count<T>(pub T);
+
+/// The name that serde knows [`Count`] by.
+const COUNT: &str = "Count";
+
 /// A value whose text may stand for a number or a switch.
 pub struct Given(Value);
 
@@ -40,8 +50,26 @@ impl Given {
         let Value::String(text) = &self.0 else { return Ok(self) };
         let negative = || text.parse::<i64>().ok().filter(|number| *number < 0).map(Value::from);
         let real = || text.parse::<f64>().ok().map(Value::from);
-        let value = number(text).map(Value::from).or_else(negative).or_else(real);
-        value.map(Self).ok_or_else(|| Refusal::of(Why::NoNumber))
+        match numbers::size(text) {
+            Ok(size) => Ok(Self(size.into())),
+            Err(NoNumber::OutOfRange) => {
+                negative().map(Self).ok_or_else(|| Refusal::of(Why::Range(text.clone())))
+            }
+            Err(NoNumber::Malformed) => {
+                negative().or_else(real).map(Self).ok_or_else(|| Refusal::of(Why::NoNumber))
+            }
+        }
+    }
+
+    /// With a number without a unit where text stands for one.
+    fn count(self) -> std::result::Result<Self, Refusal> {
+        let Value::String(text) = &self.0 else { return Ok(self) };
+        match numbers::integer(text) {
+            Ok((false, count)) => Ok(Self(count.into())),
+            Ok((true, 0)) => Ok(Self(0.into())),
+            Ok((true, _)) => Err(Refusal::of(Why::Range(text.clone()))),
+            Err(why) => Err(Refusal::of(Why::NoCount(why, text.clone()))),
+        }
     }
 
     /// With a switch where text stands for one.
@@ -60,21 +88,6 @@ fn switch(text: &str) -> Option<bool> {
         "off" | "no" | "false" | "n" => Some(false),
         _ => None,
     }
-}
-
-/// A whole number with an optional suffix; `None` when it is none or too large.
-fn number(text: &str) -> Option<u64> {
-    const SUFFIXES: [(char, u32); 7] =
-        [('B', 0), ('K', 10), ('M', 20), ('G', 30), ('T', 40), ('P', 50), ('E', 60)];
-    if let Some(hex) = text.strip_prefix("0x") {
-        return u64::from_str_radix(hex, 16).ok();
-    }
-    let last = text.chars().last()?.to_ascii_uppercase();
-    let (digits, shift) = match SUFFIXES.iter().find(|(suffix, _)| *suffix == last) {
-        Some((_, shift)) => (&text[..text.len() - 1], *shift),
-        None => (text, 0),
-    };
-    digits.parse::<u64>().ok()?.checked_mul(1 << shift)
 }
 
 macro_rules! numbers {
@@ -118,10 +131,10 @@ impl<'de> Deserializer<'de> for Given {
 
     fn deserialize_newtype_struct<V: Visitor<'de>>(
         self,
-        _name: &'static str,
+        name: &'static str,
         visitor: V,
     ) -> std::result::Result<V::Value, Refusal> {
-        visitor.visit_newtype_struct(self)
+        visitor.visit_newtype_struct(if name == COUNT { self.count()? } else { self })
     }
 
     fn deserialize_enum<V: Visitor<'de>>(
@@ -211,6 +224,8 @@ pub(crate) enum Why {
     NoSwitch,
     /// It is text that stands for no number.
     NoNumber,
+    /// It is text that stands for no number of things.
+    NoCount(NoNumber, String),
     /// It is a number, but none of those that may be.
     Range(String),
     /// Something else.
@@ -241,7 +256,9 @@ impl fmt::Display for Refusal {
             Why::Missing => write!(f, "Parameter '{path}' is missing"),
             Why::Type(expected) => write!(f, "Invalid parameter type for '{path}', expected: {expected}"),
             Why::NoSwitch => write!(f, "Invalid parameter type for '{path}', expected: 'on' or 'off'"),
-            Why::NoNumber => write!(f, "Invalid parameter type for '{path}', expected: integer"),
+            Why::NoNumber | Why::NoCount(..) => {
+                write!(f, "Invalid parameter type for '{path}', expected: integer")
+            }
             Why::Variant(value) | Why::Range(value) => {
                 write!(f, "Parameter '{path}' does not accept value '{value}'")
             }
@@ -295,7 +312,6 @@ impl de::Error for Refusal {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use serde::Deserialize;
     use serde_json::json;
 
     #[derive(Debug, PartialEq, Deserialize)]

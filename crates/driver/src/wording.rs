@@ -5,6 +5,7 @@
 use block::{BlockError, ErrorKind};
 use serde_json::{Map, Value};
 
+use crate::numbers::NoNumber;
 use crate::options::{Refusal, Why};
 use crate::registry::{Driver, Kind};
 
@@ -32,22 +33,30 @@ impl Wording {
 fn as_opts(driver: &Driver, options: &Map<String, Value>, refusal: &Refusal) -> String {
     let (name, path) = (driver.name, &refusal.path);
     match &refusal.why {
-        Why::Unexpected => {
-            let leaf = leaf(path, options);
-            match driver.kind {
-                Kind::Protocol => format!("Block protocol '{name}' doesn't support the option '{leaf}'"),
-                _ => format!("Block format '{name}' does not support the option '{leaf}'"),
-            }
+        Why::Unexpected => unsupported(driver, &leaf(path, options)),
+        // It has parts, and is none itself.
+        Why::Type(kind) if kind == "object" => unsupported(driver, path),
+        Why::Missing | Why::Type(_) if path == "filename" => {
+            format!("The '{name}' block driver requires a file name")
         }
         Why::Missing if path == "throttle-group" => "Please specify a throttle group".to_owned(),
-        Why::Variant(_) if path == "discard" => "Invalid discard option".to_owned(),
+        Why::Variant(_) | Why::Type(_) if path == "discard" => "Invalid discard option".to_owned(),
         Why::Variant(value) => format!("invalid parameter value: {value}"),
         Why::NoSwitch => no_switch(path),
         Why::Type(kind) if kind == "boolean" => no_switch(path),
         Why::Type(kind) if kind == "integer" => no_number(path),
         Why::Range(value) => format!("Value '{value}' is out of range for parameter '{path}'"),
         Why::NoNumber => no_number(path),
+        Why::NoCount(why, text) => why.as_number(path, text),
         Why::Missing | Why::Type(_) | Why::Other(_) => refusal.to_string(),
+    }
+}
+
+fn unsupported(driver: &Driver, option: &str) -> String {
+    let name = driver.name;
+    match driver.kind {
+        Kind::Protocol => format!("Block protocol '{name}' doesn't support the option '{option}'"),
+        _ => format!("Block format '{name}' does not support the option '{option}'"),
     }
 }
 
@@ -56,7 +65,7 @@ fn no_switch(path: &str) -> String {
 }
 
 fn no_number(path: &str) -> String {
-    format!("Parameter '{path}' expects a non-negative number below 2^64")
+    NoNumber::Malformed.as_size(path, "")
 }
 
 /// The first option at `path`, which may stand for several (`foo` for `foo.bar=1,foo.qux=2`).

@@ -119,7 +119,7 @@ fn from_options(mut map: Map<String, Value>) -> Result<Named> {
         return Err(Failure::new(format!("Unknown driver '{name}'")));
     }
     let file = match map.remove("file") {
-        Some(Value::Object(file)) => {
+        Some(Value::Object(file)) if !file.is_empty() => {
             let mut file = with_driver(file)?;
             file.iter_mut().try_for_each(|(key, child)| name_driver(key, child))?;
             file
@@ -128,8 +128,7 @@ fn from_options(mut map: Map<String, Value>) -> Result<Named> {
         Some(Value::String(name)) => {
             return Err(Failure::new(format!("Cannot find device='{name}' nor node-name='{name}'")));
         }
-        Some(_) => return Err(Failure::new("Invalid parameter type for 'file', expected: string")),
-        None => return Err(Failure::new("A block device must be specified for \"file\"")),
+        _ => return Err(Failure::new("A block device must be specified for \"file\"")),
     };
     for (key, child) in &mut map {
         name_driver(key, child)?;
@@ -141,9 +140,10 @@ fn from_options(mut map: Map<String, Value>) -> Result<Named> {
 
 /// Fails where a node cannot be called so: others stand in for such names, so that nobody else looks at them.
 fn check_node_name(options: &Map<String, Value>) -> Result<()> {
-    match options.get("node-name").and_then(Value::as_str) {
-        Some(name) => Ok(NodeName::new(name).map(|_| ())?),
-        None => Ok(()),
+    match options.get("node-name") {
+        Some(Value::String(name)) => Ok(NodeName::new(name).map(|_| ())?),
+        Some(Value::Number(number)) => Ok(NodeName::new(&number.to_string()).map(|_| ())?),
+        _ => Ok(()),
     }
 }
 

@@ -11,6 +11,7 @@ use io::{Lease, LocalFut};
 use serde::Deserialize;
 
 use crate::context::{OpenContext, Opened};
+use crate::options::Count;
 
 /// Size without the option: QEMU's.
 const SIZE_DEFAULT: u64 = 1 << 30;
@@ -23,7 +24,7 @@ pub struct Options {
     pub size: Option<u64>,
     /// How long each request takes, in nanoseconds; 0 without it.
     #[serde(default)]
-    pub latency_ns: u64,
+    pub latency_ns: Count<u64>,
     /// Say in block status that everything reads as zeros.
     #[serde(default)]
     pub read_zeroes: bool,
@@ -35,7 +36,7 @@ pub fn open(mut context: OpenContext) -> LocalFut<'static, Result<Opened>> {
         let options: Options = context.parse()?;
         Ok(Opened::new(Body::Executes(Arc::new(Null {
             size: options.size.unwrap_or(SIZE_DEFAULT),
-            latency: Duration::from_nanos(options.latency_ns),
+            latency: Duration::from_nanos(options.latency_ns.0),
             state: if options.read_zeroes { ExtentState::Hole } else { ExtentState::Data },
         }))))
     })

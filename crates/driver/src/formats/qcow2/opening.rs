@@ -3,6 +3,7 @@
 //! Invariants: an image that is opened for writing is one that is written here, or it is refused by what it has; of
 //! an image that is being written there is one set of tables in memory, also when its node is reopened.
 
+mod budgets;
 mod options;
 mod overlap;
 pub(super) mod survey;
@@ -28,6 +29,7 @@ use super::slices::Slices;
 use super::snapshots;
 use super::writing::writer::{Start, Writer};
 use crate::context::{OpenContext, Opened};
+use budgets::Budgets;
 pub use options::{Options, takes};
 
 /// Opens a `qcow2` node.
@@ -68,7 +70,7 @@ async fn open_image(context: &OpenContext, options: &Options, file: &View, name:
         Some(image) if image.writer.is_some() => again(image, file)?,
         kept => {
             let image = fresh(context, options, file, name, &header, kept).await?;
-            if let Some(interval) = options.clean_interval() {
+            if let Some(interval) = options.clean_interval()? {
                 idle::watch(&image, interval);
             }
             image
@@ -85,6 +87,12 @@ async fn open_image(context: &OpenContext, options: &Options, file: &View, name:
     }
     let body = Qcow2 { image, changing: !context.read_only, _unguarded: unguarded };
     Ok(Opened { wants, ..Opened::new(Body::Maps(Arc::new(body))) })
+}
+
+/// How much memory the tables of an image may take.
+fn budgets(options: &Options, geometry: &Geometry) -> Result<Budgets> {
+    let cluster = geometry.cluster_size();
+    options.memory().budgets(cluster, u64::from(geometry.l1_entries()) * cluster)
 }
 
 /// The tables of an image that is being written, for another body of its node.
@@ -112,8 +120,9 @@ async fn fresh(
     header: &Header,
     before: Option<Arc<Image>>,
 ) -> Result<Arc<Image>> {
-    let (budget, file_len) = (options.l2_budget()?, file.size());
+    let file_len = file.size();
     let geometry = geometry(context, options, file, header).await?;
+    let budget = budgets(options, &geometry)?.l2;
     let l1 = seam::read(file, geometry.l1_range(file_len)?).await?;
     let writer = match context.read_only {
         true => None,
@@ -194,6 +203,7 @@ async fn open_writer(
         return Err(BlockError::new(ErrorKind::Corrupt, context));
     }
     let table = seam::read(file, range).await?;
+    let budgets = budgets(options, geometry)?;
     let mut structures = survey::of_tables(header, file.size(), (l1, &table), options.watched()?);
     let read = async |range| seam::read(file, range).await;
     survey::add_snapshots(header, file.size(), &mut structures, read).await?;
@@ -209,8 +219,8 @@ async fn open_writer(
         table: &table,
         structures,
         file_len: file.size(),
-        refcount_budget: options.refcount_budget(),
-        l2_budget: options.l2_budget()?,
+        refcount_budget: budgets.refcounts,
+        l2_budget: budgets.l2,
         passes: options.passes(context.unmap),
         keeps_discarded: options.keeps_discarded(geometry)?,
         lazy: options.lazy(header)?,

@@ -4,6 +4,8 @@ use io::file::Engine;
 use serde::Deserialize;
 use serde_json::{Map, Value};
 
+use crate::options::Count;
+
 /// Options, as QEMU's.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
@@ -17,7 +19,7 @@ pub struct Options {
     #[serde(default)]
     pub aio: Aio,
     /// Taken for QEMU's sake, without effect.
-    pub aio_max_batch: Option<u64>,
+    pub aio_max_batch: Option<Count<u64>>,
     /// Taken for QEMU's sake, without effect: it is about migration.
     pub drop_cache: Option<bool>,
 }

@@ -13,7 +13,7 @@ use serde::Deserialize;
 use serde::de::{Deserializer, Visitor};
 use serde_json::{Map, Value};
 
-use crate::options;
+use crate::options::{self, Count};
 
 /// What can be said about an `nbd` node, in the words of `blockdev-add`.
 #[derive(Debug, Default, Deserialize)]
@@ -31,9 +31,9 @@ pub struct Options {
     /// Name of the export, "" for the default one.
     export: Option<String>,
     /// Seconds for which requests wait for a lost connection to come back; 0: they fail at once.
-    reconnect_delay: u32,
+    reconnect_delay: Count<u32>,
     /// Seconds for which opening tries again; 0: once.
-    open_timeout: u32,
+    open_timeout: Count<u32>,
     /// What the export was the last time (`flow::Identity`): opening does not wait for the server then, and no other
     /// export is ever taken for it. Ours.
     identity: Option<String>,
@@ -149,8 +149,8 @@ impl TryFrom<Options> for Config {
         Ok(Self {
             address,
             export,
-            reconnect_delay: Duration::from_secs(options.reconnect_delay.into()),
-            open_timeout: Duration::from_secs(options.open_timeout.into()),
+            reconnect_delay: Duration::from_secs(options.reconnect_delay.0.into()),
+            open_timeout: Duration::from_secs(options.open_timeout.0.into()),
             identity: options.identity.clone(),
         })
     }

@@ -10,15 +10,11 @@ use serde_json::{Map, Value};
 
 use super::super::space::freed::Passes;
 use super::super::space::structures::Watched;
+use super::budgets::Wanted;
 use super::overlap::OverlapCheck;
 use super::validate::Validation;
-use crate::options::{self, Refusal};
+use crate::options::{self, Count, Refusal};
 
-/// Memory for L2 tables unless the options say otherwise, in bytes (QEMU's default).
-const L2_CACHE: u64 = 32 << 20;
-/// Memory for refcount blocks unless the options say otherwise, in bytes.
-/// 64 GiB of clusters of 64 KiB.
-const REFCOUNT_CACHE: u64 = 2 << 20;
 /// Smallest slice of an L2 table that is read at a time, in bytes.
 const MIN_ENTRY: u64 = 512;
 
@@ -50,7 +46,7 @@ pub struct Options {
     /// Which structures of the image nothing else is written over; default `cached`.
     overlap_check: OverlapCheck,
     /// Seconds after which tables that nobody has looked at leave memory; 0 or none: never.
-    cache_clean_interval: Option<u64>,
+    cache_clean_interval: Option<Count<u64>>,
     /// Whether clusters that clients discard are given back to the file; default: if discards are passed on
     /// (`discard=unmap`).
     pass_discard_request: Option<bool>,
@@ -65,7 +61,13 @@ pub struct Options {
 /// Fails unless these are such options, and do not exclude one another, whatever the image is.
 pub fn takes(options: Map<String, Value>) -> std::result::Result<(), Refusal> {
     let options: Options = options::read(options)?;
-    options.l2_budget().and_then(|_| options.watched()).map(|_| ()).map_err(Refusal::custom)
+    options
+        .memory()
+        .check()
+        .and_then(|()| options.watched())
+        .and_then(|_| options.clean_interval())
+        .map(|_| ())
+        .map_err(Refusal::custom)
 }
 
 impl Options {
@@ -86,22 +88,9 @@ impl Options {
         Ok(geometry.with_slice_bytes(bytes as usize))
     }
 
-    /// Most bytes of memory for L2 tables.
-    pub(crate) fn l2_budget(&self) -> Result<u64> {
-        let (l2, refcounts, all) = (self.l2_cache_size, self.refcount_cache_size, self.cache_size);
-        let more = |part: Option<u64>| part.zip(all).is_some_and(|(part, all)| part > all);
-        if l2.is_some() && refcounts.is_some() && all.is_some() {
-            return Err(invalid(
-                "cache-size, l2-cache-size and refcount-cache-size may not be set at the same time"
-                    .to_owned(),
-            ));
-        }
-        for (name, part) in [("l2-cache-size", l2), ("refcount-cache-size", refcounts)] {
-            if more(part) {
-                return Err(invalid(format!("{name} may not exceed cache-size")));
-            }
-        }
-        Ok(l2.or(all).unwrap_or(L2_CACHE))
+    /// How much memory tables may take.
+    pub(super) fn memory(&self) -> Wanted {
+        Wanted { l2: self.l2_cache_size, refcounts: self.refcount_cache_size, all: self.cache_size }
     }
 
     /// Whose clusters are given back to the file; `unmap` says whether discards are passed on.
@@ -132,19 +121,20 @@ impl Options {
         }
     }
 
-    /// How long tables stay in memory that nobody looks at.
-    pub(crate) fn clean_interval(&self) -> Option<Duration> {
-        self.cache_clean_interval.filter(|seconds| *seconds > 0).map(Duration::from_secs)
+    /// How long tables stay in memory that nobody looks at. At most as long as QEMU can say.
+    pub(crate) fn clean_interval(&self) -> Result<Option<Duration>> {
+        let Some(Count(seconds)) = self.cache_clean_interval.filter(|count| count.0 > 0) else {
+            return Ok(None);
+        };
+        match u32::try_from(seconds) {
+            Ok(_) => Ok(Some(Duration::from_secs(seconds))),
+            Err(_) => Err(invalid("Cache clean interval too big".to_owned())),
+        }
     }
 
     /// Which structures of the image nothing else is written over.
     pub(crate) fn watched(&self) -> Result<Watched> {
         self.overlap_check.watched()
-    }
-
-    /// Most bytes of memory for refcount blocks.
-    pub(crate) fn refcount_budget(&self) -> u64 {
-        self.refcount_cache_size.unwrap_or(REFCOUNT_CACHE)
     }
 }
 
