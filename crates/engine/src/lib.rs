@@ -17,6 +17,7 @@ mod nodes;
 mod objects;
 mod opening;
 mod options;
+pub mod partial;
 mod policy;
 mod reader;
 mod reopening;

@@ -16,6 +16,7 @@ use serde_json::{Map, Value};
 
 use crate::engine::{Engine, Known};
 use crate::options::{ChildOptions, NodeOptions, of_child};
+use crate::partial;
 
 /// Longest chain of images that name one another.
 const CHAIN_MAX: usize = 256;
@@ -152,7 +153,8 @@ impl<'e> Opening<'e> {
         let mut children = Vec::new();
         for (role, child) in &options.children {
             let node = match child {
-                ChildOptions::Nothing => continue,
+                // Once its parent has said what it is.
+                ChildOptions::Partial(_) | ChildOptions::Nothing => continue,
                 ChildOptions::Existing(name) => {
                     let found = self.engine.graph().find(name);
                     found.map_err(|_| of_child(*role, unknown(name)))?
@@ -216,12 +218,19 @@ impl<'e> Opening<'e> {
 
     /// Opens the images that an image names.
     async fn open_wants(&mut self, options: &NodeOptions, below: &mut Below, wants: &[Wanted]) -> Result<()> {
+        let is_said = wants.iter().any(|wanted| wanted.role == Role::Backing);
+        if let Some(given) = partial_of(options).filter(|_| !is_said) {
+            let opened = self.open_partial(given, below.modes).await;
+            let node = opened.map_err(|error| of_child(Role::Backing, error))?;
+            below.children.push(OpenChild { role: Role::Backing, node });
+        }
         if wants.is_empty() {
             return Ok(());
         }
         self.enter(options, below)?;
         for wanted in wants {
-            let node = match self.open_wanted(wanted, below.modes).await {
+            let given = partial_of(options).filter(|_| wanted.role == Role::Backing);
+            let node = match self.open_wanted(wanted, given, below.modes).await {
                 Ok(node) => node,
                 Err(error) => return Err(self.blame(error, wanted.role, below)),
             };
@@ -272,26 +281,54 @@ impl<'e> Opening<'e> {
     }
 
     /// Opens what an image names, where the policy allows it.
-    async fn open_wanted(&mut self, wanted: &Wanted, modes: Inherited) -> Result<NodeId> {
-        let policy = &self.engine.policy;
-        let map = match &wanted.reference {
-            Reference::File { path, format } => {
-                policy.allow_file(path)?;
-                image_options(format.as_deref(), &file_options(path), wanted)?
-            }
-            Reference::Protocol { name, format } => {
-                policy.allow_network(name)?;
-                image_options(format.as_deref(), &protocol_options(name), wanted)?
-            }
-            Reference::Options(map) => map.clone(),
+    async fn open_wanted(
+        &mut self,
+        wanted: &Wanted,
+        given: Option<&Map<String, Value>>,
+        modes: Inherited,
+    ) -> Result<NodeId> {
+        let said = self.said(wanted, given)?;
+        let map = match given {
+            Some(given) => partial::filled(given, Some(said))?,
+            None => said,
         };
         let mut options = self.engine.options(map)?;
-        policy.allow_nodes(&options)?;
         options.forget_names();
         if wanted.role == Role::Backing {
             options.refuse_writes();
         }
         self.open(options, modes.for_child(wanted.role), false).await
+    }
+
+    /// What an image says of another one, as far as nothing else was `given`; fails where the policy does not allow it.
+    fn said(&self, wanted: &Wanted, given: Option<&Map<String, Value>>) -> Result<Map<String, Value>> {
+        let policy = &self.engine.policy;
+        let driver = given.and_then(|given| given.get("driver")).and_then(Value::as_str);
+        let names_file = given.is_some_and(partial::names_file);
+        match &wanted.reference {
+            Reference::File { path, format } => {
+                if !names_file {
+                    policy.allow_file(path)?;
+                }
+                image_options(driver.or(format.as_deref()), &file_options(path), wanted)
+            }
+            Reference::Protocol { name, format } => {
+                if !names_file {
+                    policy.allow_network(name)?;
+                }
+                image_options(driver.or(format.as_deref()), &protocol_options(name), wanted)
+            }
+            Reference::Options(map) => {
+                policy.allow_nodes(&self.engine.options(map.clone())?)?;
+                Ok(map.clone())
+            }
+        }
+    }
+
+    /// Opens a backing image that the image itself does not name.
+    async fn open_partial(&mut self, given: &Map<String, Value>, modes: Inherited) -> Result<NodeId> {
+        let options = self.engine.options(partial::filled(given, None)?)?;
+        self.open(options, modes.for_child(Role::Backing), false).await
     }
 }
 
@@ -334,6 +371,14 @@ fn only_writing_failed(error: &BlockError) -> bool {
 pub(crate) fn unknown(name: &str) -> BlockError {
     let context = format!("Cannot find device='{name}' nor node-name='{name}'");
     BlockError::new(ErrorKind::NotFound, context)
+}
+
+/// What is given of a backing image the rest of which the image above says.
+fn partial_of(options: &NodeOptions) -> Option<&Map<String, Value>> {
+    options.children.iter().find_map(|(_, child)| match child {
+        ChildOptions::Partial(given) => Some(given),
+        _ => None,
+    })
 }
 
 fn asks(options: &NodeOptions) -> EdgeDemand {

@@ -6,6 +6,8 @@ use flow::{DetectZeroes, Role};
 use serde::Deserialize;
 use serde_json::{Map, Value};
 
+use crate::partial;
+
 /// Deepest nesting of nodes in one set of options.
 const DEPTH_MAX: usize = 256;
 
@@ -45,6 +47,8 @@ pub enum ChildOptions {
     Existing(String),
     /// A node to be opened along.
     Inline(Box<NodeOptions>),
+    /// A node to be opened along, of which the parent's image says the rest ([`crate::partial`]).
+    Partial(Map<String, Value>),
     /// Explicitly none (`backing: null`).
     Nothing,
 }
@@ -182,6 +186,11 @@ fn take_children(
             // As QEMU took it before there was `null`.
             Some(Value::String(name)) if name.is_empty() && *role == Role::Backing => ChildOptions::Nothing,
             Some(Value::String(name)) => ChildOptions::Existing(name),
+            Some(Value::Object(inner))
+                if wording == Wording::Opts && *role == Role::Backing && !partial::is_whole(&inner) =>
+            {
+                ChildOptions::Partial(inner)
+            }
             Some(Value::Object(inner)) => {
                 let inner = NodeOptions::parse_at(inner, depth + 1, wording);
                 ChildOptions::Inline(Box::new(inner.map_err(|error| of_child(*role, error))?))

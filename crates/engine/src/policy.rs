@@ -69,6 +69,7 @@ impl ImagePolicy {
         options.children.iter().try_for_each(|(_, child)| match child {
             ChildOptions::Inline(inner) => self.allow_nodes(inner),
             ChildOptions::Existing(name) => Err(refused(&format!("the node '{name}'"), directories)),
+            ChildOptions::Partial(_) => Err(refused("options of another image", directories)),
             ChildOptions::Nothing => Ok(()),
         })
     }

@@ -117,14 +117,14 @@ async fn all_below(session: &Session, source: Source<'_>, how: How<'_>) -> Resul
 async fn one(session: &Session, source: Source<'_>, how: How<'_>) -> Result<(About, bool)> {
     source.agrees_with(how)?;
     let looked = session.look(source, how).await.map_err(|failure| failure.opening(source.name))?;
-    check_options(session, &looked).map_err(|failure| failure.opening(source.name))?;
+    check_options(session, &looked, how.force_share).map_err(|failure| failure.opening(source.name))?;
     let recognised = looked.recognised;
     let about = about(session, source, looked).await?;
     Ok((about, recognised))
 }
 
 /// Fails where the format could not be opened with the options that it is given.
-fn check_options(session: &Session, looked: &Looked) -> Result<()> {
+fn check_options(session: &Session, looked: &Looked, unlocked: bool) -> Result<()> {
     let format = layer(looked.format);
     let mut options = looked.named.own.clone();
     options.insert("driver".to_owned(), json!(format));
@@ -135,8 +135,11 @@ fn check_options(session: &Session, looked: &Looked) -> Result<()> {
         driver.check(&Map::from_iter([("backing".to_owned(), backing)]), Wording::Opts)?;
     }
     options.remove("data-file");
-    session.engine.options(options)?;
-    Ok(())
+    let options = session.engine.options(options)?;
+    match options.read_only == Some(false) && (unlocked || options.force_share == Some(true)) {
+        true => Err(Failure::new("force-share=on can only be used with read-only images")),
+        false => Ok(()),
+    }
 }
 
 async fn about(session: &Session, source: Source<'_>, looked: Looked) -> Result<About> {

@@ -19,6 +19,8 @@ pub(crate) struct Named {
     pub(crate) file: Map<String, Value>,
     /// Options of the format node itself.
     pub(crate) own: Map<String, Value>,
+    /// Whether they say that there is no backing image by an empty name.
+    pub(crate) says_none_by_name: bool,
 }
 
 impl Named {
@@ -60,7 +62,12 @@ pub(crate) fn named(name: &str, format: Option<&str>, image_opts: bool) -> Resul
         }
         return from_options(map);
     }
-    Ok(Named { format: format.map(str::to_owned), file: protocol(name)?, own: Map::new() })
+    Ok(Named {
+        format: format.map(str::to_owned),
+        file: protocol(name)?,
+        own: Map::new(),
+        says_none_by_name: false,
+    })
 }
 
 /// Options of the protocol node of a name.
@@ -110,7 +117,7 @@ fn from_options(mut map: Map<String, Value>) -> Result<Named> {
     if kind == Some(driver::Kind::Protocol) {
         check_node_name(&map)?;
         map.insert("driver".to_owned(), json!(driver));
-        return Ok(Named { format: driver, file: map, own: Map::new() });
+        return Ok(Named { format: driver, file: map, own: Map::new(), says_none_by_name: false });
     }
     if driver.is_none() && !map.contains_key("file") {
         return Err(Failure::new("Must specify either driver or file"));
@@ -135,7 +142,20 @@ fn from_options(mut map: Map<String, Value>) -> Result<Named> {
     }
     check_node_name(&file)?;
     check_node_name(&map)?;
-    Ok(Named { format: driver, file, own: map })
+    let says_none_by_name = clear_backing(&mut map);
+    Ok(Named { format: driver, file, own: map, says_none_by_name })
+}
+
+/// Makes an empty name of a backing image what it means: none. Answers whether there was one.
+fn clear_backing(options: &mut Map<String, Value>) -> bool {
+    match options.get_mut("backing") {
+        Some(Value::Object(backing)) => clear_backing(backing),
+        Some(backing) if backing == "" => {
+            *backing = Value::Null;
+            true
+        }
+        _ => false,
+    }
 }
 
 /// Fails where a node cannot be called so: others stand in for such names, so that nobody else looks at them.
@@ -152,14 +172,23 @@ fn name_driver(key: &str, child: &mut Value) -> Result<()> {
     let Value::Object(options) = child else { return Ok(()) };
     match key {
         "file" | "data-file" => *options = with_driver(std::mem::take(options))?,
-        "backing" if !options.contains_key("driver") => {
-            let text = "the format of the backing image is not guessed: say it (backing.driver=qcow2)";
-            return Err(Failure::new(text));
-        }
-        "backing" => {}
+        "backing" => return name_below(options),
         _ => return Ok(()),
     }
     options.iter_mut().try_for_each(|(key, child)| name_driver(key, child))
+}
+
+/// The same for a backing image: what is not said of its file, the image above says.
+fn name_below(backing: &mut Map<String, Value>) -> Result<()> {
+    for (key, child) in backing {
+        match child {
+            Value::Object(file) if key == "file" && !file.contains_key("filename") => {
+                file.iter_mut().try_for_each(|(key, child)| name_driver(key, child))?;
+            }
+            child => name_driver(key, child)?,
+        }
+    }
+    Ok(())
 }
 
 /// The same with its driver: what is named among options is a file, whatever its name looks like.

@@ -89,17 +89,17 @@ async fn run(call: Call) -> Result<u8> {
 
 /// The new backing image; `None`: none.
 fn wanted(given: &Given) -> Result<Option<BackingName>> {
-    let name = given.value("backing").unwrap_or_default();
+    let (name, format) = (given.value("backing").unwrap_or_default(), given.value("backing-format"));
+    if let Some(format) = format.filter(|name| driver::find(name).is_none() && !foreign::is_foreign(name)) {
+        return Err(Failure::new(format!("Invalid format name: '{format}'")));
+    }
     if name.is_empty() {
         return Ok(None);
     }
-    let Some(format) = given.value("backing-format") else {
+    let Some(format) = format else {
         return Err(Failure::new(format!(
             "Could not change the backing file to '{name}': backing format must be specified"
         )));
     };
-    if driver::find(format).is_none() && !foreign::is_foreign(format) {
-        return Err(Failure::new(format!("Invalid format name: '{format}'")));
-    }
     Ok(Some(BackingName { name: name.to_owned(), format: format.to_owned() }))
 }

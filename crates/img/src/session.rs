@@ -1,10 +1,12 @@
 //! One call of a verb: its engine, who listens, and how images are opened for it.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
+use std::collections::BTreeSet;
 use std::rc::Rc;
 use std::sync::Arc;
 
 use block::ByteRange;
+use engine::partial::fill;
 use engine::{Engine, Event, keyval};
 use graph::Demand;
 use qcow2::Header;
@@ -45,6 +47,8 @@ pub struct Session {
     /// What was made and has to go if the verb fails.
     pub(crate) made: crate::made::Made,
     opened: Cell<u32>,
+    /// Names of images that were warned of.
+    warned: RefCell<BTreeSet<String>>,
     called_off: Cell<bool>,
 }
 
@@ -135,6 +139,8 @@ pub(crate) struct Looked {
     pub(crate) node: String,
 }
 
+/// Said where an empty name stands for no backing image.
+const EMPTY_NAME: &str = "warning: Use of \"backing\": \"\" is deprecated; use \"backing\": null instead";
 /// Said where a format was not given and the bytes are taken as they are, before they are written to.
 const GUESSED: &str = "WARNING: Image format was not specified for '{}' and probing guessed raw.\n         Automatically detecting the format is dangerous for raw images, write operations on block 0 will be restricted.\n         Specify the 'raw' format explicitly to remove the restrictions.\n";
 
@@ -146,6 +152,7 @@ impl Session {
             listener,
             made: crate::made::Made::default(),
             opened: Cell::new(0),
+            warned: RefCell::default(),
             called_off: Cell::new(false),
         })
     }
@@ -238,6 +245,9 @@ impl Session {
     /// touched.
     pub(crate) async fn look(&self, source: Source<'_>, how: How<'_>) -> Result<Looked> {
         let named = naming::named(source.name, source.format, source.image_opts)?;
+        if named.says_none_by_name && self.warned.borrow_mut().insert(source.name.to_owned()) {
+            self.listener.complain(EMPTY_NAME);
+        }
         let stated = named.format.as_deref().map(|format| known(format, named.driver())).transpose()?;
         let number = self.opened.replace(self.opened.get() + 1);
         let mut options = with_name(named.file.clone(), &format!("looked-at{number}"), how);
@@ -312,19 +322,6 @@ fn inherited(own: &Map<String, Value>) -> Map<String, Value> {
         options.insert("cache".to_owned(), Value::Object(of(cache, &["direct", "no-flush", "transient"])));
     }
     options
-}
-
-/// Adds what options do not say themselves.
-fn fill(options: &mut Map<String, Value>, defaults: Map<String, Value>) {
-    for (key, default) in defaults {
-        match (options.get_mut(&key), default) {
-            (Some(Value::Object(inner)), Value::Object(defaults)) => fill(inner, defaults),
-            (Some(_), _) => {}
-            (None, default) => {
-                options.insert(key, default);
-            }
-        }
-    }
 }
 
 /// The driver that opens an image of that format on the node of its protocol.

@@ -34,6 +34,7 @@ const CHANGING: &str = include_str!("changing.txt");
 const OPTIONS: &str = include_str!("options.txt");
 const NODE_OPTIONS: &str = include_str!("node_options.txt");
 const COMMITTING: &str = include_str!("committing.txt");
+const BELOW: &str = include_str!("below.txt");
 const AMENDING: &str = include_str!("amending.txt");
 const EXPORTS: &str = include_str!("exports.txt");
 const DEVICES: &str = include_str!("devices.txt");
@@ -72,6 +73,11 @@ fn images_are_changed_as_qemu_img_changes_them() {
 #[test]
 fn commits_go_where_those_of_qemu_img_go() {
     both("commits_go_where_those_of_qemu_img_go", COMMITTING);
+}
+
+#[test]
+fn options_of_what_is_below_are_taken_as_qemu_img_takes_them() {
+    both("options_of_what_is_below_are_taken_as_qemu_img_takes_them", BELOW);
 }
 
 #[test]
