@@ -9,6 +9,7 @@
 mod lab;
 
 mod bitmaps;
+mod committing;
 mod ending;
 mod locks;
 mod measuring;

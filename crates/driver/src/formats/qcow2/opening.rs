@@ -61,7 +61,8 @@ async fn open_image(context: &OpenContext, options: &Options, file: &View, name:
         let context = "what is left of a broken image is only read: add read-only=on";
         return Err(BlockError::new(ErrorKind::Invalid, context));
     }
-    if header.features.dirty() && !header.features.corrupt() && !context.read_only && kept.is_none() {
+    let is_written = kept.as_ref().is_some_and(|image| image.writer.is_some());
+    if header.features.dirty() && !header.features.corrupt() && !context.read_only && !is_written {
         check::repair_dirty(file, &context.events).await?;
         header = read_header(file).await?;
     }
