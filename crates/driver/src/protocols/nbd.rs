@@ -27,7 +27,7 @@ use io::sync::mpsc;
 use io::{Lease, LocalFut, Moment, World};
 use nbd::codec::{Command, CommandFlags, TransmissionFlags};
 
-use crate::context::{OpenContext, Opened};
+use crate::context::{Kept, OpenContext, Opened};
 use connect::Connected;
 use identity::Identity;
 use job::{Ask, Job, Mail, Outcome};
@@ -48,9 +48,12 @@ pub fn open(mut context: OpenContext) -> LocalFut<'static, Result<Opened>> {
         let options: Options = context.parse()?;
         let config = Config::try_from(options).map_err(at_node)?;
         let use_as = Use { writable: !context.read_only, no_flush: context.no_flush, unmap: context.unmap };
-        let client = NbdClient::of_node(config, use_as, context.world.clone(), context.events.clone())
-            .await
-            .map_err(at_node)?;
+        let before = context.kept.take().and_then(|kept| kept.downcast::<Link>().ok());
+        let client = match before.filter(|link| link.peer.config == config) {
+            Some(link) => link.again(use_as),
+            None => NbdClient::of_node(config, use_as, context.world.clone(), context.events.clone()).await,
+        };
+        let client = client.map_err(at_node)?;
         Ok(Opened::new(Body::Executes(Arc::new(client))))
     })
 }
@@ -73,9 +76,26 @@ impl Use {
 
 /// A client of one export. Dropping it ends its connections.
 pub struct NbdClient {
-    peer: Arc<Peer>,
+    link: Link,
     use_as: Use,
+}
+
+/// The connections of a node, which stay over its reopening: a server may take no others.
+#[derive(Clone)]
+struct Link {
+    peer: Arc<Peer>,
     mail: mpsc::UnboundedSender<Mail>,
+}
+
+impl Link {
+    /// The client that a reopened node is.
+    fn again(&self, use_as: Use) -> Result<NbdClient> {
+        if use_as.writable && self.peer.identity.is_read_only() {
+            let context = "Can't reopen read-only NBD mount as read/write";
+            return Err(BlockError::new(ErrorKind::ReadOnly, context));
+        }
+        Ok(NbdClient { link: self.clone(), use_as })
+    }
 }
 
 impl NbdClient {
@@ -107,21 +127,21 @@ impl NbdClient {
         let (mail, received) = mpsc::unbounded_channel();
         let peer = Arc::new(Peer { config, identity, counters: Arc::default(), world, events });
         io::spawn(Owner::new(peer.clone(), first, received).run());
-        Ok(Self { peer, use_as, mail })
+        Ok(Self { link: Link { peer, mail }, use_as })
     }
 
     /// What it has done so far.
     pub fn counters(&self) -> &Arc<Counters> {
-        &self.peer.counters
+        &self.link.peer.counters
     }
 
     /// Whom it talks to.
     pub fn config(&self) -> &Config {
-        &self.peer.config
+        &self.link.peer.config
     }
 
     fn can(&self, flag: TransmissionFlags) -> bool {
-        self.peer.identity.can(flag)
+        self.link.peer.identity.can(flag)
     }
 
     /// What a request asks the server for; `None` when there is nothing to ask.
@@ -134,7 +154,8 @@ impl NbdClient {
             Op::WriteZeroes => {
                 if rq.flags.has(Flags::FAST_ZERO) {
                     if !self.can(T::SEND_FAST_ZERO) {
-                        let context = format!("{}: zeroing may be no faster than writing", self.peer.config);
+                        let context =
+                            format!("{}: zeroing may be no faster than writing", self.link.peer.config);
                         return Err(BlockError::new(ErrorKind::Unsupported, context));
                     }
                     flags = flags | CommandFlags::FAST_ZERO;
@@ -188,7 +209,7 @@ impl NbdClient {
     ) -> (Outcome, Lease) {
         let len = lease.len();
         let (job, answered) = Job::new(ask, priority, deadline, lease);
-        if let Err(mpsc::error::SendError(Mail::Job(job))) = self.mail.send(Mail::Job(job)) {
+        if let Err(mpsc::error::SendError(Mail::Job(job))) = self.link.mail.send(Mail::Job(job)) {
             return (Err(self.orphaned()), job.lease);
         }
         match answered.await {
@@ -200,13 +221,13 @@ impl NbdClient {
 
     #[cold]
     fn orphaned(&self) -> BlockError {
-        let context = format!("{}: the I/O thread that owns the connection has ended", self.peer.config);
+        let context = format!("{}: the I/O thread that owns the connection has ended", self.link.peer.config);
         BlockError::new(ErrorKind::Cancelled, context)
     }
 
     async fn ask_extents(&self, range: ByteRange) -> Result<Vec<Extent>> {
-        let end = self.peer.identity.size;
-        let whole = self.peer.identity.alignment().around(range.head(QUESTION_MAX));
+        let end = self.link.peer.identity.size;
+        let whole = self.link.peer.identity.alignment().around(range.head(QUESTION_MAX));
         let whole = whole.intersection(ByteRange::between(0, end));
         let ask = Ask { command: Command::BlockStatus, flags: CommandFlags::NONE, range: whole };
         let (outcome, _) = self.send(ask, Priority::Demand, None, Lease::empty()).await;
@@ -237,11 +258,11 @@ async fn first_connection(config: &Config, world: &dyn World) -> Result<Connecte
 
 impl Execute for NbdClient {
     fn size(&self) -> Option<u64> {
-        Some(self.peer.identity.size)
+        Some(self.link.peer.identity.size)
     }
 
     fn limits(&self) -> Limits {
-        self.peer.identity.limits(self.use_as.unmap)
+        self.link.peer.identity.limits(self.use_as.unmap)
     }
 
     fn try_now(&self, _: &mut Request, _: Window<'_>, _: Next<'_>) -> Result<Now> {
@@ -264,20 +285,24 @@ impl Execute for NbdClient {
 
     fn call_off(&self) {
         // Nobody is there to hear it: then nobody waits.
-        let _ = self.mail.send(Mail::CallOff);
+        let _ = self.link.mail.send(Mail::CallOff);
+    }
+
+    fn keep(&self) -> Option<Kept> {
+        Some(Arc::new(self.link.clone()))
     }
 
     fn powers(&self) -> Powers<'_> {
-        Powers { stats: Some(&*self.peer.counters), identity: Some(self), ..Powers::default() }
+        Powers { stats: Some(&*self.link.peer.counters), identity: Some(self), ..Powers::default() }
     }
 }
 
 impl flow::Identity for NbdClient {
     fn identity(&self) -> String {
-        self.peer.identity.text()
+        self.link.peer.identity.text()
     }
 
     fn version(&self) -> Option<String> {
-        self.peer.identity.version().map(str::to_owned)
+        self.link.peer.identity.version().map(str::to_owned)
     }
 }
