@@ -7,13 +7,17 @@ use block::{BlockError, ErrorKind, Result};
 use driver::Kind;
 use serde_json::{Map, Value};
 
-/// Whether options of a backing image name it and its format, so that nothing the image above says counts.
+/// Whether options of a backing image name its format and its file, so that nothing the image above says counts.
 pub fn is_whole(given: &Map<String, Value>) -> bool {
-    let Some(driver) = given.get("driver").and_then(Value::as_str) else { return false };
-    match driver::find(driver) {
-        Some(driver) if driver.name == "file" => given.contains_key("filename"),
-        Some(driver) if driver.kind != Kind::Protocol => given.contains_key("file"),
-        _ => true,
+    given.contains_key("driver") && names_file(given)
+}
+
+/// Whether options of a backing image name its file: as QEMU has it, by `file.filename` or as a node.
+pub(crate) fn names_file(given: &Map<String, Value>) -> bool {
+    match given.get("file") {
+        Some(Value::Object(file)) => file.contains_key("filename"),
+        Some(Value::String(_)) => true,
+        _ => false,
     }
 }
 
@@ -23,28 +27,44 @@ pub(crate) fn filled(
     said: Option<Map<String, Value>>,
 ) -> Result<Map<String, Value>> {
     let mut whole = given.clone();
-    let mut said = said.unwrap_or_default();
-    if names_file(given) {
-        said.remove("file");
+    if let Some(mut said) = said {
+        if names_file(given) {
+            said.remove("file");
+        } else {
+            has_no_place(given)?;
+        }
+        fill(&mut whole, said);
     }
-    fill(&mut whole, said);
     if whole.get("driver").is_none() {
         let text = match whole.contains_key("file") {
             true => "the format of the backing image is not guessed: say it (backing.driver=qcow2)",
             false => "Must specify either driver or file",
         };
-        return Err(BlockError::new(ErrorKind::Invalid, text));
+        return Err(invalid(text.to_owned()));
     }
     Ok(whole)
 }
 
-/// Whether options of a backing image name its file.
-pub(crate) fn names_file(given: &Map<String, Value>) -> bool {
-    match given.get("file") {
-        Some(Value::Object(file)) => file.contains_key("filename") || file.contains_key("file"),
-        Some(Value::String(_)) => true,
-        _ => false,
-    }
+/// Fails where options say by other means than a file name where the bytes are: the image above says it, too, and what
+/// is meant for one must not go to the other.
+fn has_no_place(given: &Map<String, Value>) -> Result<()> {
+    let driver = given.get("driver").and_then(Value::as_str).unwrap_or_default();
+    let is_nested =
+        given.get("file").and_then(Value::as_object).is_some_and(|file| file.contains_key("file"));
+    let why = match driver::find(driver).filter(|driver| driver.kind == Kind::Protocol) {
+        Some(driver) if driver.name == "file" && !given.contains_key("filename") => return Ok(()),
+        Some(driver) if driver.name == "nbd" => "File name string for NBD must start with 'nbd:'".to_owned(),
+        Some(driver) if driver.name != "file" => {
+            format!("The only allowed filename for this driver is '{}://'", driver.name)
+        }
+        None if !is_nested => return Ok(()),
+        _ => "Can't specify 'file' and 'filename' options at the same time".to_owned(),
+    };
+    Err(invalid(why))
+}
+
+fn invalid(context: String) -> BlockError {
+    BlockError::new(ErrorKind::Invalid, context)
 }
 
 /// Adds what options do not say themselves.
@@ -88,6 +108,21 @@ mod tests {
     }
 
     #[test]
+    fn what_says_the_place_otherwise_than_by_a_file_name_is_refused_beside_the_image() {
+        let said =
+            || Some(object(json!({"driver": "qcow2", "file": {"driver": "file", "filename": "base"}})));
+        for given in [
+            json!({"driver": "null-co", "size": 512}),
+            json!({"driver": "nbd", "path": "s"}),
+            json!({"driver": "file", "filename": "x"}),
+            json!({"driver": "throttle", "file": {"driver": "raw", "file": {"driver": "file", "filename": "x"}}}),
+        ] {
+            assert!(filled(&object(given.clone()), said()).is_err(), "{given}");
+            assert!(filled(&object(given.clone()), None).is_ok(), "{given}");
+        }
+    }
+
+    #[test]
     fn without_an_image_below_all_has_to_be_given() {
         let told = |given: Value| filled(&object(given), None).map_err(|error| error.to_string());
         assert!(told(json!({"driver": "raw", "file": {"driver": "file", "filename": "x"}})).is_ok());
@@ -99,9 +134,13 @@ mod tests {
     fn whole_options_name_a_format_and_a_file() {
         let is_whole = |given: Value| is_whole(&object(given));
         assert!(is_whole(json!({"driver": "raw", "file": {"filename": "x"}})));
-        assert!(is_whole(json!({"driver": "file", "filename": "x"})));
-        assert!(is_whole(json!({"driver": "nbd", "path": "x"})));
-        for given in [json!({}), json!({"driver": "raw"}), json!({"file": {}}), json!({"driver": "file"})] {
+        for given in [
+            json!({}),
+            json!({"driver": "raw"}),
+            json!({"file": {"filename": "x"}}),
+            json!({"driver": "file"}),
+            json!({"driver": "null-co"}),
+        ] {
             assert!(!is_whole(given.clone()), "{given}");
         }
     }
