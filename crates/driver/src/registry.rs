@@ -97,6 +97,14 @@ impl Driver {
     pub fn check(&self, options: &Map<String, Value>, wording: Wording) -> Result<()> {
         (self.takes)(options.clone()).map_err(|refusal| wording.refused(self, options, &refusal))
     }
+
+    /// What is said where a protocol that lies on no file is given the name of one, in QEMU's words.
+    pub fn is_no_file(&self) -> String {
+        match self.name {
+            "nbd" => "File name string for NBD must start with 'nbd:'".to_owned(),
+            name => format!("The only allowed filename for this driver is '{name}://'"),
+        }
+    }
 }
 
 impl std::fmt::Debug for Driver {

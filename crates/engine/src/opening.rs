@@ -218,8 +218,9 @@ impl<'e> Opening<'e> {
 
     /// Opens the images that an image names.
     async fn open_wants(&mut self, options: &NodeOptions, below: &mut Below, wants: &[Wanted]) -> Result<()> {
+        let partial = partial_of(options);
         let is_said = wants.iter().any(|wanted| wanted.role == Role::Backing);
-        if let Some(given) = partial_of(options).filter(|_| !is_said) {
+        if let Some(given) = partial.filter(|_| !is_said) {
             let opened = self.open_partial(given, below.modes).await;
             let node = opened.map_err(|error| of_child(Role::Backing, error))?;
             below.children.push(OpenChild { role: Role::Backing, node });
@@ -229,7 +230,7 @@ impl<'e> Opening<'e> {
         }
         self.enter(options, below)?;
         for wanted in wants {
-            let given = partial_of(options).filter(|_| wanted.role == Role::Backing);
+            let given = partial.filter(|_| wanted.role == Role::Backing);
             let node = match self.open_wanted(wanted, given, below.modes).await {
                 Ok(node) => node,
                 Err(error) => return Err(self.blame(error, wanted.role, below)),

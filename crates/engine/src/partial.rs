@@ -53,10 +53,7 @@ fn has_no_place(given: &Map<String, Value>) -> Result<()> {
         given.get("file").and_then(Value::as_object).is_some_and(|file| file.contains_key("file"));
     let why = match driver::find(driver).filter(|driver| driver.kind == Kind::Protocol) {
         Some(driver) if driver.name == "file" && !given.contains_key("filename") => return Ok(()),
-        Some(driver) if driver.name == "nbd" => "File name string for NBD must start with 'nbd:'".to_owned(),
-        Some(driver) if driver.name != "file" => {
-            format!("The only allowed filename for this driver is '{}://'", driver.name)
-        }
+        Some(driver) if driver.name != "file" => driver.is_no_file(),
         None if !is_nested => return Ok(()),
         _ => "Can't specify 'file' and 'filename' options at the same time".to_owned(),
     };

@@ -9,7 +9,7 @@ use block::Permissions;
 use flow::copy::{self, Failed, Transfer, Zeroes};
 use flow::sabotage::{Rule, broken};
 use flow::{Request, Root, seam};
-use graph::{Demand, User};
+use graph::Demand;
 use io::Lease;
 
 use crate::backing_mark;
@@ -18,7 +18,7 @@ use crate::failure::{Failure, Result};
 use crate::flags;
 use crate::following::Following;
 use crate::given::Flag;
-use crate::image::Image;
+use crate::image::{Image, Use};
 use crate::numbers;
 use crate::session::{How, Session, Source};
 use crate::verbs::{Call, Verb};
@@ -102,16 +102,16 @@ async fn commit(session: &Session, overlay: &Image, below: &[String], rate: Opti
     let Some((base, between)) = below.split_last() else { return Ok(()) };
     let mut users = Vec::new();
     for node in between {
-        users.push(engine.attach(node, User::named("img"), BETWEEN)?.0);
+        users.push(Use::of(engine, node, BETWEEN)?);
     }
     let was_read_only = engine.is_read_only(base)?;
     engine.make_read_only(base, false).await?;
     grow(session, base, overlay.size()?).await?;
-    let (user, into) = engine.attach(base, User::named("img"), Demand::WRITE)?;
-    users.push(user);
-    copy_down(session, overlay, &into, below.len() as u32, rate).await?;
+    let into = Use::of(engine, base, Demand::WRITE)?;
+    copy_down(session, overlay, &into.root, below.len() as u32, rate).await?;
+    users.push(into);
     for user in users {
-        engine.detach(user).await?;
+        user.end().await?;
     }
     Ok(engine.make_read_only(base, was_read_only).await?)
 }
@@ -119,10 +119,9 @@ async fn commit(session: &Session, overlay: &Image, below: &[String], rate: Opti
 /// Makes an image below an overlay `size` bytes long at the least.
 async fn grow(session: &Session, node: &str, size: u64) -> Result<()> {
     if size > session.engine.size(node)? {
-        let (user, root) =
-            session.engine.attach(node, User::named("img"), Demand::CHANGE.and(Demand::RESIZE))?;
-        seam::resize(&root.view(), size).await?;
-        session.engine.detach(user).await?;
+        let user = Use::of(&session.engine, node, Demand::CHANGE.and(Demand::RESIZE))?;
+        seam::resize(&user.root.view(), size).await?;
+        user.end().await?;
     }
     Ok(())
 }

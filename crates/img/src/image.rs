@@ -77,8 +77,7 @@ impl Image {
 
     /// The same, with the error as it is.
     pub(crate) fn attach_plainly(&self, demand: Demand) -> block::Result<Use> {
-        let (id, root) = self.engine.attach(&self.node, User::named("img"), demand)?;
-        Ok(Use { engine: self.engine.clone(), id, root })
+        Use::of(&self.engine, &self.node, demand)
     }
 
     /// Closes it: what was written to it is in its file then, and durable as its cache mode says.
@@ -89,6 +88,12 @@ impl Image {
 }
 
 impl Use {
+    /// Begins to use a node, of an image or below one.
+    pub(crate) fn of(engine: &Arc<Engine>, node: &str, demand: Demand) -> block::Result<Self> {
+        let (id, root) = engine.attach(node, User::named("img"), demand)?;
+        Ok(Self { engine: engine.clone(), id, root })
+    }
+
     /// Gives the image up; what was written is in its file then.
     pub(crate) async fn end(self) -> Result<()> {
         Ok(self.end_plainly().await?)

@@ -303,10 +303,7 @@ fn known(format: &str, protocol: &str) -> Result<&'static str> {
     }
     let driver = driver::find(format).ok_or_else(|| Failure::new(format!("Unknown driver '{format}'")))?;
     match driver.name {
-        "nbd" if protocol != "nbd" => Err(Failure::new("File name string for NBD must start with 'nbd:'")),
-        "null-co" | "null-aio" if protocol != driver.name => {
-            Err(Failure::new(format!("The only allowed filename for this driver is '{format}://'")))
-        }
+        "nbd" | "null-co" | "null-aio" if protocol != driver.name => Err(Failure::new(driver.is_no_file())),
         name => Ok(name),
     }
 }
