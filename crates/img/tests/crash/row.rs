@@ -5,7 +5,7 @@ use sim::{Counts, CrashPoint, Options, Rng, SimDisk, SimWorld};
 
 use crate::host::{self, Command};
 
-/// The image that the verb is about; others are `base`, and `other` where there is one.
+/// The image that the verb is about; others are `base`, and `other` and `data` where they are.
 pub const TOP: &str = "top.qcow2";
 
 /// A verb at work.
@@ -118,7 +118,7 @@ impl Row {
     /// Nothing worse than leaks, says QEMU.
     fn ask_qemu(&self, disk: &SimDisk) -> Result<(), String> {
         let folder = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
-        for name in ["base", "other", TOP] {
+        for name in ["base", "other", "data", TOP] {
             if let Some(bytes) = disk.bytes(name) {
                 std::fs::write(folder.path().join(name), bytes).unwrap();
             }

@@ -1,6 +1,6 @@
 //! The table: each verb that changes images, and kinds of them.
 
-use qcow2::NewImage;
+use qcow2::{DataFile, NewImage};
 use sim::{Options, Rng, SimDisk, SimWorld};
 
 use crate::host::{self, Command};
@@ -19,6 +19,7 @@ fn copies() -> Vec<Row> {
         commit("a commit into a raw image", |rng| over_raw(rng, SIZE, 12), &[TOP], "raw"),
         commit("a commit into a shorter raw image", |rng| over_raw(rng, 50 * K, 9), &[TOP], "raw"),
         commit("a commit into a qcow2 image", |rng| over_qcow2(rng, SIZE, 12), &[TOP, "base"], "qcow2"),
+        commit("a commit of an image with a data file", with_data_file, &[TOP], "raw"),
         commit(
             "a commit into a shorter qcow2 image",
             |rng| over_qcow2(rng, 50 * K, 9),
@@ -153,6 +154,15 @@ fn over_raw(rng: &mut Rng, base: u64, bits: u32) -> SimDisk {
     let bytes: Vec<u8> = (0..base).map(|_| rng.below(256) as u8).collect();
     disk.put("base", &bytes);
     host::put(&disk, TOP, &image(bits).over("base", "raw"));
+    written(rng, disk, &[(TOP, "qcow2")])
+}
+
+/// Over a raw image, its data in another file.
+fn with_data_file(rng: &mut Rng) -> SimDisk {
+    let disk = over_raw(rng, SIZE, 12);
+    let data = DataFile { name: Some("data".to_owned()), raw: false };
+    host::put(&disk, TOP, &NewImage { data_file: Some(data), ..image(12) }.over("base", "raw"));
+    disk.put("data", &[]);
     written(rng, disk, &[(TOP, "qcow2")])
 }
 

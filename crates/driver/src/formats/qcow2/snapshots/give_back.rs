@@ -3,8 +3,6 @@
 //! Invariants: it goes when nobody reads it any more, and before anybody may take it; what cannot go yet stays in the
 //! file, free. Blocks of old and new counters are in memory two at a time.
 
-use std::time::Duration;
-
 use block::{ByteRange, Result};
 use flow::{Next, Op, Request};
 use io::Lease;
@@ -14,23 +12,12 @@ use super::super::image::Image;
 use super::super::space::Run;
 use super::recount::Recounted;
 
-/// How often, and after how long, to look whether the last reader has left.
-const LOOKS_MAX: u32 = 100;
-const PAUSE: Duration = Duration::from_millis(1);
-
 impl Image {
     /// Gives back what was counted before and is not any more. The caller lets nobody write or flush, and the new
     /// tables are those in memory. Failures cost room in the file and nothing else.
     pub(super) async fn give_back(&self, refcounts: &Recounted, next: Next<'_>) -> Result<()> {
-        let writer = self.writer()?;
-        let tag = next.reclaim().tag();
-        let mut looks = 0;
-        while writer.is_seen_unguarded() || !next.reclaim().passed(tag) {
-            if looks == LOOKS_MAX {
-                return Ok(());
-            }
-            looks += 1;
-            io::sleep(PAUSE).await;
+        if !self.writer()?.readers_left(next.reclaim()).await {
+            return Ok(());
         }
         for (number, old) in refcounts.old.iter().enumerate() {
             let new = refcounts.table.get(number).copied().unwrap_or(0);

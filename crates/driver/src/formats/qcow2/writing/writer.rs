@@ -8,9 +8,10 @@
 use std::any::Any;
 use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 use std::sync::{Arc, OnceLock, Weak};
+use std::time::Duration;
 
 use block::{BlockError, ErrorKind, Mapping, Place, Result};
-use flow::{Next, RangeLocks};
+use flow::{Next, RangeLocks, Reclaim};
 use io::LocalFut;
 use io::sync::{Semaphore, oneshot};
 use qcow2::{Geometry, Header};
@@ -29,6 +30,10 @@ const DIRTY_MIN: u64 = 8;
 /// Bytes of data that a cache maps before they are durable, at most. All others leave it to their clients: those of a
 /// cache only read, and never send a flush.
 const AHEAD_MAX: u64 = 64 << 20;
+
+/// How often, and after how long, to look whether the last reader has left.
+const LOOKS_MAX: u32 = 100;
+const PAUSE: Duration = Duration::from_millis(1);
 
 /// Something may be changed: autoclear bits are cleared, bitmaps are marked as in use.
 const CHANGING: u8 = 1;
@@ -144,6 +149,18 @@ impl Writer {
     /// Whether somebody may see what was dropped without a guard.
     pub(crate) fn is_seen_unguarded(&self) -> bool {
         Arc::strong_count(&self.unguarded) > 1 || self.earlier.iter().any(|image| image.strong_count() > 0)
+    }
+
+    /// Waits for those who may see what was dropped before, some time; answers whether they have left.
+    pub(crate) async fn readers_left(&self, reclaim: &Reclaim) -> bool {
+        let tag = reclaim.tag();
+        for _ in 0..LOOKS_MAX {
+            if !self.is_seen_unguarded() && reclaim.passed(tag) {
+                return true;
+            }
+            io::sleep(PAUSE).await;
+        }
+        false
     }
 
     /// Before the first change nothing can be written in place.
