@@ -15,6 +15,7 @@ use serde_json::{Map, Value};
 
 use crate::engine::Engine;
 use crate::exports::flush_tables;
+use crate::jobs::unfiltered;
 use crate::opening::{Inherited, Opening};
 use crate::options::NodeOptions;
 
@@ -340,6 +341,15 @@ impl Engine {
         known.iter_mut().filter(|(node, _)| *node == fresh).for_each(|(node, _)| *node = old);
         self.remember(known);
         Ok(drained)
+    }
+
+    /// The first node from `node` down that is no filter.
+    pub fn unfiltered(&self, node: &str) -> Result<String> {
+        let found = {
+            let graph = self.graph();
+            unfiltered(&graph, graph.find(node)?)?
+        };
+        self.name_of(found)
     }
 
     fn name_of(&self, node: NodeId) -> Result<String> {

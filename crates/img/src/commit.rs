@@ -18,7 +18,7 @@ use crate::failure::{Failure, Result};
 use crate::flags;
 use crate::following::Following;
 use crate::given::Flag;
-use crate::image::{Image, Use};
+use crate::image::Use;
 use crate::numbers;
 use crate::session::{How, Session, Source};
 use crate::verbs::{Call, Verb};
@@ -68,8 +68,10 @@ async fn run(call: Call) -> Result<u8> {
     let demand = given.has("base").then_some(Demand::NOTHING);
     let how = How { cache, demand, unmap: true, writable: is_emptied, ..How::READ };
     let overlay = session.open(source, how).await?;
-    let below = layers::below(&session, &overlay, source.name, given.value("base"))?;
-    commit(&session, &overlay, &below, rate).await?;
+    // A filter has no layers: what it shows has.
+    let top = session.engine.unfiltered(&overlay.node)?;
+    let below = layers::below(&session, &top, source.name, given.value("base"))?;
+    commit(&session, &top, &below, rate).await?;
     if is_emptied && overlay.format == "qcow2" {
         session.engine.make_empty(&overlay.node).await?;
     }
@@ -97,7 +99,7 @@ async fn is_noted(session: &Session, source: Source<'_>) -> Result<bool> {
 
 /// Writes what the overlay holds, and all but the last of the images `below`, into that one, which takes writes
 /// meanwhile.
-async fn commit(session: &Session, overlay: &Image, below: &[String], rate: Option<u64>) -> Result<()> {
+async fn commit(session: &Session, overlay: &str, below: &[String], rate: Option<u64>) -> Result<()> {
     let engine = &session.engine;
     let Some((base, between)) = below.split_last() else { return Ok(()) };
     let mut users = Vec::new();
@@ -106,7 +108,7 @@ async fn commit(session: &Session, overlay: &Image, below: &[String], rate: Opti
     }
     let was_read_only = engine.is_read_only(base)?;
     engine.make_read_only(base, false).await?;
-    grow(session, base, overlay.size()?).await?;
+    grow(session, base, engine.size(overlay)?).await?;
     let into = Use::of(engine, base, Demand::WRITE)?;
     copy_down(session, overlay, &into.root, below.len() as u32, rate).await?;
     users.push(into);
@@ -129,14 +131,14 @@ async fn grow(session: &Session, node: &str, size: u64) -> Result<()> {
 /// Writes what so many layers on top hold into the image below, durably.
 async fn copy_down(
     session: &Session,
-    overlay: &Image,
+    overlay: &str,
     into: &Root,
     layers: u32,
     rate: Option<u64>,
 ) -> Result<()> {
-    let following = Following::begin(session, overlay.size()?);
+    let following = Following::begin(session, session.engine.size(overlay)?);
     // What is between is of no use from the first write on: nobody may rely on it, and we do not say that we do.
-    let from = overlay.attach(Demand::NOTHING)?;
+    let from = Use::of(&session.engine, overlay, Demand::NOTHING)?;
     let how = Transfer {
         chunk: CHUNK,
         parallel: PARALLEL,

@@ -9,21 +9,15 @@ use engine::NodeInfo;
 use qcow2::Target;
 
 use crate::failure::{Failure, Result};
-use crate::image::Image;
 use crate::naming;
 use crate::session::Session;
 
-/// The nodes of the images below `overlay`, which was named `name`, down to `base` (without one that is the nearest):
-/// the nearest first, and at least one.
-pub(super) fn below(
-    session: &Session,
-    overlay: &Image,
-    name: &str,
-    base: Option<&str>,
-) -> Result<Vec<String>> {
+/// The nodes of the images below the node `overlay`, named `name`, down to `base` (without one that is the nearest),
+/// nearest first, and at least one.
+pub(super) fn below(session: &Session, overlay: &str, name: &str, base: Option<&str>) -> Result<Vec<String>> {
     let nodes = session.engine.nodes();
     let info = |node: &str| nodes.iter().find(|info| info.name == node);
-    let (mut found, mut above) = (Vec::new(), info(&overlay.node));
+    let (mut found, mut above) = (Vec::new(), info(overlay));
     while let Some(layer) = above.and_then(backing).and_then(info) {
         found.push(layer.name.clone());
         if base.is_none_or(|base| is_called(layer, base, &filename(above))) {
