@@ -12,6 +12,7 @@ pub mod moved_tables;
 pub mod oracle;
 pub mod qcow2;
 pub mod ram;
+pub mod reader;
 pub mod rules;
 pub mod simulation;
 pub mod work;

@@ -1,4 +1,5 @@
-//! The `nbd` driver in the simulated world: against our own server, and against servers that lie.
+//! The `nbd` driver: in the simulated world against our own server and servers that lie, and on the real machine
+//! against the servers of others.
 
 #![allow(unreachable_pub, reason = "modules of one test")]
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
@@ -8,6 +9,7 @@ mod filling;
 mod lab;
 mod lies;
 mod outages;
+mod peers;
 mod reading;
 mod script;
 mod stage;

@@ -16,7 +16,6 @@ mod fill;
 mod lab;
 mod longer;
 mod model;
-mod reader;
 mod repair;
 mod resizing;
 mod row;

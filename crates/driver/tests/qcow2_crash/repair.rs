@@ -8,8 +8,8 @@ use sim::campaign::{Look, Scenario, rng_of};
 use sim::{Counts, CrashPoint, Options, Rng, SimDisk, SimWorld};
 
 use crate::checking::{self, Outcome};
+use crate::lab::reader;
 use crate::lab::{Lab, qcow2 as images};
-use crate::reader;
 use crate::row::header_of;
 use crate::table::{filled, fresh};
 

@@ -12,9 +12,9 @@ use sim::campaign::{Look, Scenario, rng_of};
 use sim::{Counts, CrashPoint, Options, Rng, SimDisk, SimWorld};
 
 use crate::checking;
+use crate::lab::reader;
 use crate::lab::{Lab, Tree, qcow2 as images};
 use crate::model::{Model, SECTOR, bytes_of};
-use crate::reader;
 use crate::snapshotting::Kept;
 use crate::stage::{Promises, Stage, Work, flush};
 

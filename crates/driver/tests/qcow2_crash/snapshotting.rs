@@ -5,8 +5,8 @@ use flow::{Next, Snapshots, View, seam};
 use futures_util::future::{join, join_all};
 use sim::Rng;
 
+use crate::lab::reader;
 use crate::model::{Covered, Model};
-use crate::reader;
 use crate::row::{SECTORS, SIZE};
 use crate::scribble::Client;
 use crate::stage::{Stage, flush};

@@ -1,7 +1,5 @@
 //! The `nbd` driver against the servers of others, on the real machine.
 
-#![allow(clippy::unwrap_used, reason = "a test may panic")]
-
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
@@ -33,7 +31,7 @@ impl Server {
     fn start(test: &str, program: &'static str, arguments: &[&str]) -> Option<Self> {
         for tool in [program, "qemu-img"] {
             if Command::new(tool).arg("--version").output().is_err() {
-                sim::skip(&format!("driver nbd_peers {test}"), tool);
+                sim::skip(&format!("driver nbd peers {test}"), tool);
                 return None;
             }
         }
@@ -267,7 +265,7 @@ fn start_nbd_server(test: &str) -> Option<Server> {
                   [disk]\nexportname=DIR/disk\nflush=true\nfua=true\ntrim=true\nEND\n\
                   exec nbd-server -C DIR/conf -p DIR/pid";
     if Command::new("nbd-server").arg("--version").output().is_err() {
-        sim::skip(&format!("driver nbd_peers {test}"), "nbd-server");
+        sim::skip(&format!("driver nbd peers {test}"), "nbd-server");
         return None;
     }
     Server::start(test, "sh", &["-c", script])

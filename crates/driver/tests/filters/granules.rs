@@ -1,19 +1,15 @@
 //! Copy-on-read above other filters, and over caches whose clusters change in size while bytes are on their way.
 
-#![allow(clippy::unwrap_used, reason = "a test may panic")]
-
-mod lab;
-
 use std::sync::Arc;
 use std::sync::atomic::Ordering::SeqCst;
 use std::time::Duration;
 
+use crate::lab::{Lab, same};
 use block::ByteRange;
 use driver::filters::copy_on_read::CopyOnRead;
 use flow::copy::{Policy, Progress, fill};
 use flow::{Body, Role, seam};
 use futures_util::future::{join, join3};
-use lab::{Lab, same};
 use serde_json::json;
 use sim::{OpKind, Options, SimWorld, Verdict};
 

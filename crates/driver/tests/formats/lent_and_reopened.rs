@@ -1,16 +1,12 @@
 //! An image that was lent from is opened for writing while an answer is on its way: the answer keeps its bytes.
 
-#![allow(clippy::unwrap_used, reason = "a test may panic")]
-
-mod lab;
-
 use std::time::Duration;
 
+use crate::lab::far_client::{READ_FIRST, enter};
+use crate::lab::{Lab, client};
 use block::{ByteRange, Permissions};
 use flow::{Flags, Op, Request, Role, Root, seam};
 use io::Lease;
-use lab::far_client::{READ_FIRST, enter};
-use lab::{Lab, client};
 use qcow2::NewImage;
 use serde_json::json;
 use sim::{Options, SimWorld};

@@ -1,10 +1,6 @@
 //! The scenarios of the rules of the data path, with the rules kept. `contract_broken_*` show that each is needed.
 
-#![allow(clippy::unwrap_used, reason = "a test may panic")]
-
-mod lab;
-
-use lab::rules;
+use crate::lab::rules;
 
 #[test]
 fn guards_hold_freed_clusters_back() {

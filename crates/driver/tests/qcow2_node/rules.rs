@@ -1,13 +1,9 @@
 //! What a writable image promises beyond its bytes: bounds, faults, its header, being reopened.
 
-#![allow(clippy::unwrap_used, reason = "a test may panic")]
-
-mod lab;
-
+use crate::lab::{Lab, Tree, qcow2 as images, same};
 use block::{ByteRange, ErrorKind};
 use flow::{Body, Flags, Op, Request, Role, View, seam};
 use io::Lease;
-use lab::{Lab, Tree, qcow2 as images, same};
 use qcow2::{Header, NewImage, Version, cache};
 use serde_json::{Value, json};
 use sim::{OpKind, Options, Rng, SimWorld, Verdict};

@@ -1,18 +1,14 @@
 //! Bitmaps that QEMU and we change, record in and store in turns: after each turn both read them as a plain record of
 //! what was done says, and `qemu-img check` finds the image clean.
 
-#![allow(clippy::unwrap_used, reason = "a test may panic")]
-
-mod lab;
-
 use std::collections::BTreeMap;
 use std::process::{Command, Output, Stdio};
 
+use crate::lab::Lab;
 use block::{ByteRange, DirtyBitmap, RangeSet};
 use flow::{BitmapChange, Bitmaps, Flags, Op, Request, Role, View, seam};
 use io::Lease;
 use io::real::RealWorld;
-use lab::Lab;
 use serde_json::{Value, json};
 use sim::Rng;
 use tempfile::TempDir;

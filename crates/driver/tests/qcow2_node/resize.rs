@@ -1,14 +1,9 @@
 //! Resizing a qcow2 image. What a loss of power leaves of it is looked at in `qcow2_crash`.
 
-#![allow(unreachable_pub, reason = "modules of one test")]
-#![allow(clippy::unwrap_used, reason = "a test may panic")]
-
-mod lab;
-
+use crate::lab::{Lab, Tree, qcow2 as images, same};
 use block::ByteRange;
 use flow::{Request, View, seam};
 use io::Lease;
-use lab::{Lab, Tree, qcow2 as images, same};
 use qcow2::NewImage;
 use serde_json::json;
 use sim::{Options, SimWorld};

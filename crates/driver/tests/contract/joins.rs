@@ -1,9 +1,5 @@
 //! Writers who share a new cluster, and what becomes of clusters whose writers fail or are dropped.
 
-#![allow(clippy::unwrap_used, reason = "a test may panic")]
-
-mod lab;
-
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -11,13 +7,13 @@ use std::sync::atomic::Ordering::SeqCst;
 use std::task::Poll;
 use std::time::Duration;
 
+use crate::lab::file::Counts;
+use crate::lab::{Lab, Tree, same, start};
 use block::{ByteRange, Errno, ErrorKind, Result};
 use flow::{CheckReport, Flags, Op, Request, Role, View, seam};
 use futures_util::future::{join, join_all};
 use io::sync::oneshot;
 use io::{Lease, World};
-use lab::file::Counts;
-use lab::{Lab, Tree, same, start};
 use serde_json::json;
 use sim::{OpKind, Options, SimWorld, Verdict};
 

@@ -1,15 +1,10 @@
 //! The power to check of a qcow2 node: of an image in use, of one that is opened for it, and of one that was not
 //! closed. And an image that is opened for what is left of it.
 
-#![allow(unreachable_pub, reason = "modules of one test")]
-#![allow(clippy::unwrap_used, reason = "a test may panic")]
-
-mod lab;
-
+use crate::lab::{Lab, Tree, qcow2 as images, same};
 use block::{ByteRange, ErrorKind, Result};
 use flow::{CheckReport, Op, Repair, Request, Role, View, seam};
 use io::Lease;
-use lab::{Lab, Tree, qcow2 as images, same};
 use qcow2::NewImage;
 use serde_json::{Value, json};
 use sim::{Options, SimWorld};

@@ -1,15 +1,11 @@
 //! `memory-format` by itself: what it maps, what it gives back, and what its powers answer.
 
-#![allow(clippy::unwrap_used, reason = "a test may panic")]
-
-mod lab;
-
 use std::sync::Arc;
 
+use crate::lab::{Lab, Tree, same};
 use block::{ByteRange, ErrorKind, ExtentState};
 use flow::{CheckReport, Flags, Op, Repair, Request, View, seam};
 use io::Lease;
-use lab::{Lab, Tree, same};
 use serde_json::json;
 use sim::{Options, SimWorld};
 

@@ -1,18 +1,14 @@
 //! null, memory, file and raw against a plain model, in the simulated world and in the real one.
 
-#![allow(clippy::unwrap_used, reason = "a test may panic")]
-
-mod lab;
-
 use std::sync::Arc;
 
+use crate::lab::model::Model;
+use crate::lab::{Lab, Tree};
 use block::{ByteRange, Errno, ErrorKind, ExtentState, Permissions};
 use driver::{Kept, OpenContext};
 use flow::{Now, Op, Pieces, Request, Role, Root, Window, seam};
 use io::Lease;
 use io::real::RealWorld;
-use lab::model::Model;
-use lab::{Lab, Tree};
 use serde_json::{Value, json};
 use sim::{OpKind, Options, SimWorld, Verdict};
 

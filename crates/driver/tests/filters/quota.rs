@@ -1,15 +1,11 @@
 //! Caches with a quota: what has no room is read through, and the quota lives as long as only we write.
 
-#![allow(clippy::unwrap_used, reason = "a test may panic")]
-
-mod lab;
-
 use std::sync::atomic::Ordering::SeqCst;
 
+use crate::lab::{Lab, Tree, qcow2 as images, same};
 use block::ByteRange;
 use flow::{Op, Request, Role, View, Whence, seam};
 use io::Lease;
-use lab::{Lab, Tree, qcow2 as images, same};
 use qcow2::{Header, NewImage, cache};
 use serde_json::{Value, json};
 use sim::{Options, SimWorld};

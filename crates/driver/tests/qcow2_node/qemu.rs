@@ -1,17 +1,13 @@
 //! Images that QEMU made and we write, images that we made and QEMU writes, and both in turns: `qemu-img check` finds
 //! them clean, and the bytes are those of a plain model.
 
-#![allow(clippy::unwrap_used, reason = "a test may panic")]
-
-mod lab;
-
 use std::process::{Command, Output};
 
+use crate::lab::model::Model;
+use crate::lab::{Lab, Tree, qcow2 as images};
 use flow::{Request, Role, seam};
 use io::Lease;
 use io::real::RealWorld;
-use lab::model::Model;
-use lab::{Lab, Tree, qcow2 as images};
 use qcow2::NewImage;
 use serde_json::json;
 use sim::Rng;
@@ -32,7 +28,7 @@ impl Bench {
     fn new(test: &str) -> Option<Self> {
         for tool in ["qemu-img", "qemu-io"] {
             if Command::new(tool).arg("--version").output().is_err() {
-                sim::skip(&format!("driver qcow2_qemu {test}"), tool);
+                sim::skip(&format!("driver qcow2_node {test}"), tool);
                 return None;
             }
         }

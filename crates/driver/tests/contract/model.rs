@@ -2,13 +2,9 @@
 //!
 //! `MILLPOND_TEST_FULL=1` runs more seeds.
 
-#![allow(clippy::unwrap_used, reason = "a test may panic")]
-
-mod lab;
-
+use crate::lab::work::Plan;
+use crate::lab::{Lab, Tree, simulation};
 use flow::Role;
-use lab::work::Plan;
-use lab::{Lab, Tree, simulation};
 use serde_json::{Value, json};
 
 const SIZE: u64 = 300_001;

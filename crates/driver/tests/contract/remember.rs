@@ -1,17 +1,13 @@
 //! Remembered mappings of long chains: found again, forgotten when something changed, within their budget.
 
-#![allow(clippy::unwrap_used, reason = "a test may panic")]
-
-mod lab;
-
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
 
+use crate::lab::client::{self, Way};
+use crate::lab::layer::Layer;
+use crate::lab::{Lab, Tree, same};
 use block::ByteRange;
 use flow::{Body, Flags, Op, Role, Root};
-use lab::client::{self, Way};
-use lab::layer::Layer;
-use lab::{Lab, Tree, same};
 use serde_json::json;
 use sim::{Options, SimWorld};
 

@@ -1,19 +1,15 @@
 //! When copy-on-read fetches, and who waits for it: a flush does not, and long granules are fetched once.
 
-#![allow(clippy::unwrap_used, reason = "a test may panic")]
-
-mod lab;
-
 use std::sync::Arc;
 use std::sync::atomic::Ordering::SeqCst;
 use std::time::Duration;
 
+use crate::lab::file::Counts;
+use crate::lab::{Lab, Tree, same};
 use block::{ByteRange, Priority};
 use flow::{Op, Request, Role, seam};
 use futures_util::future::join;
 use io::Lease;
-use lab::file::Counts;
-use lab::{Lab, Tree, same};
 use qcow2::NewImage;
 use serde_json::json;
 use sim::{Options, SimWorld};

@@ -2,17 +2,11 @@
 //!
 //! `MILLPOND_TEST_FULL=1` runs more seeds.
 
-#![allow(unreachable_pub, dead_code, reason = "modules that several tests share")]
-#![allow(clippy::unwrap_used, reason = "a test may panic")]
-
-mod lab;
-#[path = "qcow2_crash/reader.rs"]
-mod reader;
-
+use crate::lab::reader;
+use crate::lab::{Lab, oracle, qcow2 as images, same};
 use block::{ByteRange, ErrorKind, NewSnapshot};
 use flow::{Flags, Op, Request, SnapshotInfo, View, seam};
 use io::Lease;
-use lab::{Lab, oracle, qcow2 as images, same};
 use qcow2::NewImage;
 use serde_json::{Value, json};
 use sim::{OpKind, Options, Rng, SimWorld, Verdict};

@@ -1,19 +1,15 @@
 //! throttle, delay and fault: exact times, each request once, nobody left behind.
 
-#![allow(clippy::unwrap_used, reason = "a test may panic")]
-
-mod lab;
-
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::lab::model::Model;
+use crate::lab::{Lab, Tree};
 use block::{ByteRange, ErrorKind, Result};
 use driver::options;
 use flow::{Flags, Op, Request, Role, Root, Window, seam};
 use io::{Lease, Moment};
-use lab::model::Model;
-use lab::{Lab, Tree};
 use object::{ObjectOptions, Objects};
 use serde_json::{Value, json};
 use sim::{DiskOptions, Options, SimWorld};

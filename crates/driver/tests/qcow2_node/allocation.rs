@@ -1,19 +1,15 @@
 //! Writes that allocate: who waits for whom, what is read and written for them, and where it lies. Counted, not timed.
 
-#![allow(clippy::unwrap_used, reason = "a test may panic")]
-
-mod lab;
-
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use crate::lab::{Lab, Tree, qcow2 as images, same, start};
 use block::{ByteRange, Place, Result};
 use flow::{Body, Op, Request, View, seam};
 use futures_util::future::join_all;
 use io::{Lease, World};
-use lab::{Lab, Tree, qcow2 as images, same, start};
 use qcow2::NewImage;
 use serde_json::json;
 use sim::{OpKind, Options, SimWorld, Verdict};

@@ -1,18 +1,13 @@
 //! Corruption that is met while an image is in use: nothing is written over, the image is marked, the rest goes on.
 
-#![allow(unreachable_pub, reason = "modules of one test")]
-#![allow(clippy::unwrap_used, reason = "a test may panic")]
-
-mod lab;
-
 use std::process::Command;
 
+use crate::lab::moved_tables::{Move, write_over};
+use crate::lab::{Lab, qcow2 as images};
 use block::{ByteRange, ErrorKind, NewSnapshot};
 use flow::events::{Event, Events, Subscription};
 use flow::{Op, Request, Role, View, seam};
 use io::Lease;
-use lab::moved_tables::{Move, write_over};
-use lab::{Lab, qcow2 as images};
 use qcow2::{Header, NewImage};
 use serde_json::{Value, json};
 use sim::{Options, SimWorld};
@@ -175,7 +170,7 @@ fn entries_that_point_to_structures_are_read_and_not_written() {
             case.is_stopped().await;
             assert_eq!(case.told(), [], "it is told once");
         });
-        if let Some(said) = qemu_says("qcow2_corruption entries", &file, "write 512 512") {
+        if let Some(said) = qemu_says("qcow2_node corruption entries", &file, "write 512 512") {
             assert!(said.contains(&message), "{said}");
         }
     }
@@ -210,7 +205,7 @@ fn structures_that_count_as_free_are_not_taken() {
             case.is_marked(ByteRange::default()).await;
             case.is_stopped().await;
         });
-        if let Some(said) = qemu_says("qcow2_corruption structures", &file, "write 512k 512") {
+        if let Some(said) = qemu_says("qcow2_node corruption structures", &file, "write 512k 512") {
             assert!(said.contains(&message), "{said}");
         }
     }
@@ -281,7 +276,7 @@ fn lies_stop_who_writes_there() {
             assert_eq!(case.told(), [(message.to_owned(), None, true)]);
             case.is_marked(ByteRange::default()).await;
         });
-        if let Some(said) = qemu_says("qcow2_corruption lies", &file, command) {
+        if let Some(said) = qemu_says("qcow2_node corruption lies", &file, command) {
             assert!(said.contains(message), "{said}");
         }
     }
@@ -324,7 +319,7 @@ fn lies_that_are_read_stop_those_who_write() {
             let read = seam::read(&case.view, ByteRange::new(8 * CLUSTER, 512)).await;
             assert_eq!(read.is_ok(), !message.starts_with("L2 table"), "what lies elsewhere is read");
         });
-        if let Some(said) = qemu_says("qcow2_corruption readers", &file, "read 0 512") {
+        if let Some(said) = qemu_says("qcow2_node corruption readers", &file, "read 0 512") {
             assert!(said.contains(message), "{said}");
         }
     }

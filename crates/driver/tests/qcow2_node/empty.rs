@@ -1,18 +1,13 @@
 //! Overlays that are emptied while somebody reads them.
 
-#![allow(unreachable_pub, dead_code, reason = "modules that several tests share")]
-#![allow(clippy::unwrap_used, reason = "a test may panic")]
-
-mod lab;
-
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use crate::lab::{Lab, oracle, qcow2 as images, same};
 use block::ByteRange;
 use flow::{Request, seam};
 use futures_util::future::join;
 use io::Lease;
-use lab::{Lab, oracle, qcow2 as images, same};
 use qcow2::NewImage;
 use serde_json::json;
 use sim::{OpKind, Options, SimWorld, Verdict};

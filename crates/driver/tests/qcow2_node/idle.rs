@@ -1,16 +1,11 @@
 //! What a qcow2 image does while nobody uses it: tables leave memory, and it is marked clean.
 
-#![allow(unreachable_pub, reason = "modules of one test")]
-#![allow(clippy::unwrap_used, reason = "a test may panic")]
-
-mod lab;
-
 use std::time::Duration;
 
+use crate::lab::{Lab, qcow2 as images};
 use block::ByteRange;
 use flow::{Request, View, seam};
 use io::Lease;
-use lab::{Lab, qcow2 as images};
 use qcow2::{Header, NewImage};
 use serde_json::json;
 use sim::{Options, SimWorld};

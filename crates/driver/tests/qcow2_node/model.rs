@@ -3,14 +3,10 @@
 //!
 //! `MILLPOND_TEST_FULL=1` runs more seeds.
 
-#![allow(clippy::unwrap_used, reason = "a test may panic")]
-
-mod lab;
-
+use crate::lab::oracle::{self, Oracle};
+use crate::lab::work::{self, Plan};
+use crate::lab::{Lab, Tree, qcow2 as images, simulation};
 use flow::Role;
-use lab::oracle::{self, Oracle};
-use lab::work::{self, Plan};
-use lab::{Lab, Tree, qcow2 as images, simulation};
 use qcow2::NewImage;
 use serde_json::{Value, json};
 use sim::{Options, SimWorld};
