@@ -5,7 +5,7 @@
 
 mod layers;
 
-use block::Permissions;
+use block::{BlockError, Permissions};
 use flow::copy::{self, Failed, Transfer, Zeroes};
 use flow::sabotage::{Rule, broken};
 use flow::{Request, Root, seam};
@@ -156,14 +156,18 @@ async fn copy_down(
     copy::transfer(&[&from.root], into, &how, &following).await.map_err(told)?;
     // Now, while it is in use: nobody hears of what fails when it is given up.
     if !broken(Rule::CommitBarrier) {
-        seam::execute(&into.view(), Request::flush(), Lease::empty()).await.0?;
+        seam::execute(&into.view(), Request::flush(), Lease::empty()).await.0.map_err(|e| ended_by(&e))?;
     }
     from.end().await
 }
 
 fn told(failed: Failed) -> Failure {
     match failed {
-        Failed::Reading(_, error) | Failed::Writing(_, error) => Failure::new(words::explained(&error)),
+        Failed::Reading(_, error) | Failed::Writing(_, error) => ended_by(&error),
         Failed::Ended => Failure::silent(1),
     }
+}
+
+fn ended_by(error: &BlockError) -> Failure {
+    Failure::new(format!("Block job failed: {}", words::explained(error)))
 }
