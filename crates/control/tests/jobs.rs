@@ -244,6 +244,41 @@ fn names_of_images_that_were_opened_by_name_are_found_as_their_overlays_have_the
     }
 }
 
+/// A part of a raw file under two images, each with bytes of its own; and `flat`, which reads as `top` does.
+fn over_a_part(dir: &Path) {
+    img(dir, &["create", "-q", "-f", "raw", "base", "6M"]);
+    tool(dir, "qemu-io", &["-f", "raw", "-c", "write -q -P 9 0 1M", "-c", "write -q -P 1 1M 4M", "base"]);
+    let part =
+        "json:{'driver':'raw','offset':1048576,'size':4194304,'file':{'driver':'file','filename':'base'}}";
+    img(dir, &["create", "-q", "-f", "qcow2", "-b", part, "-F", "raw", "mid", "4M"]);
+    write(dir, "mid", &["write -q -P 2 960k 1M"]);
+    img(dir, &["create", "-q", "-f", "qcow2", "-b", "mid", "-F", "qcow2", "top"]);
+    write(dir, "top", &["write -q -P 3 1900k 512k"]);
+    img(dir, &["convert", "-O", "raw", "top", "flat"]);
+}
+
+#[test]
+fn what_options_say_of_the_image_below_is_in_its_name() {
+    let file = json!({"driver": "file", "filename": "DIR/base"});
+    let part =
+        json!({"driver": "raw", "node-name": "base", "offset": 1 << 20, "size": 4 << 20, "file": file});
+    let steps = [
+        run("blockdev-add", part),
+        node("mid", Some("base"), false),
+        node("top", Some("mid"), false),
+        stream(json!({"base-node": "base"})),
+        Step::Until("\"null\""),
+    ];
+    same("jobs: a part of a file", over_a_part, &steps, |dir| {
+        let name = concat!(
+            r#"json:{"offset": 1048576, "driver": "raw", "size": 4194304, "#,
+            r#""file": {"driver": "file", "filename": "DIR/base"}}"#
+        );
+        assert_eq!(backing(dir, "top"), json!([name, "raw"]));
+        sound(dir, "top");
+    });
+}
+
 #[test]
 fn right_above_what_stays_only_the_name_changes() {
     let steps =

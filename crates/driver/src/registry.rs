@@ -38,6 +38,9 @@ pub struct Driver {
     takes: fn(Map<String, Value>) -> std::result::Result<(), Refusal>,
     /// The name by which others know what options of its own name (a file, an export), if they can.
     pub filename: fn(&Map<String, Value>) -> Option<String>,
+    /// Options of its own that say what a node shows, and not how: they belong to its name. One that ends in a dot
+    /// stands for all that begin so.
+    pub shows: &'static [&'static str],
     /// Opens a node.
     pub open: Open,
 }
@@ -47,16 +50,16 @@ pub struct Driver {
 pub const DRIVERS: &[Driver] = &[
     Driver { asks: Permissions::WRITE_UNCHANGED, ..filter::<copy_on_read::Options>("copy-on-read", copy_on_read::open) },
     filter::<delay::Options>("delay", delay::open),
-    filter::<fault::Options>("fault", fault::open),
-    Driver { filename: file::filename, ..protocol::<file::Options>("file", file::open) },
-    protocol::<memory::Options>("memory", memory::open),
-    format::<memory_format::Options>("memory-format", &[Role::File, Role::Backing], memory_format::open),
-    Driver { filename: nbd::filename, ..protocol::<nbd::Options>("nbd", nbd::open) },
-    protocol::<null::Options>("null-aio", null::open),
-    protocol::<null::Options>("null-co", null::open),
-    Driver { takes: qcow2::takes, ..format::<qcow2::Options>("qcow2", &[Role::File, Role::DataFile, Role::Backing], qcow2::open) },
-    format::<raw::Options>("raw", &[Role::Filtered], raw::open),
-    filter::<throttle::Options>("throttle", throttle::open),
+    Driver { shows: &["rules", "seed"], ..filter::<fault::Options>("fault", fault::open) },
+    Driver { filename: file::filename, shows: &["filename"], ..protocol::<file::Options>("file", file::open) },
+    Driver { shows: &["size"], ..protocol::<memory::Options>("memory", memory::open) },
+    Driver { shows: &["size", "cluster-size"], ..format::<memory_format::Options>("memory-format", &[Role::File, Role::Backing], memory_format::open) },
+    Driver { filename: nbd::filename, shows: nbd::SHOWS, ..protocol::<nbd::Options>("nbd", nbd::open) },
+    Driver { filename: |own| null::filename("null-aio://", own), ..null("null-aio") },
+    Driver { filename: |own| null::filename("null-co://", own), ..null("null-co") },
+    Driver { takes: qcow2::takes, shows: &["snapshot"], ..format::<qcow2::Options>("qcow2", &[Role::File, Role::DataFile, Role::Backing], qcow2::open) },
+    Driver { shows: &["offset", "size"], ..format::<raw::Options>("raw", &[Role::Filtered], raw::open) },
+    Driver { shows: &["throttle-group"], ..filter::<throttle::Options>("throttle", throttle::open) },
 ];
 
 type Open = fn(OpenContext) -> LocalFut<'static, Result<Opened>>;
@@ -81,7 +84,11 @@ const fn driver<T: DeserializeOwned>(
     open: Open,
 ) -> Driver {
     let asks = Permissions::NONE;
-    Driver { name, kind, children, asks, takes: takes::<T>, filename: nameless, open }
+    Driver { name, kind, children, asks, takes: takes::<T>, filename: nameless, shows: &[], open }
+}
+
+const fn null(name: &'static str) -> Driver {
+    Driver { shows: null::SHOWS, ..protocol::<null::Options>(name, null::open) }
 }
 
 fn takes<T: DeserializeOwned>(options: Map<String, Value>) -> std::result::Result<(), Refusal> {

@@ -79,6 +79,8 @@ pub(crate) struct Known {
     pub(crate) unmap: bool,
     /// The driver's own options.
     pub(crate) own: Arc<Map<String, Value>>,
+    /// What an image named to lie below it, and the node that this was opened as.
+    pub(crate) led: Option<(PathBuf, NodeId)>,
 }
 
 impl Engine {

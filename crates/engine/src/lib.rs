@@ -11,6 +11,7 @@ mod ending;
 mod engine;
 pub mod exports;
 mod fill;
+mod full_name;
 mod jobs;
 pub mod keyval;
 mod nodes;
@@ -32,6 +33,7 @@ pub use exports::{ExportInfo, ExportRequest, Exported, NbdServer, ServerRequest}
 pub use fill::Fill;
 pub use flow::events::{Event, Events, Subscription};
 pub use flow::{BitmapChange, BitmapInfo, DetectZeroes, SnapshotInfo};
+pub use full_name::FullName;
 pub use job::{IoStatus, Job, JobInfo, JobOptions, Jobs, OnError};
 pub use nodes::NodeInfo;
 pub use options::{ChildOptions, NodeOptions};

@@ -34,6 +34,8 @@ pub struct NodeInfo {
     pub size: u64,
     /// The file that it lies on, where it lies on one.
     pub filename: Option<PathBuf>,
+    /// How it is named to whoever would open it: [`crate::FullName::text`].
+    pub full_name: String,
     /// What becomes of writes of zeros.
     pub detect_zeroes: DetectZeroes,
     /// Whether the host's page cache is bypassed.
@@ -168,6 +170,9 @@ impl Engine {
                     read_only: info.read_only,
                     size: graph.view(info.node.id()).map_or(0, |view| view.size()),
                     filename: known.file,
+                    full_name: self
+                        .full_name_in(&graph, info.node.id())
+                        .map_or_else(|_| String::new(), |name| name.text()),
                     direct: known.direct,
                     no_flush: known.no_flush,
                     detect_zeroes: info.detect_zeroes,
@@ -338,7 +343,11 @@ impl Engine {
             detect_zeroes: Some(new.detect_zeroes),
         }));
         let drained = self.graph().edit(&edits)?;
-        known.iter_mut().filter(|(node, _)| *node == fresh).for_each(|(node, _)| *node = old);
+        for (node, known) in known.iter_mut().filter(|(node, _)| *node == fresh) {
+            // Its children are those that it had, if it was not told to open any.
+            known.led = known.led.take().or_else(|| self.known(old).led);
+            *node = old;
+        }
         self.remember(known);
         Ok(drained)
     }

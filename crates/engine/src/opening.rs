@@ -68,6 +68,8 @@ struct Below {
     file: Option<PathBuf>,
     /// What the driver asks of all but backing ones.
     asks: EdgeDemand,
+    /// The one that was opened as the backing image that the image names.
+    led: Option<NodeId>,
 }
 
 impl<'e> Opening<'e> {
@@ -120,7 +122,7 @@ impl<'e> Opening<'e> {
             Some(child) => self.file_of(child.node),
             None => (options.driver.filename)(&options.own).map(PathBuf::from),
         };
-        let mut below = Below { children, modes, file, asks: asks(options) };
+        let mut below = Below { children, modes, file, asks: asks(options), led: None };
         let name = named.map_or_else(|| self.engine.graph().name(None), Ok)?;
         let context = self.context(options, name.text().clone(), &below)?;
         let opened = (options.driver.open)(context).await?;
@@ -134,6 +136,8 @@ impl<'e> Opening<'e> {
         let id = node.id();
         let extra = |role| if role == Role::Backing { EdgeDemand::default() } else { below.asks };
         let child = |c: OpenChild| Child { role: c.role, node: c.node, extra: extra(c.role) };
+        let named = node.powers().naming.and_then(|power| power.backing());
+        let led = named.zip(below.led);
         let mut children: Vec<Child> = below.children.into_iter().map(child).collect();
         children.sort_by_key(|child| child.role);
         self.edits.push(Edit::AddNode(NewNode {
@@ -145,7 +149,7 @@ impl<'e> Opening<'e> {
         }));
         let Inherited { direct, transient, no_flush, unmap, .. } = below.modes;
         let own = Arc::new(options.own.clone());
-        self.known.push((id, Known { file: below.file, direct, transient, no_flush, unmap, own }));
+        self.known.push((id, Known { file: below.file, direct, transient, no_flush, unmap, own, led }));
         id
     }
 
@@ -235,6 +239,9 @@ impl<'e> Opening<'e> {
                 Ok(node) => node,
                 Err(error) => return Err(self.blame(error, wanted.role, below)),
             };
+            if wanted.role == Role::Backing && given.is_none() {
+                below.led = Some(node);
+            }
             below.children.push(OpenChild { role: wanted.role, node });
         }
         self.trail.pop();

@@ -33,12 +33,8 @@ impl Named {
     pub(crate) fn filename(&self, given: &str) -> String {
         let mut own = self.file.clone();
         own.remove("driver");
-        match driver::find(self.driver()).and_then(|driver| (driver.filename)(&own)) {
-            // Else it would name a protocol.
-            Some(path) if self.driver() == "file" && prefix(&path).is_some() => format!("./{path}"),
-            Some(name) => name,
-            None => given.to_owned(),
-        }
+        let name = driver::find(self.driver()).and_then(|driver| (driver.filename)(&own));
+        name.unwrap_or_else(|| given.to_owned())
     }
 }
 

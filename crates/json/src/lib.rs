@@ -8,6 +8,7 @@
 //! makes this panic; an error says what QEMU 10.0 says of the same input.
 
 mod lexer;
+mod order;
 mod parser;
 mod stream;
 mod string;
@@ -18,6 +19,7 @@ mod whole;
 
 use std::fmt;
 
+pub use order::in_order;
 pub use stream::{Limits, Stream};
 pub use text::to_ascii;
 pub use whole::parse;

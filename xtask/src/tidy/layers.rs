@@ -54,7 +54,7 @@ const ALLOWED: &[Allowed] = &[
     },
     Allowed {
         name: "engine",
-        rooms: &["export", "driver", "job", "graph", "flow", "object", "io", "block"],
+        rooms: &["export", "driver", "job", "graph", "flow", "object", "io", "block", "json"],
         crates: &["serde", "serde_json"],
     },
     Allowed { name: "job", rooms: &["graph", "flow", "io", "block"], crates: &[] },

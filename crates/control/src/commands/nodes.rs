@@ -116,11 +116,11 @@ fn description(node: &NodeInfo, nodes: &BTreeMap<&str, &NodeInfo>, flat: bool) -
         }
     }
     NodeDescription {
-        file: filename(node),
+        file: node.full_name.clone(),
         node_name: Some(node.name.clone()),
         read_only: node.read_only,
         driver: node.driver.to_owned(),
-        backing_file: chain.first().map(|backing| filename(backing)),
+        backing_file: chain.first().map(|backing| backing.full_name.clone()),
         backing_file_depth: chain.len().try_into().unwrap_or(i64::MAX),
         active: true,
         encrypted: false,
@@ -143,11 +143,11 @@ fn image(
     below: Option<Box<ImageDescription>>,
 ) -> ImageDescription {
     ImageDescription {
-        filename: filename(node),
+        filename: node.full_name.clone(),
         format: node.driver.to_owned(),
         // In whole sectors, as QEMU has it.
         virtual_size: (node.size.div_ceil(SECTOR) * SECTOR).try_into().unwrap_or(i64::MAX),
-        backing_filename: backing(node, nodes).map(filename),
+        backing_filename: backing(node, nodes).map(|below| below.full_name.clone()),
         snapshots: (!node.snapshots.is_empty())
             .then(|| node.snapshots.iter().map(SnapshotDescription::of).collect()),
         backing_image: below,
@@ -157,14 +157,6 @@ fn image(
 fn backing<'n>(node: &NodeInfo, nodes: &BTreeMap<&str, &'n NodeInfo>) -> Option<&'n NodeInfo> {
     let (_, name) = node.children.iter().find(|(role, _)| *role == "backing")?;
     nodes.get(name.as_str()).copied()
-}
-
-/// The file, or else the options that make such a node, as far as they are known.
-fn filename(node: &NodeInfo) -> String {
-    match &node.filename {
-        Some(path) => path.display().to_string(),
-        None => format!("json:{}", serde_json::json!({"driver": node.driver})),
-    }
 }
 
 fn detect_zeroes(node: &NodeInfo) -> DetectZeroes {

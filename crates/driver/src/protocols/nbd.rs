@@ -35,7 +35,7 @@ use outage::Outage;
 use owner::{Owner, Peer};
 
 pub use counters::Counters;
-pub use options::{Config, Options, filename};
+pub use options::{Config, Options, SHOWS, filename};
 
 /// Longest question for extents; with the blocks around it, its length still fits 32 bits.
 const QUESTION_MAX: u64 = 1 << 31;

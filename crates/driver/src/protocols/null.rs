@@ -9,6 +9,7 @@ use block::{ByteRange, Extent, ExtentState, Result};
 use flow::{Body, Execute, Limits, Next, Now, Op, Request, Window, ZeroCost};
 use io::{Lease, LocalFut};
 use serde::Deserialize;
+use serde_json::{Map, Value};
 
 use crate::context::{OpenContext, Opened};
 use crate::options::Count;
@@ -28,6 +29,14 @@ pub struct Options {
     /// Say in block status that everything reads as zeros.
     #[serde(default)]
     pub read_zeroes: bool,
+}
+
+/// What a node shows: [`crate::Driver::shows`].
+pub const SHOWS: &[&str] = &["read-zeroes", "size"];
+
+/// Its name is that of its protocol, `plain`, if it shows what one does that was opened by that.
+pub fn filename(plain: &str, options: &Map<String, Value>) -> Option<String> {
+    SHOWS.iter().all(|option| !options.contains_key(*option)).then(|| plain.to_owned())
 }
 
 /// Opens a null node.

@@ -24,9 +24,11 @@ pub struct Options {
     pub drop_cache: Option<bool>,
 }
 
-/// The name of the file that `options` name.
+/// The name of the file that `options` name; one that would stand for a protocol begins with a folder.
 pub fn filename(options: &Map<String, Value>) -> Option<String> {
-    options.get("filename").and_then(Value::as_str).map(str::to_owned)
+    let name = options.get("filename")?.as_str()?;
+    let is_protocol = name.find([':', '/']).is_some_and(|at| name[at..].starts_with(':'));
+    Some(if is_protocol { format!("./{name}") } else { name.to_owned() })
 }
 
 /// Whether other processes are kept off the file.

@@ -156,6 +156,10 @@ impl TryFrom<Options> for Config {
     }
 }
 
+/// What a node shows: [`crate::Driver::shows`].
+pub const SHOWS: &[&str] =
+    &["filename", "path", "host", "port", "export", "tls-creds", "tls-hostname", "server."];
+
 /// The name that QEMU shows of the export that `options` name; none where nobody could use one.
 pub fn filename(options: &Map<String, Value>) -> Option<String> {
     let options = options::parse::<Options>(options.clone()).ok()?;
