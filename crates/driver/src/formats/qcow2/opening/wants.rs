@@ -30,7 +30,7 @@ pub(crate) fn wants(context: &OpenContext, header: &Header) -> Result<Vec<Wanted
 fn data_file(data: &DataFile) -> Result<Reference> {
     match data.name.as_deref() {
         Some(name) if !name.is_empty() => {
-            Ok(Reference::File { path: PathBuf::from(name), format: Some("raw".to_owned()) })
+            Ok(Reference::File { path: PathBuf::from(name), format: Some("file".to_owned()) })
         }
         _ => Err(invalid("its data lies in a data file, but it names none: add the option 'data-file'")),
     }
