@@ -1,5 +1,7 @@
 //! `map`: which layer of a chain has which bytes, and where.
 
+use std::collections::HashMap;
+
 use block::ByteRange;
 use flow::{Holds, Layer, seam};
 use graph::Demand;
@@ -62,9 +64,12 @@ impl Run {
 }
 
 /// How runs are told.
-enum Words<'a> {
-    Json { first: bool },
-    Human(&'a Session),
+enum Words {
+    Json {
+        first: bool,
+    },
+    /// With what nodes are called, as far as they came up.
+    Human(HashMap<String, String>),
 }
 
 async fn run(call: Call) -> Result<u8> {
@@ -79,7 +84,7 @@ async fn run(call: Call) -> Result<u8> {
     let image = session.open(source, how).await?;
     let size = image.size_in_sectors()?;
     let end = most.map_or(size, |most| start.saturating_add(most).min(size));
-    let mut words = if json { Words::Json { first: true } } else { Words::Human(&session) };
+    let mut words = if json { Words::Json { first: true } } else { Words::Human(HashMap::new()) };
     words.begin(&session);
     let user = image.attach(Demand::LOOK)?;
     let told = tell(&session, &user.root, ByteRange::between(start.min(end), end), &mut words).await;
@@ -92,12 +97,7 @@ async fn run(call: Call) -> Result<u8> {
     Ok(0)
 }
 
-async fn tell(
-    session: &Session,
-    root: &flow::Root,
-    mut rest: ByteRange,
-    words: &mut Words<'_>,
-) -> Result<()> {
+async fn tell(session: &Session, root: &flow::Root, mut rest: ByteRange, words: &mut Words) -> Result<()> {
     let size = root.view().size();
     let mut last: Option<Run> = None;
     while !rest.is_empty() {
@@ -126,7 +126,7 @@ fn filler(last: Option<&Run>, len: u64) -> Layer {
     Layer { depth: 0, holds: Holds::Hole, len, at }
 }
 
-impl Words<'_> {
+impl Words {
     fn begin(&self, session: &Session) {
         session.listener.say(match self {
             Words::Json { .. } => "[",
@@ -153,7 +153,7 @@ impl Words<'_> {
                 session.listener.say(&json(run));
                 Ok(())
             }
-            Words::Human(session) => human(session, run),
+            Words::Human(names) => human(session, run, names),
         }
     }
 }
@@ -174,21 +174,34 @@ fn json(run: &Run) -> String {
     )
 }
 
-fn human(session: &Session, run: &Run) -> Result<()> {
+fn human(session: &Session, run: &Run, names: &mut HashMap<String, String>) -> Result<()> {
     if run.reads_zero() {
         return Ok(());
     }
     let Some((node, offset)) = &run.layer.at else {
         return Err(Failure::new("File contains external, encrypted or compressed clusters."));
     };
-    let file = session.engine.files_of(node).first().map(|file| file.display().to_string());
+    if !names.contains_key(node) {
+        names.insert(node.clone(), file_of(session, node)?);
+    }
     let hex = |number: u64| if number == 0 { "0".to_owned() } else { format!("{number:#x}") };
     session.listener.say(&format!(
         "{:<16}{:<16}{:<16}{}\n",
         hex(run.range.start()),
         hex(run.range.len()),
         hex(*offset),
-        file.unwrap_or_else(|| node.clone()),
+        names[node],
     ));
     Ok(())
+}
+
+/// What the node is called that has the bytes: a raw image has what it lies on.
+fn file_of(session: &Session, node: &str) -> Result<String> {
+    let nodes = session.engine.nodes();
+    let find = |name: &str| nodes.iter().find(|info| info.name == name);
+    let mut found = find(node);
+    while let Some(raw) = found.filter(|info| info.driver == "raw") {
+        found = raw.children.first().and_then(|(_, below)| find(below));
+    }
+    Ok(session.engine.full_name(found.map_or(node, |info| &info.name))?.text())
 }

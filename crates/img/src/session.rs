@@ -267,7 +267,8 @@ impl Session {
         Ok(Looked { named, format, recognised, header, node })
     }
 
-    async fn header(&self, node: &str) -> Result<Header> {
+    /// The header of the qcow2 image that lies in a node.
+    pub(crate) async fn header(&self, node: &str) -> Result<Header> {
         let prefix = self.start(node, Header::PREFIX).await?;
         if !prefix.starts_with(b"QFI\xfb") {
             return Err(Failure::new("Image is not in qcow2 format"));
@@ -323,8 +324,12 @@ fn inherited(own: &Map<String, Value>) -> Map<String, Value> {
 
 /// The driver that opens an image of that format on the node of its protocol.
 pub(crate) fn layer(format: &str) -> &str {
-    let is_protocol = driver::find(format).is_some_and(|driver| driver.kind == driver::Kind::Protocol);
-    if is_protocol { "raw" } else { format }
+    if is_protocol(format) { "raw" } else { format }
+}
+
+/// Whether what was given as a format is a protocol.
+pub(crate) fn is_protocol(format: &str) -> bool {
+    driver::find(format).is_some_and(|driver| driver.kind == driver::Kind::Protocol)
 }
 
 /// Options that every node has, unless its own say otherwise.

@@ -36,6 +36,7 @@ const OPTIONS: &str = include_str!("options.txt");
 const NODE_OPTIONS: &str = include_str!("node_options.txt");
 const COMMITTING: &str = include_str!("committing.txt");
 const BELOW: &str = include_str!("below.txt");
+const LAYERS: &str = include_str!("layers.txt");
 const AMENDING: &str = include_str!("amending.txt");
 const EXPORTS: &str = include_str!("exports.txt");
 const DEVICES: &str = include_str!("devices.txt");
@@ -79,6 +80,11 @@ fn commits_go_where_those_of_qemu_img_go() {
 #[test]
 fn options_of_what_is_below_are_taken_as_qemu_img_takes_them() {
     both("options_of_what_is_below_are_taken_as_qemu_img_takes_them", BELOW);
+}
+
+#[test]
+fn layers_are_called_and_told_of_as_qemu_img_does() {
+    both("layers_are_called_and_told_of_as_qemu_img_does", LAYERS);
 }
 
 #[test]
