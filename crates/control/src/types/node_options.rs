@@ -328,5 +328,27 @@ qmp::structure! {
         "refcount-cache-size" => refcount_cache_size: Option<i64>,
         /// Seconds after which unused tables leave memory.
         "cache-clean-interval" => cache_clean_interval: Option<i64>,
+        /// Ours, as those that follow: the internal snapshot that is read in place of the present state.
+        "snapshot" => snapshot: Option<String>,
+        /// What becomes of it where its backing file has changed.
+        "backing-validation" => backing_validation: Option<BackingValidation>,
+        /// Nothing is written but what its backing image reads as.
+        "keep-identity" => keep_identity: Option<bool>,
+        /// It is opened to be checked.
+        "check-only" => check_only: Option<bool>,
+        /// Its tables are taken for what can be made of them.
+        "salvage" => salvage: Option<bool>,
+    }
+}
+
+qmp::enumeration! {
+    /// What becomes of an image whose backing file has changed.
+    pub enum BackingValidation {
+        /// Nobody looks.
+        Off = "off",
+        /// It is opened, and an event says so.
+        Warn = "warn",
+        /// It is not opened.
+        Refuse = "refuse",
     }
 }
