@@ -380,8 +380,10 @@ pub trait Bitmaps: Sync {
 pub trait Quota: Sync {
     /// Most bytes of storage that it shall take.
     fn limit(&self) -> u64;
-    /// Bytes that it takes.
+    /// Bytes that it takes, with those that the books about more of it will take.
     fn used(&self) -> u64;
+    /// Most bytes that come on top when `range`, which it does not hold, is stored in it.
+    fn cost(&self, range: ByteRange) -> u64;
 }
 
 /// Storing bytes compressed, cluster by cluster: packing may be done side by side, storing says in which order they

@@ -20,7 +20,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use block::{Alignment, BlockError, ByteRange, ChildIndex, ErrorKind, Extent, Priority, Result};
 use flow::flights::{Boarding, Flight, Flights, Lead};
 use flow::{
-    Body, Execute, Flags, Limits, Next, NodeId, Now, Op, Powers, Pressure, Request, Role, Stats, View,
+    Body, Execute, Flags, Limits, Next, NodeId, Now, Op, Powers, Pressure, Quota, Request, Role, Stats, View,
     Whence, Window, seam,
 };
 use io::{Lease, LocalFut, Moment};
@@ -68,6 +68,8 @@ pub struct CopyOnRead {
     bottom: Option<NodeId>,
     flights: Arc<Flights>,
     counts: Arc<Counts>,
+    /// Bytes that a bounded cache may come to take for what is fetched and not stored yet.
+    reserved: Arc<AtomicU64>,
 }
 
 /// What a copy-on-read node has done.
@@ -101,7 +103,7 @@ impl Default for CopyOnRead {
 impl CopyOnRead {
     /// A filter with nothing under way, that stores what the layers down to `bottom` hold.
     pub fn new(bottom: Option<NodeId>) -> Self {
-        Self { bottom, flights: Flights::new(FLYING_MAX), counts: Arc::default() }
+        Self { bottom, flights: Flights::new(FLYING_MAX), counts: Arc::default(), reserved: Arc::default() }
     }
 
     /// What it has done so far.
@@ -121,11 +123,11 @@ impl CopyOnRead {
             };
             let run = rq.rest().head(len);
             let kept = self.kept(whence, run, next);
-            let range = if kept.is_empty() { run } else { kept };
+            let range = if kept.range.is_empty() { run } else { kept.range };
             let part = lease.split_to(range.len() as usize);
-            let (result, part) = match kept.is_empty() {
+            let (result, part) = match kept.range.is_empty() {
                 true => next.execute(CHILD, rq.on(range), part).await,
-                false => self.read_missing(rq.priority, range, part, next).await,
+                false => self.read_missing(rq.priority, kept, part, next).await,
             };
             rq.done += range.len() as u32;
             rq.acted = 0;
@@ -142,12 +144,13 @@ impl CopyOnRead {
     async fn read_missing(
         &self,
         priority: Priority,
-        range: ByteRange,
+        kept: Kept,
         mut part: Lease,
         next: Next<'_>,
     ) -> (Result<()>, Lease) {
+        let range = kept.range;
         let result = self
-            .fetch(priority, range, next, |_, bytes| {
+            .fetch(priority, kept, next, |_, bytes| {
                 let wanted = bytes.range.intersection(range);
                 if wanted.is_empty() {
                     return;
@@ -161,23 +164,23 @@ impl CopyOnRead {
         (result, part)
     }
 
-    /// Has the granules of `range`, which were [`Self::kept`], fetched (unless somebody does already) and shows all
-    /// that arrives to `visit`.
+    /// Has the granules of what is [`Self::kept`] fetched (unless somebody does already) and shows all that arrives to
+    /// `visit`.
     async fn fetch(
         &self,
         priority: Priority,
-        range: ByteRange,
+        kept: Kept,
         next: Next<'_>,
         mut visit: impl FnMut(&Arc<Flight>, Arrival<'_>),
     ) -> Result<()> {
         // A granule in two flights would be fetched once more to store the first.
-        let (mut rest, longest) = (range, FLIGHT_MAX.max(granule(next)?.bytes()));
+        let (mut rest, longest) = (kept.range, FLIGHT_MAX.max(granule(next)?.bytes()));
         while !rest.is_empty() {
             let mut flights = Vec::new();
             for boarding in self.flights.board(granules(rest, next)?, longest, priority, io::now()) {
                 flights.push(match boarding {
                     Boarding::Follow(flight) => flight,
-                    Boarding::Lead(lead) => self.launch(lead, priority, next),
+                    Boarding::Lead(lead) => self.launch(lead, priority, kept.room.clone(), next),
                 });
             }
             for flight in flights {
@@ -192,11 +195,14 @@ impl CopyOnRead {
     }
 
     /// Fetches and stores on this thread, whatever becomes of the one who asked.
-    fn launch(&self, lead: Lead, priority: Priority, next: Next<'_>) -> Arc<Flight> {
+    fn launch(&self, lead: Lead, priority: Priority, room: Option<Arc<Room>>, next: Next<'_>) -> Arc<Flight> {
         let flight = lead.flight().clone();
         let counts = self.counts.clone();
         let hold = next.hold();
-        io::spawn(async move { fly(lead, priority, hold.next(), &counts).await });
+        io::spawn(async move {
+            fly(lead, priority, hold.next(), &counts).await;
+            drop(room);
+        });
         flight
     }
 
@@ -211,17 +217,31 @@ impl CopyOnRead {
     }
 
     /// The first bytes of `range`, which come from where `whence` says, that the cache shall take: nothing if it has
-    /// them or shall not have them; those whose granules, and a table to map them, it has room for if it has a bound.
-    /// Whoever waits between this answer and the fetch finds it outdated.
-    fn kept(&self, whence: Whence, range: ByteRange, next: Next<'_>) -> ByteRange {
+    /// them or shall not have them; those that it has room for if it has a bound. Whoever waits between this answer
+    /// and the fetch finds it outdated.
+    fn kept(&self, whence: Whence, range: ByteRange, next: Next<'_>) -> Kept {
+        let nothing = Kept { range: ByteRange::default(), room: None };
         if whence != Whence::Between {
-            return ByteRange::default();
+            return nothing;
         }
-        let (Ok(Some(quota)), Ok(granule)) = (next.quota(CHILD), granule(next)) else { return range };
-        let taken = [quota.used(), self.flights.bytes(), granule.bytes()];
-        let free = taken.into_iter().fold(quota.limit(), u64::saturating_sub);
-        let end = granule.down(range.start()).saturating_add(granule.down(free));
-        range.head(end.saturating_sub(range.start()))
+        let (Ok(Some(quota)), Ok(granule)) = (next.quota(CHILD), granule(next)) else {
+            return Kept { range, room: None };
+        };
+        loop {
+            let taken = self.reserved.load(Ordering::SeqCst);
+            let free = quota.limit().saturating_sub(quota.used()).saturating_sub(taken);
+            let kept = fitting(range, free, granule, quota);
+            if kept.is_empty() {
+                return nothing;
+            }
+            let cost = quota.cost(granule.around(kept));
+            let swapped =
+                self.reserved.compare_exchange(taken, taken + cost, Ordering::SeqCst, Ordering::SeqCst);
+            if swapped.is_ok() {
+                let room = Room { cost, reserved: self.reserved.clone() };
+                return Kept { range: kept, room: Some(Arc::new(room)) };
+            }
+        }
     }
 
     /// Has what the child shall hold of `range`, and does not hold yet, fetched, as far as
@@ -236,7 +256,7 @@ impl CopyOnRead {
         while !rest.is_empty() {
             let (whence, len) = self.whence(rest, priority, next).await?;
             let kept = self.kept(whence, rest.head(len), next);
-            if !kept.is_empty() {
+            if !kept.range.is_empty() {
                 self.fetch(priority, kept, next, |flight, _| flights.push(flight.clone())).await?;
             }
             rest = rest.skip(len);
@@ -271,6 +291,37 @@ impl CopyOnRead {
             self.flights.land(range).await;
         }
         Ok(())
+    }
+}
+
+/// What a cache shall take, and the room that was reserved for it if there is a bound.
+struct Kept {
+    range: ByteRange,
+    room: Option<Arc<Room>>,
+}
+
+/// Room that is given back when all of it is stored, or nothing will be.
+struct Room {
+    cost: u64,
+    reserved: Arc<AtomicU64>,
+}
+
+impl Drop for Room {
+    fn drop(&mut self) {
+        self.reserved.fetch_sub(self.cost, Ordering::SeqCst);
+    }
+}
+
+/// The front of `range`, to the end of a granule if not all, that costs no more than what is `free`.
+fn fitting(range: ByteRange, free: u64, granule: Alignment, quota: &dyn Quota) -> ByteRange {
+    let mut kept = range;
+    loop {
+        let over = quota.cost(granule.around(kept)).saturating_sub(free);
+        if over == 0 || kept.is_empty() {
+            return kept;
+        }
+        let end = granule.down(kept.end().saturating_sub(over));
+        kept = kept.head(end.saturating_sub(kept.start()));
     }
 }
 

@@ -226,4 +226,8 @@ impl Quota for MemoryFormat {
     fn used(&self) -> u64 {
         self.clusters.used()
     }
+
+    fn cost(&self, range: ByteRange) -> u64 {
+        self.clusters.cost(range)
+    }
 }

@@ -126,9 +126,23 @@ impl Quota for Qcow2 {
         self.bound().unwrap_or(u64::MAX)
     }
 
-    /// The length of the file: it grows before anything points beyond.
+    /// The length of the file, which grows before anything points beyond, in whole clusters; and refcount blocks.
     fn used(&self) -> u64 {
-        self.image.file_len.load(Ordering::Acquire)
+        let bits = self.image.geometry.cluster_bits();
+        let used = self.image.file_len.load(Ordering::Acquire).div_ceil(1 << bits);
+        let counts = self.image.writer.as_ref().map_or(0, |writer| {
+            writer.books.lock().refcounts.to_come(used, self.limit().div_ceil(1 << bits))
+        });
+        used.saturating_add(counts) << bits
+    }
+
+    /// Whole clusters, and L2 tables that are not there.
+    fn cost(&self, range: ByteRange) -> u64 {
+        let (geometry, span) = (&self.image.geometry, self.image.geometry.table_span());
+        let whole = self.image.cluster().around(range);
+        let tables = (whole.start() / span..whole.end().div_ceil(span))
+            .filter(|number| self.image.l1.table(geometry, number * span).is_none());
+        whole.len().saturating_add(tables.count() as u64 * geometry.cluster_size())
     }
 }
 

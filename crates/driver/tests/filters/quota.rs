@@ -169,3 +169,58 @@ fn a_fill_that_waits_for_demand_keeps_to_the_quota() {
     let used = world.disk().durable_bytes("disk").unwrap().len() as u64;
     assert!(used <= QUOTA, "{used} of {QUOTA}");
 }
+
+/// How long the file of a cache becomes when many clients read here and there, a few bytes at a time each.
+fn length(seed: u64, cluster_bits: u32, quota: u64, refcount_bits: u32) -> u64 {
+    let world = SimWorld::new(seed, Options::default());
+    let size = 64 << 20;
+    world.disk().put("base", &vec![7; size as usize]);
+    let image = NewImage {
+        extensions: vec![cache::extension(&cache::with_quota(quota)).unwrap()],
+        autoclear: cache::AUTOCLEAR,
+        refcount_bits,
+        ..NewImage::new(size, cluster_bits).over("base", "raw")
+    };
+    world.run(async {
+        let lab = Lab::new(&world);
+        let (base, _) = lab.file("base").await;
+        let cache = lab.qcow2("disk", &image, json!({}), Some(&base)).await;
+        let top = over(&lab, &cache).await;
+        let clients = (0..16).map(|client| {
+            let view = top.view();
+            async move {
+                let mut rng = sim::Rng::new(seed * 16 + client);
+                for _ in 0..40 {
+                    let longest = if rng.chance(0.1) { 1 << 20 } else { 5000 };
+                    let len = 1 + rng.below(longest);
+                    let at = rng.below(size - len);
+                    let read = seam::read(&view, ByteRange::new(at, len)).await.unwrap();
+                    assert!(read.iter().all(|byte| *byte == 7));
+                }
+            }
+        });
+        futures_util::future::join_all(clients).await;
+        sync(&top.view()).await;
+    });
+    let file = world.disk().durable_bytes("disk").unwrap();
+    images::check(&file).unwrap();
+    file.len() as u64
+}
+
+#[test]
+fn it_is_never_exceeded_whoever_reads_where_at_the_same_time() {
+    for seed in 0..4 {
+        for (bits, quota, refcount_bits) in [
+            (9, 1 << 20, 64),
+            (9, 300_000, 16),
+            (12, 1_000_000, 16),
+            (16, 1_000_000, 16),
+            (16, 3_000_001, 1),
+            (18, 4 << 20, 16),
+        ] {
+            let length = length(seed, bits, quota, refcount_bits);
+            assert!(length <= quota, "seed {seed}: {length} of {quota}, clusters of {} bytes", 1 << bits);
+            assert!(length > quota / 2, "seed {seed}: only {length} of {quota}");
+        }
+    }
+}

@@ -8,6 +8,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use block::ByteRange;
 use flow::{Reclaim, Tag};
 
 /// The clusters of one node.
@@ -60,6 +61,11 @@ impl Clusters {
     /// Bytes of clusters that are mapped or prepared.
     pub(super) fn used(&self) -> u64 {
         self.books().held() * self.cluster
+    }
+
+    /// The same of clusters for `range`.
+    pub(super) fn cost(&self, range: ByteRange) -> u64 {
+        range.end().next_multiple_of(self.cluster) - range.start() / self.cluster * self.cluster
     }
 
     pub(super) fn books(&self) -> MutexGuard<'_, Books> {

@@ -144,6 +144,18 @@ impl Refcounts {
         (8 << self.cluster_bits) / u64::from(self.bits)
     }
 
+    /// Most clusters for refcounts themselves that come on top of `used` until the file is `limit` of them long.
+    pub(crate) fn to_come(&self, used: u64, limit: u64) -> u64 {
+        let blocks = limit.div_ceil(self.per_block());
+        let more = blocks.saturating_sub(used.div_ceil(self.per_block()));
+        // A table that has to move is longer than it must be, and leaves its old place.
+        let table = match blocks > self.table.len() as u64 {
+            true => 2 * (blocks * 8).div_ceil(1 << self.cluster_bits),
+            false => 0,
+        };
+        more + table
+    }
+
     /// Takes up to `count` clusters in one run, none at or beyond `end`.
     pub(crate) fn take(&mut self, count: u64, end: u64) -> Result<Took> {
         let Some((first, longest)) = self.known(count) else { return self.take_fresh(count, end) };
