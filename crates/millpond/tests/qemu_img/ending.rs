@@ -153,3 +153,29 @@ fn whatever_is_ended_leaves_a_whole_image_or_none() {
         }
     }
 }
+
+/// QEMU 10.0.2 takes an image whose header says what it does not know for one without snapshots, and frees theirs.
+#[test]
+fn repaired_by_qemu_img_an_overlay_keeps_its_snapshots() {
+    let test = "repaired_by_qemu_img_an_overlay_keeps_its_snapshots";
+    let Some(lab) = Lab::new(test, &["qemu-img", "qemu-io"]) else { return };
+    lab.image("disk.raw", 1 << 20);
+    for more in ["", ",cache_img_quota=10M"] {
+        let options = format!("backing_file=disk.raw,backing_fmt=raw{more}");
+        lab.ok("millpond", &["img", "create", "-q", "-f", "qcow2", "-o", &options, "over"]);
+        lab.ok("millpond", &["img", "snapshot", "-f", "qcow2", "-c", "one", "over"]);
+        lab.ok("qemu-img", &["check", "-q", "-r", "all", "over"]);
+        assert!(lab.ok("qemu-img", &["snapshot", "-l", "over"]).contains("one"), "{more}");
+        lab.ok("qemu-img", &["check", "-q", "over"]);
+        // Nor is there a mark afterwards.
+        lab.ok(
+            "millpond",
+            &["img", "rebase", "-q", "-u", "-f", "qcow2", "-b", "disk.raw", "-F", "raw", "over"],
+        );
+        lab.ok("qemu-img", &["check", "-q", "-r", "all", "over"]);
+        assert!(lab.ok("qemu-img", &["snapshot", "-l", "over"]).contains("one"), "{more}");
+        let told =
+            lab.fails("millpond", &["img", "amend", "-f", "qcow2", "-o", "cache_img_quota=5M", "over"]);
+        assert!(told.contains("internal snapshots"), "{told}");
+    }
+}

@@ -194,6 +194,12 @@ async fn set_quota(file: ImageFile<'_>, header: &Header, quota: Option<u64>) -> 
                 "cache_img_quota bounds the image file, and the data of this image is in another",
             ));
         }
+        // See `snapshots::OF_OURS`.
+        Some(_) if header.snapshots.count > 0 => {
+            return Err(unsupported(
+                "an image with internal snapshots cannot have cache_img_quota: delete them",
+            ));
+        }
         Some(quota) => about.insert("quota".to_owned(), quota.into()),
         None => about.remove("quota"),
     };
@@ -205,6 +211,7 @@ async fn set_quota(file: ImageFile<'_>, header: &Header, quota: Option<u64>) -> 
 
 async fn note_backing(file: ImageFile<'_>, header: &Header, mark: BackingMark) -> Result<()> {
     match &header.backing {
+        Some(_) if header.snapshots.count > 0 => Err(unsupported("it has internal snapshots")),
         Some(backing) => edit(file, &mark.edit(backing)).await,
         None => Err(unsupported("it has no backing file")),
     }

@@ -213,7 +213,8 @@ async fn open_writer(
     let terms = terms.unwrap_or_default();
     let identity = if options.keep_identity || terms.lasting { cache::AUTOCLEAR } else { 0 };
     // Without bitmaps the bit says nothing, and goes.
-    let keep = identity | BackingMark::AUTOCLEAR | header.bitmaps.map_or(0, |_| Features::BITMAPS);
+    let of_ours = if header.snapshots.count > 0 { 0 } else { identity | BackingMark::AUTOCLEAR };
+    let keep = of_ours | header.bitmaps.map_or(0, |_| Features::BITMAPS);
     Ok(Writer::new(Start {
         header,
         geometry,

@@ -23,7 +23,10 @@ use block::{BlockError, ByteRange, ErrorKind, NewSnapshot, Result};
 use flow::sabotage::Rule;
 use flow::{Next, SnapshotInfo};
 use io::LocalFut;
-use qcow2::{FILE_CHILD, Header, HeaderEdit, Snapshot, SnapshotList, SnapshotTable, Switch, word_bytes};
+use qcow2::{
+    BackingMark, FILE_CHILD, Header, HeaderEdit, Snapshot, SnapshotList, SnapshotTable, Switch, cache,
+    word_bytes,
+};
 
 use super::Qcow2;
 use super::image::Image;
@@ -95,6 +98,10 @@ impl Qcow2 {
     }
 }
 
+/// Autoclear bits that no image with snapshots has: QEMU 10.0 clears what it does not know before it reads the list of
+/// snapshots, and where that is for a repair, it writes that there are none.
+pub(super) const OF_OURS: u64 = cache::AUTOCLEAR | BackingMark::AUTOCLEAR;
+
 impl Image {
     async fn edit_snapshots(self: &Arc<Self>, edit: Edit, next: Next<'_>) -> Result<()> {
         if self.is_apart() {
@@ -121,6 +128,10 @@ impl Image {
             self.writer()?.books.lock().refcounts.soil(written);
             let edited = edited?;
             self.barrier(Rule::SwitchBarrier, next).await?;
+            if edited.switch.snapshots.count > 0 {
+                let edit = HeaderEdit::ClearAutoclear(before.features.autoclear & OF_OURS);
+                self.write_header(&edit, Rule::HeaderBarrier, turn, next).await?;
+            }
             let structures = self.structures_of(before, &edited, next).await?;
             let edit = HeaderEdit::Switch(edited.switch);
             if self.write_header(&edit, Rule::LastBarrier, turn, next).await.is_err() {
