@@ -179,3 +179,23 @@ fn repaired_by_qemu_img_an_overlay_keeps_its_snapshots() {
         assert!(told.contains("internal snapshots"), "{told}");
     }
 }
+
+#[test]
+fn what_guests_discard_goes_where_that_is_asked_for() {
+    let test = "what_guests_discard_goes_where_that_is_asked_for";
+    let Some(lab) = Lab::new(test, &["qemu-img", "qemu-io", "qemu-nbd"]) else { return };
+    for server in ["millpond nbd", "qemu-nbd"] {
+        for (format, mode, left) in [("qcow2", "ignore", 7), ("raw", "ignore", 7), ("qcow2", "unmap", 0)] {
+            lab.ok("qemu-img", &["create", "-q", "-f", format, "disk", "1M"]);
+            lab.ok("qemu-io", &["-f", format, "-c", "write -q -P 7 0 1M", "disk"]);
+            let script = format!(
+                "{server} -f {format} --discard {mode} -k $PWD/s disk & while ! test -S s; do sleep 0.02; done; \
+                 qemu-io -f raw -d unmap -c 'discard 0 1M' -c 'read -P {left} 0 1M' nbd+unix:///?socket=$PWD/s; \
+                 wait; while test -e s; do sleep 0.02; done"
+            );
+            let output = lab.run("bash", &["-c", &script]);
+            let said = lab::said(&output);
+            assert!(said.contains("read 1048576/1048576") && !said.contains("failed"), "{server}: {said}");
+        }
+    }
+}

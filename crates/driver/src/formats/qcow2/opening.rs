@@ -224,6 +224,7 @@ async fn open_writer(
         refcount_budget: budgets.refcounts,
         l2_budget: budgets.l2,
         passes: options.passes(context.unmap),
+        takes_discards: context.unmap,
         keeps_discarded: options.keeps_discarded(geometry)?,
         lazy: options.lazy(header)?,
         keep,

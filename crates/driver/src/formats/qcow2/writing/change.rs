@@ -83,6 +83,9 @@ impl Image {
     /// Drops the whole clusters inside the range. None becomes unallocated where a backing image would show: nor for a
     /// request that began before the backing child was taken away, since its bytes there never were this image's.
     pub(crate) async fn discard(self: &Arc<Self>, rq: Request, next: Next<'_>) -> Result<()> {
+        if !self.writer()?.takes_discards {
+            return Ok(());
+        }
         self.begin_change(next).await?;
         if self.writer()?.raw_data {
             // What was dropped reads as zeros, as in all images.

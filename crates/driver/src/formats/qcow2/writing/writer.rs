@@ -71,6 +71,8 @@ pub(crate) struct Writer {
     pub(crate) raw_data: bool,
     /// Whose clusters are given back to the file.
     pub(crate) passes: Passes,
+    /// Whether discards do anything (`discard=unmap`).
+    pub(crate) takes_discards: bool,
     /// Whether what is discarded keeps its cluster (`discard-no-unref`).
     pub(crate) keeps_discarded: bool,
     /// Whether the header or the graph has named a backing image since it was opened: what is dropped has to be zeroed,
@@ -102,6 +104,7 @@ pub(crate) struct Start<'a> {
     pub(crate) refcount_budget: u64,
     pub(crate) l2_budget: u64,
     pub(crate) passes: Passes,
+    pub(crate) takes_discards: bool,
     pub(crate) keeps_discarded: bool,
     pub(crate) lazy: bool,
     /// Autoclear bits that stay.
@@ -135,6 +138,7 @@ impl Writer {
             dirty: AtomicBool::new(false),
             to_clear: header.features.autoclear & !(keep | header.features.kept_autoclear()),
             passes,
+            takes_discards: start.takes_discards,
             keeps_discarded: start.keeps_discarded,
             raw_data: header.data_file.as_ref().is_some_and(|data| data.raw),
             backed: AtomicBool::new(backed || header.backing.is_some()),
