@@ -68,6 +68,22 @@ impl Ending {
     }
 }
 
+/// A place where clients may wait to be served.
+pub struct Bound {
+    control: Control,
+    listener: Box<dyn Listener>,
+}
+
+impl Bound {
+    /// Serves them for as long as the calling I/O thread runs.
+    pub fn serve(self) {
+        io::spawn(async move {
+            // Clients that are there go on without it, and so does the program.
+            let _ = self.control.accept(&*self.listener).await;
+        });
+    }
+}
+
 impl Control {
     /// Serves with `table`, to which nothing can be added any more. `ending` is the one that `quit` asks.
     pub fn new(engine: Arc<Engine>, mut table: Table, ending: Ending) -> Self {
@@ -87,13 +103,15 @@ impl Control {
 
     /// Serves clients at `address` for as long as the calling I/O thread runs. Answers the address with the real port.
     pub fn open(&self, address: &Address) -> Result<Address> {
-        let listener = self.shared.engine.bind(address)?;
-        let (control, bound) = (self.clone(), listener.address());
-        io::spawn(async move {
-            // Clients that are there go on without it, and so does the program.
-            let _ = control.accept(&*listener).await;
-        });
-        Ok(bound)
+        let bound = self.bind(address)?;
+        let address = bound.listener.address();
+        bound.serve();
+        Ok(address)
+    }
+
+    /// Lets clients connect to `address`, who are not served yet.
+    pub fn bind(&self, address: &Address) -> Result<Bound> {
+        Ok(Bound { control: self.clone(), listener: self.shared.engine.bind(address)? })
     }
 
     async fn accept(&self, listener: &dyn Listener) -> Result<()> {

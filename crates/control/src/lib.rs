@@ -15,6 +15,6 @@ mod session;
 mod table;
 pub mod types;
 
-pub use control::{Control, VERSION};
+pub use control::{Bound, Control, VERSION};
 pub use failure::Failure;
 pub use table::Table;

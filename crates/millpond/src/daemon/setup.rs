@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use block::{BlockError, ErrorKind, Result};
-use control::Control;
+use control::{Bound, Control};
 use engine::{Engine, keyval};
 use io::Address;
 use qmp::schema::Form;
@@ -20,11 +20,13 @@ pub(super) struct Setup<'d> {
     control: &'d Control,
     /// Where monitors may be put, by id.
     chardevs: BTreeMap<String, Address>,
+    /// Monitors: their clients find all that the options say, whatever comes first.
+    monitors: Vec<Bound>,
 }
 
 impl<'d> Setup<'d> {
     pub(super) fn new(engine: &'d Arc<Engine>, control: &'d Control) -> Self {
-        Self { engine, control, chardevs: BTreeMap::new() }
+        Self { engine, control, chardevs: BTreeMap::new(), monitors: Vec::new() }
     }
 
     /// Carries all options out; an error names the one that failed.
@@ -43,6 +45,7 @@ impl<'d> Setup<'d> {
             };
             outcome.map_err(|error| named(option, text, error))?;
         }
+        self.monitors.into_iter().for_each(Bound::serve);
         Ok(())
     }
 
@@ -114,10 +117,12 @@ impl<'d> Setup<'d> {
         }
     }
 
-    fn monitor(&self, text: &str) -> Result<()> {
+    fn monitor(&mut self, text: &str) -> Result<()> {
         let address = self.place(text).map_err(remedy::of_monitor)?;
-        let opened = self.control.open(address);
-        opened.map(drop).map_err(|error| remedies::of_listening_at(error, address, "host"))
+        let bound = self.control.bind(address);
+        let bound = bound.map_err(|error| remedies::of_listening_at(error, address, "host"))?;
+        self.monitors.push(bound);
+        Ok(())
     }
 
     /// Where a monitor is put.

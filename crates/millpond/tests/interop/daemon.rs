@@ -79,3 +79,25 @@ fn a_link_called_qemu_storage_daemon_is_the_daemon() {
     let error = lab.fails(&lab.name("qemu-storage-daemon"), &["--nope", "x"]);
     assert!(error.starts_with("qemu-storage-daemon: '--nope'"), "{error}");
 }
+
+/// A client that connects as soon as there is a socket finds all nodes, although the monitor comes first.
+#[test]
+fn clients_are_served_when_all_options_are_carried_out() {
+    use std::io::{BufRead as _, BufReader, Write as _};
+
+    let lab = Lab::on(std::path::Path::new("/tmp"));
+    let mut command = lab.command(crate::lab::MILLPOND);
+    command.args(["daemon", "--chardev", "socket,id=c,path=qmp,server=on,wait=off", "--monitor", "c"]);
+    for number in 0..200 {
+        command.args(["--blockdev", &format!("null-co,node-name=n{number}")]);
+    }
+    let mut daemon = command.spawn().unwrap();
+    crate::lab::wait_for("the socket is there", || lab.path("qmp").exists());
+    let mut stream = std::os::unix::net::UnixStream::connect(lab.path("qmp")).unwrap();
+    stream
+        .write_all(b"{'execute':'qmp_capabilities'} {'execute':'query-named-block-nodes'} {'execute':'quit'}")
+        .unwrap();
+    let lines: Vec<String> = BufReader::new(stream).lines().map_while(Result::ok).collect();
+    assert_eq!(lines[2].matches("\"node-name\"").count(), 200, "{}", lines[2].len());
+    assert!(daemon.wait().unwrap().success());
+}
