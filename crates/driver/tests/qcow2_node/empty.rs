@@ -1,11 +1,11 @@
-//! Overlays that are emptied while somebody reads them.
+//! Overlays that are emptied while somebody reads them, and disks that clients empty.
 
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use crate::lab::{Lab, oracle, qcow2 as images, same};
 use block::ByteRange;
-use flow::{Request, seam};
+use flow::{Op, Request, seam};
 use futures_util::future::join;
 use io::Lease;
 use qcow2::NewImage;
@@ -56,4 +56,29 @@ fn readers_see_the_same_bytes_while_what_lies_in_a_data_file_goes() {
         assert_eq!(dropped(true, seed), [ByteRange::new(0, SIZE)]);
         assert_eq!(dropped(false, seed), []);
     }
+}
+
+#[test]
+fn what_a_client_discards_leaves_the_file_with_the_flush_that_makes_it_durable() {
+    let world = SimWorld::new(1, Options::default());
+    let dropped = Arc::new(Mutex::new(0));
+    world.run(async {
+        let view = Lab::new(&world).qcow2("disk", &NewImage::new(SIZE, 12), json!({}), None).await.view();
+        let execute = async |rq| seam::execute(&view, rq, Lease::empty()).await.0.unwrap();
+        seam::write(&view, 0, &oracle::initial(SIZE)).await.unwrap();
+        execute(Request::flush()).await;
+        let asked = dropped.clone();
+        world.disk().set_policy(move |op| {
+            *asked.lock().unwrap() += if op.is(OpKind::Discard, "disk") { op.range.len() } else { 0 };
+            Verdict::Go
+        });
+        execute(Request::new(Op::Discard, ByteRange::new(0, SIZE))).await;
+        execute(Request::flush()).await;
+        // Whoever asked has the answer before.
+        io::sleep(Duration::from_millis(100)).await;
+        assert_eq!(*dropped.lock().unwrap(), SIZE.next_multiple_of(4096));
+        world.disk().clear_policy();
+        execute(Request::flush()).await;
+    });
+    assert_eq!(images::check(&world.disk().bytes("disk").unwrap()).unwrap().leaks, 0);
 }

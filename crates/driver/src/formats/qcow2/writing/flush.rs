@@ -137,8 +137,18 @@ impl Image {
 
     async fn run_flushes(self: &Arc<Self>, mut runner: Runner, next: Next<'_>) {
         while let Some(waiting) = runner.begin() {
-            let result = self.alone(async |turn| self.flush_once(turn, next).await).await;
-            runner.end(waiting, &result);
+            let mut waiting = Some(waiting);
+            let result = self.alone(async |turn| {
+                self.flush_once(turn, next).await?;
+                runner.end(waiting.take().unwrap_or_default(), &Ok(()));
+                // What it made durable that was dropped goes now: the next flush may be long in coming.
+                self.settle_all(next).await;
+                Ok(())
+            });
+            let result = result.await;
+            if let Some(waiting) = waiting {
+                runner.end(waiting, &result);
+            }
         }
     }
 
