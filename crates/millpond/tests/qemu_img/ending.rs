@@ -199,3 +199,28 @@ fn what_guests_discard_goes_where_that_is_asked_for() {
         }
     }
 }
+
+#[test]
+fn what_guests_zero_keeps_its_place_unless_it_may_go() {
+    let test = "what_guests_zero_keeps_its_place_unless_it_may_go";
+    let Some(lab) = Lab::new(test, &["qemu-img", "qemu-io", "qemu-nbd"]) else { return };
+    for (options, mode) in [
+        ("compat=1.1", "ignore"),
+        ("compat=1.1", "unmap"),
+        ("compat=0.10", "ignore"),
+        ("compat=0.10", "unmap"),
+    ] {
+        let maps = ["millpond nbd", "qemu-nbd"].map(|server| {
+            lab.ok("qemu-img", &["create", "-q", "-f", "qcow2", "-o", options, "disk", "1M"]);
+            lab.ok("qemu-io", &["-c", "write -q -P 7 0 1M", "disk"]);
+            let script = format!(
+                "{server} -f qcow2 --discard {mode} -k $PWD/s disk & while ! test -S s; do sleep 0.02; done; \
+                 qemu-io -f raw -d unmap -c 'write -z -u 0 512k' -c flush nbd+unix:///?socket=$PWD/s; \
+                 wait; while test -e s; do sleep 0.02; done; qemu-img map --output json disk"
+            );
+            let said = lab::said(&lab.run("bash", &["-c", &script]));
+            said[said.find('[').unwrap()..].to_owned()
+        });
+        assert_eq!(maps[0], maps[1], "{options}, {mode}");
+    }
+}

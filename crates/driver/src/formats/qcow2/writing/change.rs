@@ -140,7 +140,10 @@ impl Image {
         if self.writer()?.raw_data {
             return self.pass_to_data(rq, next).await;
         }
-        let unmap = rq.flags.has(Flags::MAY_UNMAP) && !self.writer()?.keeps_discarded;
+        let writer = self.writer()?;
+        // In version 2 there is no place that reads as zeros.
+        let may = rq.flags.has(Flags::MAY_UNMAP) && (writer.takes_discards || !self.geometry.has_zeros());
+        let unmap = may && !writer.keeps_discarded;
         let by_writing = !self.geometry.has_zeros() && (!unmap || self.has_backing(next));
         if by_writing && rq.flags.has(Flags::FAST_ZERO) {
             // Before any byte is: who is refused takes all to be as it was.

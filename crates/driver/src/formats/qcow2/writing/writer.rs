@@ -71,7 +71,7 @@ pub(crate) struct Writer {
     pub(crate) raw_data: bool,
     /// Whose clusters are given back to the file.
     pub(crate) passes: Passes,
-    /// Whether discards do anything (`discard=unmap`).
+    /// Whether discards do anything, and zeroing may let storage go (`discard=unmap`).
     pub(crate) takes_discards: bool,
     /// Whether what is discarded keeps its cluster (`discard-no-unref`).
     pub(crate) keeps_discarded: bool,
