@@ -79,3 +79,27 @@ fn nodes_are_called_as_those_of_qemu_are() {
         assert_eq!(ours[&node], called, "{node}");
     }
 }
+
+/// Each layer of a long chain that says nothing of what it stands on is named with all below, once.
+#[test]
+fn long_chains_are_named_as_far_as_anybody_could_open_them() {
+    let server = Server::ours();
+    let mut client = server.client();
+    let mut ask = |command: &str, arguments: Value| {
+        let line = json!({"execute": command, "arguments": arguments}).to_string();
+        client.send(format!("{line}\n").as_bytes());
+        client.line()["return"].clone()
+    };
+    ask("blockdev-add", json!({"driver": "null-co", "node-name": "n0", "size": 1 << 20}));
+    for number in 1..300 {
+        let below = format!("n{}", number - 1);
+        ask("blockdev-add", json!({"driver": "raw", "node-name": format!("n{number}"), "file": below}));
+    }
+    let nodes = ask("query-named-block-nodes", json!({"flat": true}));
+    let name = |node: &str| {
+        let node = nodes.as_array().unwrap().iter().find(|found| found["node-name"] == node);
+        node.unwrap()["file"].as_str().unwrap().to_owned()
+    };
+    assert_eq!(name("n100").matches("\"raw\"").count(), 100);
+    assert_eq!(name("n299"), r#"json:{"driver":"raw"}"#);
+}

@@ -2,9 +2,10 @@
 //!
 //! Invariant: a name by itself is told only where a node that is opened by it, and by its format, reads the same.
 
+use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
-use block::Result;
+use block::{BlockError, ErrorKind, Result};
 use driver::{Driver, Kind};
 use flow::{NodeId, Role};
 use graph::{Graph, NodeInfo};
@@ -18,8 +19,13 @@ use crate::jobs::{driver_of, unfiltered};
 pub struct FullName {
     plain: Option<String>,
     options: Map<String, Value>,
+    /// How deep the options lie in one another.
+    depth: usize,
     is_protocol: bool,
 }
+
+/// Most nodes that a name is made of, one below the other: nobody could open it by more.
+const DEPTH_MAX: usize = 128;
 
 impl FullName {
     /// The name of a node of `driver` that was opened with these options of its own, over `children`. What lies below
@@ -40,12 +46,13 @@ impl FullName {
             }
             Kind::Format | Kind::Filter => None,
         };
+        let depth = 1 + children.iter().map(|(_, child)| child.depth).max().unwrap_or(0);
         let named = children.into_iter().map(|(role, child)| (role.name().to_owned(), child.options.into()));
         options.extend(named);
         if cut {
             options.insert(Role::Backing.name().to_owned(), Value::Null);
         }
-        Self { plain, options, is_protocol: driver.kind == Kind::Protocol }
+        Self { plain, options, depth, is_protocol: driver.kind == Kind::Protocol }
     }
 
     /// The name by itself, where there is one.
@@ -93,6 +100,12 @@ fn absolute(options: &mut Map<String, Value>) {
     options.values_mut().filter_map(Value::as_object_mut).for_each(absolute);
 }
 
+#[cold]
+fn too_deep() -> BlockError {
+    let context = format!("its name would be of more than {DEPTH_MAX} nodes, one below the other");
+    BlockError::new(ErrorKind::Unsupported, context)
+}
+
 /// With symbolic links followed, where that can be.
 pub(crate) fn real(path: &Path) -> PathBuf {
     path.canonicalize().unwrap_or_else(|_| path.to_owned())
@@ -102,38 +115,64 @@ impl Engine {
     /// The name of a node.
     pub fn full_name(&self, node: &str) -> Result<FullName> {
         let graph = self.graph();
-        self.full_name_in(&graph, graph.find(node)?)
+        Names::new(self, &graph).of(graph.find(node)?)
+    }
+}
+
+/// Names in a graph, each found out once: those of a chain are made of one another.
+pub(crate) struct Names<'g> {
+    engine: &'g Engine,
+    graph: &'g Graph,
+    found: HashMap<NodeId, FullName>,
+    depth: usize,
+}
+
+impl<'g> Names<'g> {
+    pub(crate) fn new(engine: &'g Engine, graph: &'g Graph) -> Self {
+        Self { engine, graph, found: HashMap::new(), depth: 0 }
     }
 
-    pub(crate) fn full_name_in(&self, graph: &Graph, node: NodeId) -> Result<FullName> {
-        let info = graph.node(node)?;
-        let named = self.is_as_named(graph, node, &info)?;
+    pub(crate) fn of(&mut self, node: NodeId) -> Result<FullName> {
+        if let Some(name) = self.found.get(&node) {
+            return Ok(name.clone());
+        }
+        self.depth += 1;
+        let name = if self.depth > DEPTH_MAX { Err(too_deep()) } else { self.make(node) };
+        self.depth -= 1;
+        let name = name?;
+        if name.depth > DEPTH_MAX {
+            return Err(too_deep());
+        }
+        self.found.insert(node, name.clone());
+        Ok(name)
+    }
+
+    fn make(&mut self, node: NodeId) -> Result<FullName> {
+        let info = self.graph.node(node)?;
+        let named = self.is_as_named(node, &info)?;
         let mut children = Vec::new();
         for edge in info.children {
             match edge.role {
                 Role::Backing if named => {}
                 // Filters between images change nothing that they show, and who opens it may not have them.
-                Role::Backing => {
-                    let below = unfiltered(graph, edge.child)?;
-                    children.push((edge.role, self.full_name_in(graph, below)?));
-                }
-                role => children.push((role, self.full_name_in(graph, edge.child)?)),
+                Role::Backing => children.push((edge.role, self.of(unfiltered(self.graph, edge.child)?)?)),
+                role => children.push((role, self.of(edge.child)?)),
             }
         }
         let cut = !named && !info.children.iter().any(|edge| edge.role == Role::Backing);
-        Ok(FullName::of(driver_of(graph, node)?, &self.known(node).own, children, cut))
+        Ok(FullName::of(driver_of(self.graph, node)?, &self.engine.known(node).own, children, cut))
     }
 
     /// Whether what an image stands on is what it names.
-    fn is_as_named(&self, graph: &Graph, node: NodeId, info: &NodeInfo<'_>) -> Result<bool> {
+    fn is_as_named(&mut self, node: NodeId, info: &NodeInfo<'_>) -> Result<bool> {
         let said = info.node.powers().naming.and_then(|power| power.backing());
         let below = info.children.iter().find(|edge| edge.role == Role::Backing);
         let (Some(said), Some(edge)) = (&said, below) else { return Ok(said.is_none() && below.is_none()) };
-        let below = unfiltered(graph, edge.child)?;
-        if self.known(node).led.is_some_and(|led| led == (said.clone(), below)) {
+        let below = unfiltered(self.graph, edge.child)?;
+        if self.engine.known(node).led.is_some_and(|led| led == (said.clone(), below)) {
             return Ok(true);
         }
-        let name = self.full_name_in(graph, below)?;
+        let name = self.of(below)?;
         Ok(name.plain().is_some_and(|plain| real(Path::new(plain)) == real(said))
             || [name.text(), name.options_from_anywhere()].iter().any(|text| *said == Path::new(text)))
     }

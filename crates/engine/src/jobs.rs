@@ -11,7 +11,7 @@ use io::LocalFut;
 use job::{House, Job, Jobs, Work};
 
 use crate::engine::Engine;
-use crate::full_name::real;
+use crate::full_name::{Names, real};
 
 impl Engine {
     /// The jobs.
@@ -43,7 +43,7 @@ impl House for Engine {
             Kind::Protocol if mask_protocol => "raw",
             _ => graph.node(node)?.node.driver(),
         };
-        let full = self.full_name_in(&graph, node)?;
+        let full = Names::new(self, &graph).of(node)?;
         // Whether the image itself names what its data lies in is not known.
         let more = graph.node(node)?.children.iter().any(|edge| edge.role == Role::DataFile);
         let name = match full.plain().filter(|_| !more) {

@@ -11,10 +11,11 @@ use flow::{
 };
 use graph::{Demand, Drained, Edit, Operation, Place, Reopen, User};
 use io::Lease;
-use serde_json::{Map, Value};
+use serde_json::{Map, Value, json};
 
 use crate::engine::Engine;
 use crate::exports::flush_tables;
+use crate::full_name::Names;
 use crate::jobs::unfiltered;
 use crate::opening::{Inherited, Opening};
 use crate::options::NodeOptions;
@@ -156,6 +157,7 @@ impl Engine {
     /// All nodes, by name.
     pub fn nodes(&self) -> Vec<NodeInfo> {
         let graph = self.graph();
+        let mut names = Names::new(self, &graph);
         let mut nodes: Vec<NodeInfo> = graph
             .nodes()
             .map(|info| {
@@ -170,9 +172,11 @@ impl Engine {
                     read_only: info.read_only,
                     size: graph.view(info.node.id()).map_or(0, |view| view.size()),
                     filename: known.file,
-                    full_name: self
-                        .full_name_in(&graph, info.node.id())
-                        .map_or_else(|_| String::new(), |name| name.text()),
+                    full_name: match names.of(info.node.id()) {
+                        Ok(name) => name.text(),
+                        // As much as can be said.
+                        Err(_) => format!("json:{}", json!({ "driver": info.node.driver() })),
+                    },
                     direct: known.direct,
                     no_flush: known.no_flush,
                     detect_zeroes: info.detect_zeroes,
