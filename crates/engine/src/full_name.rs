@@ -12,7 +12,7 @@ use graph::{Graph, NodeInfo};
 use serde_json::{Map, Value, json};
 
 use crate::engine::Engine;
-use crate::jobs::{driver_of, unfiltered};
+use crate::kinds::{driver_of, unfiltered};
 
 /// The name of a node.
 #[derive(Clone, Debug)]

@@ -4,7 +4,7 @@ use std::path::Path;
 use std::sync::{Arc, MutexGuard};
 
 use block::{BlockError, ErrorKind, Result};
-use driver::{Driver, Kind};
+use driver::Kind;
 use flow::{BackingName, NodeId, Role};
 use graph::Graph;
 use io::LocalFut;
@@ -12,6 +12,7 @@ use job::{House, Job, Jobs, Work};
 
 use crate::engine::Engine;
 use crate::full_name::{Names, real};
+use crate::kinds::{kind_of, unfiltered};
 
 impl Engine {
     /// The jobs.
@@ -58,26 +59,4 @@ impl House for Engine {
     fn set_read_only(&self, node: NodeId, read_only: bool) -> LocalFut<'_, Result<()>> {
         Box::pin(self.reopen_image(node, read_only))
     }
-}
-
-/// The first node from `node` down that is no filter.
-pub(crate) fn unfiltered(graph: &Graph, mut node: NodeId) -> Result<NodeId> {
-    loop {
-        let below = graph.node(node)?.children.iter().find(|edge| edge.role == Role::Filtered);
-        match below {
-            Some(edge) if kind_of(graph, node)? == Kind::Filter => node = edge.child,
-            _ => return Ok(node),
-        }
-    }
-}
-
-/// What kind of node it is.
-pub(crate) fn kind_of(graph: &Graph, node: NodeId) -> Result<Kind> {
-    driver_of(graph, node).map(|driver| driver.kind)
-}
-
-/// Its driver.
-pub(crate) fn driver_of(graph: &Graph, node: NodeId) -> Result<&'static Driver> {
-    let name = graph.node(node)?.node.driver();
-    driver::find(name).ok_or_else(|| BlockError::new(ErrorKind::Invalid, format!("Unknown driver '{name}'")))
 }

@@ -14,6 +14,7 @@ mod fill;
 mod full_name;
 mod jobs;
 pub mod keyval;
+mod kinds;
 mod nodes;
 mod objects;
 mod opening;

@@ -16,7 +16,7 @@ use serde_json::{Map, Value, json};
 use crate::engine::Engine;
 use crate::exports::flush_tables;
 use crate::full_name::Names;
-use crate::jobs::unfiltered;
+use crate::kinds::unfiltered;
 use crate::opening::{Inherited, Opening};
 use crate::options::NodeOptions;
 

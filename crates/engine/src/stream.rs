@@ -12,7 +12,7 @@ use job::{House, JobOptions};
 use serde_json::{Map, Value, json};
 
 use crate::engine::{Engine, Known};
-use crate::jobs::{kind_of, unfiltered};
+use crate::kinds::{kind_of, unfiltered};
 use crate::opening::{Inherited, Opening, unknown};
 
 /// What is to stay below the image.
