@@ -104,8 +104,10 @@ fn a_filter_sees_every_request_or_none() {
         let node = world.new_node("f", Body::Executes(counter.clone())).child(Role::Filtered, world.id("a"));
         let insert = Edit::InsertFilter { filter: node.node.id(), at: Place::Above };
         wait(world.edit(&[Edit::AddNode(node), insert]));
-        // Each reader begins two rounds from here: the second began after the drain, and goes through the filter.
-        let (before, seen) = (counts(&begun), counter.seen.load(Ordering::SeqCst));
+        // Each reader begins two rounds from here: the first has gone through the filter when the second begins. What
+        // was seen is asked for first: a round in between would count as one of before.
+        let seen = counter.seen.load(Ordering::SeqCst);
+        let before = counts(&begun);
         while counts(&begun).iter().zip(&before).any(|(now, before)| *now < before + 2) {
             std::thread::yield_now();
         }
