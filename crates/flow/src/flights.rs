@@ -168,11 +168,6 @@ impl Flights {
         !table.demands.is_empty() || now < table.expected_until
     }
 
-    /// Bytes of the flights that are under way: not stored yet, or just being stored.
-    pub fn bytes(&self) -> u64 {
-        self.table().bytes
-    }
-
     /// Whether nothing is under way.
     pub fn is_empty(&self) -> bool {
         self.table().flights.is_empty()

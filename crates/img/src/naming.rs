@@ -71,7 +71,7 @@ pub(crate) fn protocol(name: &str) -> Result<Map<String, Value>> {
     if name.is_empty() {
         return Err(Failure::new("The 'file' block driver requires a file name"));
     }
-    let filename = match prefix(name) {
+    let filename = match qcow2::scheme(name) {
         None => name,
         Some("file") => &name["file:".len()..],
         Some(prefix) if PREFIXES.contains(&prefix) => {
@@ -89,17 +89,11 @@ pub(crate) fn protocol_of_new(name: &str) -> Result<()> {
 
 /// Whether the name is that of a file, and of which one.
 pub(crate) fn path(name: &str) -> Option<&str> {
-    match prefix(name) {
+    match qcow2::scheme(name) {
         None => Some(name),
         Some("file") => Some(&name["file:".len()..]),
         Some(_) => None,
     }
-}
-
-/// What stands before a colon that comes before any slash.
-fn prefix(name: &str) -> Option<&str> {
-    let end = name.find([':', '/'])?;
-    name[end..].starts_with(':').then_some(&name[..end])
 }
 
 /// Options as a user gives them: the protocol may be left out where a file name is there.

@@ -65,7 +65,7 @@ fn absolute(name: &str) -> Target {
 }
 
 /// The protocol prefix: what stands before a colon that comes before any slash.
-fn scheme(name: &str) -> Option<&str> {
+pub fn scheme(name: &str) -> Option<&str> {
     let end = name.find([':', '/'])?;
     name[end..].starts_with(':').then_some(&name[..end])
 }

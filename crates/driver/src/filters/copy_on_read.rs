@@ -230,11 +230,10 @@ impl CopyOnRead {
         loop {
             let taken = self.reserved.load(Ordering::SeqCst);
             let free = quota.limit().saturating_sub(quota.used()).saturating_sub(taken);
-            let kept = fitting(range, free, granule, quota);
+            let (kept, cost) = fitting(range, free, granule, quota);
             if kept.is_empty() {
                 return nothing;
             }
-            let cost = quota.cost(granule.around(kept));
             let swapped =
                 self.reserved.compare_exchange(taken, taken + cost, Ordering::SeqCst, Ordering::SeqCst);
             if swapped.is_ok() {
@@ -312,13 +311,14 @@ impl Drop for Room {
     }
 }
 
-/// The front of `range`, to the end of a granule if not all, that costs no more than what is `free`.
-fn fitting(range: ByteRange, free: u64, granule: Alignment, quota: &dyn Quota) -> ByteRange {
+/// The front of `range`, to the end of a granule if not all, that costs no more than what is `free`, and its cost.
+fn fitting(range: ByteRange, free: u64, granule: Alignment, quota: &dyn Quota) -> (ByteRange, u64) {
     let mut kept = range;
     loop {
-        let over = quota.cost(granule.around(kept)).saturating_sub(free);
+        let cost = quota.cost(granule.around(kept));
+        let over = cost.saturating_sub(free);
         if over == 0 || kept.is_empty() {
-            return kept;
+            return (kept, cost);
         }
         let end = granule.down(kept.end().saturating_sub(over));
         kept = kept.head(end.saturating_sub(kept.start()));

@@ -53,12 +53,9 @@ impl Image {
         };
         self.store_bitmaps(next).await.map_err(lost)?;
         let writer = self.writer()?;
-        if writer.is_changing() {
-            // What was freed after the last flush counts as taken in the file.
-            self.flush(next).await?;
-        }
         if !writer.dirty.load(Ordering::SeqCst) {
-            return Ok(());
+            // What was freed after the last flush counts as taken in the file.
+            return if writer.is_changing() { self.flush(next).await } else { Ok(()) };
         }
         let _hand = self.bitmaps.hand().await?;
         self.alone(async |turn| {

@@ -27,8 +27,7 @@ pub struct Options {
 /// The name of the file that `options` name; one that would stand for a protocol begins with a folder.
 pub fn filename(options: &Map<String, Value>) -> Option<String> {
     let name = options.get("filename")?.as_str()?;
-    let is_protocol = name.find([':', '/']).is_some_and(|at| name[at..].starts_with(':'));
-    Some(if is_protocol { format!("./{name}") } else { name.to_owned() })
+    Some(if qcow2::scheme(name).is_some() { format!("./{name}") } else { name.to_owned() })
 }
 
 /// Whether other processes are kept off the file.
