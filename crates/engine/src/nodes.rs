@@ -5,18 +5,16 @@ use std::path::PathBuf;
 use block::{BlockError, ByteRange, ErrorKind, Result};
 use driver::Kind;
 use flow::events::Event;
-use flow::{
-    CheckReport, DetectZeroes, NodeId, Preallocation, Repair, Request, Role, SnapshotInfo, Snapshots, Tell,
-    seam,
-};
+use flow::{CheckReport, DetectZeroes, ImageFacts, NodeId, Preallocation, Repair, Request, Role, Tell, seam};
 use graph::{Demand, Drained, Edit, Operation, Place, Reopen, User};
 use io::Lease;
 use serde_json::{Map, Value, json};
 
 use crate::engine::Engine;
 use crate::exports::flush_tables;
+use crate::facts::AllFacts;
 use crate::full_name::Names;
-use crate::kinds::unfiltered;
+use crate::kinds::{kind_of, unfiltered};
 use crate::opening::{Inherited, Opening};
 use crate::options::NodeOptions;
 
@@ -27,6 +25,8 @@ pub struct NodeInfo {
     pub name: String,
     /// Its driver.
     pub driver: &'static str,
+    /// Whether it shows what lies below it.
+    pub is_filter: bool,
     /// Its children, by role and name.
     pub children: Vec<(&'static str, String)>,
     /// Whether it refuses writes.
@@ -43,8 +43,8 @@ pub struct NodeInfo {
     pub direct: bool,
     /// Whether flushes are ignored.
     pub no_flush: bool,
-    /// Its internal snapshots, oldest first, as far as they are in memory.
-    pub snapshots: Vec<SnapshotInfo>,
+    /// What kind of image it is, with what it has from the nodes that it lies on.
+    pub facts: ImageFacts,
 }
 
 impl Engine {
@@ -158,6 +158,7 @@ impl Engine {
     pub fn nodes(&self) -> Vec<NodeInfo> {
         let graph = self.graph();
         let mut names = Names::new(self, &graph);
+        let mut facts = AllFacts::new(&graph);
         let mut nodes: Vec<NodeInfo> = graph
             .nodes()
             .map(|info| {
@@ -168,6 +169,7 @@ impl Engine {
                 NodeInfo {
                     name: info.node.name().to_string(),
                     driver: info.node.driver(),
+                    is_filter: matches!(kind_of(&graph, info.node.id()), Ok(Kind::Filter)),
                     children: info.children.iter().map(child).collect(),
                     read_only: info.read_only,
                     size: graph.view(info.node.id()).map_or(0, |view| view.size()),
@@ -180,7 +182,7 @@ impl Engine {
                     direct: known.direct,
                     no_flush: known.no_flush,
                     detect_zeroes: info.detect_zeroes,
-                    snapshots: info.node.powers().snapshots.map_or_else(Vec::new, Snapshots::known),
+                    facts: facts.of(info.node.id()),
                 }
             })
             .collect();

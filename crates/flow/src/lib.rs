@@ -19,6 +19,7 @@ mod contract;
 pub mod copy;
 mod dispatch;
 pub mod events;
+mod facts;
 pub mod flights;
 pub mod guard;
 mod joins;
@@ -36,6 +37,7 @@ mod view;
 mod walk;
 
 pub use contract::{Changes, Execute, Format};
+pub use facts::{Fact, Facts, ImageFacts, Storage, StoredBacking};
 pub use guard::{Reclaim, Tag};
 pub use locks::{RangeGuard, RangeLocks};
 pub use next::{Hold, Next};

@@ -8,6 +8,7 @@ use block::{BlockError, ByteRange, DirtyBitmap, ErrorKind, NewSnapshot, Permissi
 use io::file::Offload;
 use io::{File, Lease, LocalFut, Moment};
 
+use crate::facts::Facts;
 use crate::next::Next;
 
 /// What a node can do beyond moving bytes.
@@ -35,6 +36,8 @@ pub struct Powers<'a> {
     pub identity: Option<&'a dyn Identity>,
     /// It knows which backing image it names.
     pub naming: Option<&'a dyn Naming>,
+    /// It knows what kind of image it is.
+    pub facts: Option<&'a dyn Facts>,
     /// It stores the name of its backing image.
     pub backing: Option<&'a dyn Backing>,
     /// It stores bytes compressed.
@@ -309,9 +312,6 @@ pub struct SnapshotInfo {
 pub trait Snapshots: Sync {
     /// The snapshots, oldest first, as they are stored.
     fn list<'a>(&'a self, next: Next<'a>) -> LocalFut<'a, Result<Vec<SnapshotInfo>>>;
-
-    /// The same as far as they are in memory: whoever asks waits for nothing. None where the table could not be read.
-    fn known(&self) -> Vec<SnapshotInfo>;
 
     /// Keeps the present state, flushed or not. The guest's own state is not stored with it.
     fn create<'a>(&'a self, new: NewSnapshot, next: Next<'a>) -> LocalFut<'a, Result<()>>;

@@ -116,7 +116,7 @@ async fn backing(session: &Session, given: &Given, name: &str, settings: &mut Se
             Err(Failure::new(format!("Unknown backing file format '{format}'")))
         };
     }
-    let full = naming::full_name(&backing, name);
+    let full = qcow2::full_name(&backing, name);
     let source = Source { name: &full, format: Some(&format), image_opts: false };
     // As it is used by others: nothing is read but its size.
     let how = How { force_share: true, ..How::READ };
@@ -136,7 +136,7 @@ async fn no_format(session: &Session, backing: &str, name: &str, unopened: bool)
     if unopened {
         return Failure::new(TEXT);
     }
-    let full = naming::full_name(backing, name);
+    let full = qcow2::full_name(backing, name);
     let source = Source { name: &full, format: None, image_opts: false };
     match session.look(source, How { force_share: true, ..How::READ }).await {
         Ok(looked) => Failure::new(format!("{TEXT}\nDetected format of {}.", looked.format)),

@@ -7,7 +7,8 @@ mod shown;
 
 use std::collections::HashSet;
 
-use engine::{NodeOptions, Wording};
+use engine::{NodeOptions, StoredBacking, Wording};
+use qcow2::Header;
 use serde_json::{Map, Value, json};
 
 use crate::failure::{Failure, Result};
@@ -71,24 +72,23 @@ async fn all_below(session: &Session, source: Source<'_>, how: How<'_>) -> Resul
         }
         let source = Source { name: &name, format: format.as_deref(), image_opts };
         let (about, recognised) = one(session, source, how).await?;
-        if let Some(image) = about.image.as_ref().filter(|_| recognised) {
-            chain::stands_alone(&image.header, &Map::new()).map_err(|failure| failure.opening(&name))?;
+        if let Some(header) = recognised {
+            chain::stands_alone(&header, &Map::new()).map_err(|failure| failure.opening(&name))?;
         }
-        let backing = about.image.as_ref().and_then(|image| image.backing());
-        if let Some((backing, full)) = backing {
-            let format = backing.format.clone().ok_or_else(|| chain::no_format(&name, full))?;
-            next = Some((full.to_owned(), Some(format), false));
+        if let Some(StoredBacking { full, format, .. }) = &about.facts.backing {
+            let format = format.clone().ok_or_else(|| chain::no_format(&name, full))?;
+            next = Some((full.clone(), Some(format), false));
         }
         found.push(about);
     }
     Ok(found)
 }
 
-/// One image, and whether its format was recognised.
-async fn one(session: &Session, source: Source<'_>, how: How<'_>) -> Result<(About, bool)> {
+/// One image, and its header where its format was recognised.
+async fn one(session: &Session, source: Source<'_>, how: How<'_>) -> Result<(About, Option<Header>)> {
     source.agrees_with(how)?;
     let looked = session.look(source, how).await.map_err(|failure| failure.opening(source.name))?;
-    let recognised = looked.recognised;
+    let recognised = looked.header.clone().filter(|_| looked.recognised);
     let found = async {
         let options = checked(session, &looked, how.force_share)?;
         look::at(session, source, looked, options).await

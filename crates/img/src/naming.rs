@@ -4,7 +4,6 @@
 
 use engine::keyval;
 use graph::NodeName;
-use qcow2::Target;
 use serde_json::{Map, Value, json};
 
 use crate::failure::{Failure, Result};
@@ -192,15 +191,6 @@ fn with_driver(mut file: Map<String, Value>) -> Result<Map<String, Value>> {
             Ok(file)
         }
         _ => Err(Failure::new("Must specify either driver or file")),
-    }
-}
-
-/// A backing file's name as seen from here, not from its overlay.
-pub(crate) fn full_name(name: &str, overlay: &str) -> String {
-    match qcow2::resolve(name, overlay) {
-        Ok(Target::Path(path)) => path,
-        Ok(Target::Protocol { name, .. }) => name,
-        Ok(Target::Options(_)) | Err(_) => name.to_owned(),
     }
 }
 

@@ -60,7 +60,7 @@ pub use l1_table::{L1Entry, L1Table};
 pub use l2_slice::{L2Slice, SliceAddress};
 pub use lie::{Hex, Lie};
 pub use lookup::Located;
-pub use name::{Target, resolve, scheme};
+pub use name::{Target, full_name, resolve, scheme};
 pub use new_image::{FreshImage, NewImage, Preallocated};
 pub use offset::HostOffset;
 pub use options::Options;

@@ -55,6 +55,15 @@ pub fn resolve(name: &str, overlay: &str) -> Result<Target, BlockError> {
     Ok(absolute(&format!("{}{name}", directory(overlay))))
 }
 
+/// The same as text, for whoever shows it: a name as it stands where it is none of a path or a protocol.
+pub fn full_name(name: &str, overlay: &str) -> String {
+    match resolve(name, overlay) {
+        Ok(Target::Path(path)) => path,
+        Ok(Target::Protocol { name, .. }) => name,
+        Ok(Target::Options(_)) | Err(_) => name.to_owned(),
+    }
+}
+
 /// A name that does not depend on another one.
 fn absolute(name: &str) -> Target {
     match scheme(name) {

@@ -8,12 +8,9 @@ use qmp::schema::Nothing;
 
 use crate::failure::Failure;
 use crate::table::Table;
-use crate::types::node_info::{BlockImageCorrupted, CacheDescription, ImageDescription, NodeDescription};
+use crate::types::image_info::ImageDescription;
+use crate::types::node_info::{BlockImageCorrupted, CacheDescription, NodeDescription};
 use crate::types::node_options::{DetectZeroes, NodeArguments};
-use crate::types::snapshot_info::SnapshotDescription;
-
-/// What sizes are told in, in bytes.
-const SECTOR: u64 = 512;
 
 qmp::structure! {
     /// Arguments of `blockdev-del`.
@@ -107,20 +104,19 @@ fn describe(nodes: &[NodeInfo], flat: bool) -> Vec<NodeDescription> {
 }
 
 fn description(node: &NodeInfo, nodes: &BTreeMap<&str, &NodeInfo>, flat: bool) -> NodeDescription {
-    let chain: Vec<_> = std::iter::successors(backing(node, nodes), |below| backing(below, nodes)).collect();
+    let next = |node: &NodeInfo| shown_below(node, nodes).filter(|_| !flat);
+    let chain: Vec<_> = std::iter::successors(next(node), |below| next(below)).collect();
     let mut below: Option<Box<ImageDescription>> = None;
-    if !flat {
-        // From the bottom up.
-        for image in chain.iter().rev() {
-            below = Some(Box::new(self::image(image, nodes, below.take())));
-        }
+    // From the bottom up.
+    for image in chain.iter().rev() {
+        below = Some(Box::new(ImageDescription::of(image, below.take())));
     }
     NodeDescription {
         file: node.full_name.clone(),
         node_name: Some(node.name.clone()),
         read_only: node.read_only,
         driver: node.driver.to_owned(),
-        backing_file: chain.first().map(|backing| backing.full_name.clone()),
+        backing_file: child(node, "backing", nodes).map(|backing| backing.full_name.clone()),
         backing_file_depth: chain.len().try_into().unwrap_or(i64::MAX),
         active: true,
         encrypted: false,
@@ -131,31 +127,19 @@ fn description(node: &NodeInfo, nodes: &BTreeMap<&str, &NodeInfo>, flat: bool) -
         iops: 0,
         iops_read: 0,
         iops_write: 0,
-        image: image(node, nodes, below),
+        image: ImageDescription::of(node, below),
         cache: CacheDescription { writeback: true, direct: node.direct, no_flush: node.no_flush },
         write_threshold: 0,
     }
 }
 
-fn image(
-    node: &NodeInfo,
-    nodes: &BTreeMap<&str, &NodeInfo>,
-    below: Option<Box<ImageDescription>>,
-) -> ImageDescription {
-    ImageDescription {
-        filename: node.full_name.clone(),
-        format: node.driver.to_owned(),
-        // In whole sectors, as QEMU has it.
-        virtual_size: (node.size.div_ceil(SECTOR) * SECTOR).try_into().unwrap_or(i64::MAX),
-        backing_filename: backing(node, nodes).map(|below| below.full_name.clone()),
-        snapshots: (!node.snapshots.is_empty())
-            .then(|| node.snapshots.iter().map(SnapshotDescription::of).collect()),
-        backing_image: below,
-    }
+/// What shows where the node itself holds nothing.
+fn shown_below<'n>(node: &NodeInfo, nodes: &BTreeMap<&str, &'n NodeInfo>) -> Option<&'n NodeInfo> {
+    child(node, if node.is_filter { "file" } else { "backing" }, nodes)
 }
 
-fn backing<'n>(node: &NodeInfo, nodes: &BTreeMap<&str, &'n NodeInfo>) -> Option<&'n NodeInfo> {
-    let (_, name) = node.children.iter().find(|(role, _)| *role == "backing")?;
+fn child<'n>(node: &NodeInfo, role: &str, nodes: &BTreeMap<&str, &'n NodeInfo>) -> Option<&'n NodeInfo> {
+    let (_, name) = node.children.iter().find(|(of, _)| *of == role)?;
     nodes.get(name.as_str()).copied()
 }
 

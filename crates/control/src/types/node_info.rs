@@ -1,8 +1,8 @@
 //! What `query-named-block-nodes` answers. Members that QEMU has for limits of a device are there, and 0: limits are
 //! a filter's here.
 
+use super::image_info::ImageDescription;
 use super::node_options::DetectZeroes;
-use super::snapshot_info::SnapshotDescription;
 
 qmp::structure! {
     /// A node.
@@ -17,7 +17,7 @@ qmp::structure! {
         "drv" => driver: String,
         /// The file that its backing node lies on.
         "backing_file" => backing_file: Option<String>,
-        /// How many nodes are below it by backing links.
+        /// How many nodes show through it, one below the other; 0 in a flat list.
         "backing_file_depth" => backing_file_depth: i64,
         /// True: nodes are not handed over to another process.
         "active" => active: bool,
@@ -43,24 +43,6 @@ qmp::structure! {
         "cache" => cache: CacheDescription,
         /// 0: there is no threshold.
         "write_threshold" => write_threshold: i64,
-    }
-}
-
-qmp::structure! {
-    /// An image.
-    pub struct ImageDescription {
-        /// The file that it lies on, or what else it is.
-        "filename" => filename: String,
-        /// Its format.
-        "format" => format: String,
-        /// Its size in bytes, as guests see it.
-        "virtual-size" => virtual_size: i64,
-        /// The file that its backing node lies on.
-        "backing-filename" => backing_filename: Option<String>,
-        /// Its internal snapshots, if it has any.
-        "snapshots" => snapshots: Option<Vec<SnapshotDescription>>,
-        /// The image below it.
-        "backing-image" => backing_image: Option<Box<ImageDescription>>,
     }
 }
 

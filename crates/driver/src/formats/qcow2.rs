@@ -12,6 +12,7 @@ mod amend;
 mod bitmaps;
 mod check;
 mod corruption;
+mod facts;
 mod header;
 mod idle;
 mod image;
@@ -31,6 +32,7 @@ use block::{BlockError, ByteRange, ChildIndex, Mapping, Result};
 use flow::{Changes, Format, Limits, Next, Op, Powers, Prepared, Quota, Recorder, Request, ZeroCost};
 use io::{Lease, LocalFut};
 
+pub use facts::facts;
 use image::Image;
 pub use opening::{Options, open, takes};
 pub use snapshots::snapshots;
@@ -106,6 +108,7 @@ impl Format for Qcow2 {
         let powers = Powers {
             bitmaps: Some(self),
             naming: Some(self),
+            facts: Some(self),
             check: Some(self),
             snapshots: Some(self),
             ..Powers::default()

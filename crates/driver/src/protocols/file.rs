@@ -23,8 +23,8 @@ use ::io::file::{Offload, ZeroMode};
 use ::io::{File, Lease, LocalFut, OpenOptions, World};
 use block::{BlockError, ByteRange, ErrorKind, Extent, ExtentState, Result, push_extent};
 use flow::{
-    Body, Capabilities, Execute, Flags, InFile, Limits, Next, Now, Op, Powers, Request, Resize, Taken,
-    Window, ZeroCost,
+    Body, Capabilities, Execute, Facts, Flags, ImageFacts, InFile, Limits, Next, Now, Op, Powers, Request,
+    Resize, Storage, Taken, Window, ZeroCost,
 };
 
 use crate::context::{Kept, OpenContext, Opened};
@@ -303,7 +303,19 @@ impl Execute for FileNode {
     }
 
     fn powers(&self) -> Powers<'_> {
-        Powers { resize: Some(self), permit: Some(self), in_file: Some(self), ..Powers::default() }
+        let powers = Powers { resize: Some(self), permit: Some(self), ..Powers::default() };
+        Powers { in_file: Some(self), facts: Some(self), ..powers }
+    }
+}
+
+impl Facts for FileNode {
+    fn facts(&self) -> ImageFacts {
+        ImageFacts {
+            allocated: self.file.allocated().ok(),
+            storage: Some(Storage { cluster_size: None, is_dirty: false }),
+            specific: Some(Vec::new()),
+            ..ImageFacts::default()
+        }
     }
 }
 

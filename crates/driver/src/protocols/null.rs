@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use block::{ByteRange, Extent, ExtentState, Result};
-use flow::{Body, Execute, Limits, Next, Now, Op, Request, Window, ZeroCost};
+use flow::{Body, Execute, Facts, ImageFacts, Limits, Next, Now, Op, Powers, Request, Window, ZeroCost};
 use io::{Lease, LocalFut};
 use serde::Deserialize;
 use serde_json::{Map, Value};
@@ -97,5 +97,15 @@ impl Execute for Null {
 
     fn extents<'a>(&'a self, range: ByteRange, _next: Next<'a>) -> LocalFut<'a, Result<Vec<Extent>>> {
         Box::pin(async move { Ok(vec![Extent { range, state: self.state }]) })
+    }
+
+    fn powers(&self) -> Powers<'_> {
+        Powers { facts: Some(self), ..Powers::default() }
+    }
+}
+
+impl Facts for Null {
+    fn facts(&self) -> ImageFacts {
+        ImageFacts { allocated: Some(0), ..ImageFacts::default() }
     }
 }

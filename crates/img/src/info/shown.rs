@@ -1,9 +1,9 @@
 //! What is known of an image, as qemu-img shows it: lines, or an object.
 
-use qcow2::{BitmapEntry, Header, Version, cache};
-use serde_json::{Map, Value, json};
+use engine::{Fact, ImageFacts, StoredBacking, facts_json};
+use serde_json::{Value, json};
 
-use super::about::{About, Details};
+use super::about::About;
 use crate::json::Part;
 use crate::numbers::shown;
 use crate::{snapshot_table, words};
@@ -11,30 +11,28 @@ use crate::{snapshot_table, words};
 impl About {
     /// Facts of the format, by QMP's names.
     fn specific(&self) -> Option<Value> {
-        match &self.image {
-            Some(image) => Some(json!({ "type": "qcow2", "data": facts(image) })),
-            None => (self.format == "file").then(|| json!({ "type": "file", "data": {} })),
-        }
+        let facts = self.facts.specific.as_deref()?;
+        Some(json!({ "type": self.format, "data": facts_json(facts) }))
     }
 
     pub(super) fn json(&self) -> Part<'_> {
-        let image = self.image.as_ref();
-        let backing = image.and_then(Details::backing);
+        let ImageFacts { allocated, storage, backing, snapshots, .. } = &self.facts;
+        let backing = backing.as_ref();
         // There may be 65536 of them.
-        let each = Part::Each(Box::new(self.snapshots.iter().map(snapshot_table::json)));
-        let snapshots = (!self.snapshots.is_empty()).then_some(("snapshots", each));
+        let each = Part::Each(Box::new(snapshots.iter().map(snapshot_table::json)));
+        let snapshots = (!snapshots.is_empty()).then_some(("snapshots", each));
         let children = ("children", Part::List(self.children.iter().map(child_json).collect()));
-        let format = backing.and_then(|(backing, _)| backing.format.as_ref());
+        let format = backing.and_then(|backing| backing.format.as_ref());
         let further = [
             ("virtual-size", Some(json!(self.virtual_size))),
             ("filename", Some(json!(self.filename))),
-            ("cluster-size", self.storage.and_then(|storage| storage.cluster_size).map(|size| json!(size))),
+            ("cluster-size", storage.and_then(|storage| storage.cluster_size).map(|size| json!(size))),
             ("format", Some(json!(self.format))),
-            ("actual-size", self.disk_size.map(|size| json!(size))),
+            ("actual-size", allocated.map(|size| json!(size))),
             ("format-specific", self.specific()),
-            ("full-backing-filename", backing.map(|(_, full)| json!(full))),
-            ("backing-filename", backing.map(|(backing, _)| json!(backing.name))),
-            ("dirty-flag", self.storage.map(|storage| json!(storage.is_dirty))),
+            ("full-backing-filename", backing.map(|backing| json!(backing.full))),
+            ("backing-filename", backing.map(|backing| json!(backing.name))),
+            ("dirty-flag", storage.map(|storage| json!(storage.is_dirty))),
         ];
         let part = |(name, value): (&'static str, Option<Value>)| Some((name, Part::Whole(value?)));
         let format = part(("backing-filename-format", format.map(|format| json!(format))));
@@ -64,20 +62,22 @@ impl About {
             true => ["filename", "protocol type", "file length"],
             false => ["image", "file format", "virtual size"],
         };
-        let disk = self.disk_size.map_or_else(|| "unavailable".to_owned(), shown);
+        let ImageFacts { allocated, storage, backing, snapshots, .. } = &self.facts;
+        let disk = allocated.map_or_else(|| "unavailable".to_owned(), shown);
         let mut own = vec![
             format!("{name}: {}", self.filename),
             format!("{format}: {}", self.format),
             format!("{size}: {} ({} bytes)", shown(self.virtual_size), self.virtual_size),
             format!("disk size: {disk}"),
         ];
-        if let Some(storage) = self.storage {
+        if let Some(storage) = storage {
             own.extend(storage.cluster_size.map(|size| format!("cluster_size: {size}")));
             own.extend(storage.is_dirty.then(|| "cleanly shut down: no".to_owned()));
         }
-        self.image.iter().for_each(|image| image.put_backing(&mut own));
-        own.extend(snapshot_table::text(&self.snapshots).lines().map(str::to_owned));
-        self.image.iter().for_each(|image| image.put_facts(&mut own));
+        backing.iter().for_each(|backing| put_backing(backing, &mut own));
+        own.extend(snapshot_table::text(snapshots).lines().map(str::to_owned));
+        let facts = self.facts.specific.as_deref().filter(|facts| !facts.is_empty());
+        facts.iter().for_each(|facts| put_facts(facts, &mut own));
         lines.extend(own.into_iter().map(|line| "    ".repeat(depth) + &line));
     }
 }
@@ -86,53 +86,18 @@ fn child_json<'a>((role, child): &'a (&'static str, About)) -> Part<'a> {
     Part::Object(vec![("name", Part::Whole(json!(role))), ("info", child.json())])
 }
 
-impl Details {
-    fn put_backing(&self, lines: &mut Vec<String>) {
-        if let Some((backing, full)) = self.backing() {
-            let actual = (full != backing.name).then(|| format!(" (actual path: {full})"));
-            lines.push(format!("backing file: {}{}", backing.name, actual.unwrap_or_default()));
-            lines.extend(backing.format.iter().map(|format| format!("backing file format: {format}")));
-        }
+fn put_backing(backing: &StoredBacking, lines: &mut Vec<String>) {
+    let StoredBacking { name, full, format } = backing;
+    let actual = (full != name).then(|| format!(" (actual path: {full})"));
+    lines.push(format!("backing file: {name}{}", actual.unwrap_or_default()));
+    lines.extend(format.iter().map(|format| format!("backing file format: {format}")));
+}
+
+fn put_facts(facts: &[(&'static str, Fact)], lines: &mut Vec<String>) {
+    lines.push("Format specific information:".to_owned());
+    for (name, fact) in facts_json(facts) {
+        put_fact(&name.replace('-', " "), &fact, 1, lines);
     }
-
-    fn put_facts(&self, lines: &mut Vec<String>) {
-        lines.push("Format specific information:".to_owned());
-        for (name, fact) in facts(self) {
-            put_fact(&name.replace('-', " "), &fact, 1, lines);
-        }
-    }
-}
-
-/// Facts of the format, by QMP's names.
-fn facts(image: &Details) -> Map<String, Value> {
-    let Details { header, bitmaps, .. } = image;
-    let version3 = header.version == Version::V3;
-    let facts = [
-        ("compat", Some(json!(if version3 { "1.1" } else { "0.10" }))),
-        ("compression-type", Some(json!(header.compression.name()))),
-        ("lazy-refcounts", version3.then(|| json!(header.features.lazy_refcounts()))),
-        ("bitmaps", (!bitmaps.is_empty()).then(|| bitmaps.iter().map(bitmap).collect())),
-        ("refcount-bits", Some(json!(header.refcount_table.bits))),
-        ("data-file", header.data_file.as_ref().and_then(|file| file.name.as_ref()).map(|name| json!(name))),
-        ("data-file-raw", header.data_file.as_ref().map(|file| json!(file.raw))),
-        ("corrupt", version3.then(|| json!(header.features.corrupt()))),
-        ("extended-l2", version3.then(|| json!(header.features.extended_l2()))),
-        ("cache-img-quota", quota(header).map(|quota| json!(quota))),
-    ];
-    facts.into_iter().filter_map(|(name, fact)| Some((name.to_owned(), fact?))).collect()
-}
-
-fn quota(header: &Header) -> Option<u64> {
-    let text = cache::read(header).ok().flatten()?;
-    cache::terms(text).ok()?.quota
-}
-
-/// A bitmap by QMP's names.
-fn bitmap(entry: &BitmapEntry) -> Value {
-    let flags = [("in-use", entry.is_in_use()), ("auto", entry.is_auto())];
-    let flags: Vec<_> = flags.iter().filter(|(_, set)| *set).map(|(name, _)| *name).collect();
-    let name = String::from_utf8_lossy(&entry.name);
-    json!({ "flags": flags, "name": name, "granularity": entry.granularity() })
 }
 
 /// A fact as people read it: what belongs to it is further in.

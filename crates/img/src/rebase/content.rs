@@ -11,7 +11,6 @@ use crate::cache::Cache;
 use crate::failure::{Failure, Result};
 use crate::following::Following;
 use crate::image::{Image, Use};
-use crate::naming;
 use crate::session::{How, Session, Source};
 
 /// Most bytes that are compared at a time.
@@ -28,7 +27,7 @@ pub(super) async fn keep_content(
     let following = Following::begin(session, overlay.size()?);
     let fresh = match wanted {
         Some(wanted) => {
-            let full = naming::full_name(&wanted.name, name);
+            let full = qcow2::full_name(&wanted.name, name);
             let source = Source { name: &full, format: Some(&wanted.format), image_opts: false };
             let opened = session.open_plainly(source, How { cache, ..How::READ }).await;
             Some(opened.map_err(|failure| {

@@ -80,6 +80,11 @@ impl Bitmaps {
         self.recording.load(Ordering::SeqCst)
     }
 
+    /// The directory as it is on disk.
+    pub(super) fn stored(&self) -> Vec<BitmapEntry> {
+        self.book().entries()
+    }
+
     fn book(&self) -> MutexGuard<'_, Book> {
         // The book is whole between any two statements that hold it.
         self.book.lock().unwrap_or_else(PoisonError::into_inner)

@@ -3,14 +3,14 @@
 //! Invariant: whoever writes it holds the [`super::writing::writer::Writer::turn`], so that it is read as it is.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, MutexGuard, PoisonError};
 
 use block::{BlockError, ErrorKind, Result};
 use flow::sabotage::Rule;
 use flow::{Backing, BackingName, Naming, Next};
 use io::{Lease, LocalFut};
-use qcow2::{FILE_CHILD, HeaderEdit};
+use qcow2::{FILE_CHILD, Header, HeaderEdit};
 
 use super::Qcow2;
 use super::image::Image;
@@ -85,7 +85,6 @@ impl Image {
         }
         self.begin_change(next).await?;
         self.flush(next).await?;
-        let named = backing.as_ref().map(|backing| self.path_of(&backing.name));
         let edit = match backing {
             None => HeaderEdit::NoBacking,
             Some(BackingName { name, format }) => {
@@ -94,18 +93,7 @@ impl Image {
                 HeaderEdit::Backing(qcow2::Backing { name, format: Some(format) })
             }
         };
-        self.alone(async |turn| self.write_header(&edit, Rule::NameBarrier, turn, next).await).await?;
-        *self.backing() = named;
-        Ok(())
-    }
-
-    fn path_of(&self, backing: &str) -> PathBuf {
-        path_of(&self.name, backing)
-    }
-
-    /// Path of the backing image that the header names.
-    fn backing(&self) -> MutexGuard<'_, Option<PathBuf>> {
-        self.backing.lock().unwrap_or_else(PoisonError::into_inner)
+        self.alone(async |turn| self.write_header(&edit, Rule::NameBarrier, turn, next).await).await
     }
 
     /// Writes what later flushes rely on to the header. Where that fails nobody knows which of the two the disk says,
@@ -127,26 +115,23 @@ impl Image {
         next: Next<'_>,
     ) -> Result<()> {
         let len = self.geometry.cluster_size().min(next.size(FILE_CHILD)?);
-        let first = self.read_file(0, len as usize, next).await?;
-        for write in edit.writes(&first)? {
+        let mut first = self.read_file(0, len as usize, next).await?.to_vec();
+        first.resize(self.geometry.cluster_size() as usize, 0);
+        for write in edit.writes(&first[..len as usize])? {
+            let at = write.offset as usize;
+            first[at..at + write.bytes.len()].copy_from_slice(&write.bytes);
             self.write_table(write.offset, Lease::copy_of(&write.bytes), turn, next).await?;
             self.barrier(rule, next).await?;
         }
+        self.known_header.store(Arc::new(Header::parse(&first)?));
         Ok(())
-    }
-}
-
-/// The path that an image means by the name of its backing image.
-pub(super) fn path_of(image: &str, backing: &str) -> PathBuf {
-    match qcow2::resolve(backing, image) {
-        Ok(qcow2::Target::Path(path)) => path.into(),
-        _ => backing.into(),
     }
 }
 
 impl Naming for Qcow2 {
     fn backing(&self) -> Option<PathBuf> {
-        self.image.backing().clone()
+        let header = self.image.known_header.load();
+        header.backing.as_ref().map(|backing| qcow2::full_name(&backing.name, &self.image.name).into())
     }
 }
 

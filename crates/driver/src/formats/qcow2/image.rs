@@ -3,16 +3,16 @@
 //! Invariants: a lie in a table is an error of those who read there and of nobody else; a table that could not be read
 //! is read again when it is next needed; an image that is only read has no [`Writer`] and pays nothing for one.
 
-use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
+use arc_swap::ArcSwap;
 use block::{BlockError, ByteRange, ErrorKind, Mapping, Place, Result};
 use flow::events::NodeEvents;
 use flow::{Next, NodeId, Op, RangeLocks, Request, SnapshotInfo};
 use io::Lease;
 use qcow2::{
-    CompressedCluster, DATA_FILE_CHILD, FILE_CHILD, Geometry, HostOffset, L1Table, L2Slice, Located,
+    CompressedCluster, DATA_FILE_CHILD, FILE_CHILD, Geometry, Header, HostOffset, L1Table, L2Slice, Located,
     SliceAddress,
 };
 
@@ -43,8 +43,8 @@ pub(super) struct Image {
     pub(super) bitmaps: Bitmaps,
     /// The snapshots as they were read, or changed, last; in an image whose present state is open.
     pub(super) snapshots: Mutex<Vec<SnapshotInfo>>,
-    /// Path of the backing image that the header names.
-    pub(super) backing: Mutex<Option<PathBuf>>,
+    /// The header as it was read, or written, last.
+    pub(super) known_header: ArcSwap<Header>,
     /// The ends of the chain that its file is.
     pub(super) home: Vec<NodeId>,
     /// Where it is told what its tables turn out to be.

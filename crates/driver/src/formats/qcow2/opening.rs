@@ -13,6 +13,7 @@ mod wants;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
+use arc_swap::ArcSwap;
 use block::{BlockError, ByteRange, ErrorKind, Result};
 use flow::{Body, Node, NodeId, RangeLocks, Role, SnapshotInfo, View, seam};
 use io::LocalFut;
@@ -21,7 +22,6 @@ use qcow2::{BackingMark, Features, Geometry, Header, L1Table, cache};
 use super::Qcow2;
 use super::bitmaps::Bitmaps;
 use super::check;
-use super::header::path_of;
 use super::idle;
 use super::image::Image;
 use super::inflated::Inflated;
@@ -150,7 +150,7 @@ async fn fresh(
         file_len: AtomicU64::new(file_len),
         data_len: AtomicU64::new(data_len),
         writer,
-        backing: Mutex::new(header.backing.as_ref().map(|backing| path_of(name, &backing.name))),
+        known_header: ArcSwap::from_pointee(header.clone()),
         home: ends(file),
         events: context.events.clone(),
         lied: AtomicBool::new(false),

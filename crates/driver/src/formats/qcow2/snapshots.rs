@@ -66,10 +66,6 @@ impl flow::Snapshots for Qcow2 {
         })
     }
 
-    fn known(&self) -> Vec<SnapshotInfo> {
-        self.image.listed().clone()
-    }
-
     fn create<'a>(&'a self, new: NewSnapshot, next: Next<'a>) -> LocalFut<'a, Result<()>> {
         self.edit(Edit::Create(new), next)
     }
@@ -210,7 +206,7 @@ impl Image {
         Ok(found)
     }
 
-    fn listed(&self) -> MutexGuard<'_, Vec<SnapshotInfo>> {
+    pub(super) fn listed(&self) -> MutexGuard<'_, Vec<SnapshotInfo>> {
         // It is replaced as a whole.
         self.snapshots.lock().unwrap_or_else(PoisonError::into_inner)
     }
