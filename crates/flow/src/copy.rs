@@ -28,7 +28,7 @@ use crate::seam;
 use chunks::{Chunks, Piece, What};
 use flying::Flying;
 
-pub use transfer::{Failed, Follow, Transfer, Zeroes, to_move, transfer};
+pub use transfer::{Failed, Follow, Over, Transfer, Zeroes, to_move, transfer};
 pub use window::{Window, WindowLimits};
 
 /// How a copy is carried out.

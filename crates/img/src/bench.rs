@@ -54,6 +54,8 @@ const FLAGS: &[Flag] = &[
 const INT_OR_NONE: Range = Range(0, i32::MAX as u64);
 /// Most bytes of the buffers of all requests under way.
 const BUFFERS_MAX: u64 = 1 << 30;
+/// After so many requests signals are heard, also where none of them has to wait.
+const BREATH: u64 = 256;
 
 /// Which requests are sent.
 struct Plan {
@@ -168,6 +170,9 @@ impl Plan {
                     .checked_add(self.step)
                     .map_or(0, |next| if next >= size { next % size } else { next });
                 (begun, requests, due) = (begun + 1, requests + 1, due + 1);
+                if begun % BREATH == 0 {
+                    io::yield_now().await;
+                }
                 continue;
             }
             match under_way.next().await {

@@ -6,7 +6,7 @@
 mod layers;
 
 use block::{BlockError, Permissions};
-use flow::copy::{self, Failed, Transfer, Zeroes};
+use flow::copy::{self, Failed, Over, Transfer, Zeroes};
 use flow::sabotage::{Rule, broken};
 use flow::{Request, Root, seam};
 use graph::Demand;
@@ -146,7 +146,7 @@ async fn copy_down(
         sparse: 0,
         zeroes: Zeroes::Write,
         // All that the overlay holds counts, also behind the end of what was below it.
-        over: Some(u64::MAX),
+        over: Some(Over::Next),
         layers,
         compress: false,
         offload: None,

@@ -71,7 +71,7 @@ fn what_cannot_be_read_becomes_zeros_where_it_may() {
 #[test]
 fn of_an_image_whose_end_is_missing_the_rest_is_copied_where_it_may() {
     const CLUSTER: usize = 64 << 10;
-    for over in [None, Some(1 << 20)] {
+    for over in [None, Some(Over::Backing(1 << 20))] {
         let world = world(1);
         world.run(async {
             let bench = Bench::new(&world);

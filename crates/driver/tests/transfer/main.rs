@@ -12,7 +12,7 @@ use std::cell::{Cell, RefCell};
 use std::sync::{Arc, Mutex};
 
 use block::{BlockError, ByteRange, Errno};
-use flow::copy::{Failed, Follow, Transfer, Zeroes, to_move, transfer};
+use flow::copy::{Failed, Follow, Over, Transfer, Zeroes, to_move, transfer};
 use flow::{Request, Role, Root, seam};
 use io::Lease;
 use io::file::Offload;

@@ -44,9 +44,8 @@ pub struct Transfer {
     pub sparse: u64,
     /// What becomes of zeros.
     pub zeroes: Zeroes,
-    /// The target has, or lies above, a backing image of this size which has what lies below the source's first layers:
-    /// only what those hold is copied.
-    pub over: Option<u64>,
+    /// The target has already, or shows, what lies below the source's first layers: only what those hold is copied.
+    pub over: Option<Over>,
     /// How many layers those are.
     pub layers: u32,
     /// Data is stored compressed.
@@ -58,6 +57,17 @@ pub struct Transfer {
     pub salvage: bool,
     /// Most bytes per second.
     pub rate: Option<u64>,
+}
+
+/// How a target comes to have what lies below the source's first layers.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Over {
+    /// It is what lies below them, made as long as they are with zeros.
+    Next,
+    /// It holds nothing itself, and shows a backing image of so many bytes, behind which it reads as zeros.
+    Backing(u64),
+    /// It may hold anything.
+    Used,
 }
 
 /// What becomes of zeros.

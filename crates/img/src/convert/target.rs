@@ -1,5 +1,7 @@
 //! Where `convert` writes to: a new image, or one that is there.
 
+use flow::copy::Over;
+
 use crate::failure::{Failure, Result};
 use crate::image::Image;
 use crate::new_image::{NewImage, Then};
@@ -14,8 +16,8 @@ pub(super) struct Target {
     pub(super) image: Image,
     /// Whether all of it reads as zeros before anything is written.
     pub(super) reads_zero: bool,
-    /// Size of the backing image that it is made over.
-    pub(super) over: Option<u64>,
+    /// How it comes to have what lies below the source.
+    pub(super) over: Option<Over>,
 }
 
 impl Target {
@@ -46,9 +48,10 @@ impl Target {
         if image.size()? < needed {
             return Err(Failure::new("output file is smaller than input file"));
         }
-        let over = match backing(options) {
-            true => Some(session.engine.backing_size(&image.node)?),
-            false => None,
+        let over = match (backing(options), options.no_create) {
+            (false, _) => None,
+            (true, true) => Some(Over::Used),
+            (true, false) => Some(Over::Backing(session.engine.backing_size(&image.node)?)),
         };
         Ok(Self { reads_zero: zero && over.is_none(), image, over })
     }

@@ -49,6 +49,8 @@ pub(super) async fn keep_content(
         }
         rest = rest.skip(piece.range().len());
         following.reached(rest.start());
+        // Where nothing has to be waited for, signals would not be heard of.
+        io::yield_now().await;
     }
     user.end().await?;
     if let Some(reader) = reader {

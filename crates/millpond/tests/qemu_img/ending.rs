@@ -1,5 +1,6 @@
 //! What is left of a command that does not end well.
 
+use std::io::Read;
 use std::process::{Child, Stdio};
 
 use crate::lab::{self, Lab};
@@ -25,6 +26,21 @@ fn a_copy_that_is_called_off_leaves_no_image() {
         lab::wait_for("the target is there", || lab.path("new.qcow2").exists());
         assert_eq!(end(child, signal), Some(status), "{signal}");
         assert!(!lab.path("new.qcow2").exists(), "{signal}");
+    }
+}
+
+/// Nothing of it has to wait for anything, for longer than anybody would.
+#[test]
+fn work_in_memory_alone_is_called_off() {
+    let lab = Lab::on(std::path::Path::new(env!("CARGO_TARGET_TMPDIR")));
+    lab.ok("millpond", &["img", "create", "-q", "-f", "qcow2", "empty.qcow2", "9T"]);
+    for line in ["rebase -p -f qcow2 -b \"\" empty.qcow2", "bench -f qcow2 -c 2000000000 empty.qcow2"] {
+        let mut command = lab.command("sh");
+        command.args(["-c", &format!("exec millpond img {line}")]);
+        let mut child = command.stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
+        // It has begun, and says so.
+        child.stdout.as_mut().unwrap().read_exact(&mut [0]).unwrap();
+        assert_eq!(end(child, "TERM"), Some(143), "{line}");
     }
 }
 

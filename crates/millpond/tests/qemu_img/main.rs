@@ -14,6 +14,7 @@ mod ending;
 mod locks;
 mod measuring;
 mod offload;
+mod over;
 mod page_cache;
 mod parts;
 mod quota;

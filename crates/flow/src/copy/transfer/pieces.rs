@@ -9,7 +9,7 @@ use std::collections::VecDeque;
 use block::{ByteRange, Result};
 
 use super::sources::Sources;
-use super::{Transfer, Zeroes};
+use super::{Over, Transfer, Zeroes};
 use crate::walk::Holds;
 
 /// How much is asked about in one question.
@@ -79,7 +79,7 @@ impl<'a> Pieces<'a> {
     async fn ask_about(&mut self, range: ByteRange) -> Result<()> {
         match self.how.over {
             None => self.ask(range).await,
-            Some(backing) => self.ask_layer(range, backing).await,
+            Some(over) => self.ask_layer(range, over).await,
         }
     }
 
@@ -108,42 +108,48 @@ impl<'a> Pieces<'a> {
     }
 
     /// What the first layers of the source have.
-    async fn ask_layer(&mut self, range: ByteRange, backing: u64) -> Result<()> {
+    async fn ask_layer(&mut self, range: ByteRange, over: Over) -> Result<()> {
         let (run, what) = match self.how.compress {
-            true => self.layered_clusters(range, backing).await?,
-            false => self.layered(range, backing).await?,
+            true => self.layered_clusters(range, over).await?,
+            false => self.layered(range, over).await?,
         };
         self.take(run, what);
         Ok(())
     }
 
     /// The front of `range` that is one thing in the first layers.
-    async fn layered(&self, range: ByteRange, backing: u64) -> Result<(ByteRange, What)> {
+    async fn layered(&self, range: ByteRange, over: Over) -> Result<(ByteRange, What)> {
         let layer = self.from.layer(range).await?;
         let mut range = range.head(layer.len);
-        let below = range.start() < backing;
+        let zeros_from = if let Over::Backing(size) = over { size } else { u64::MAX };
+        let below = range.start() < zeros_from;
         if below {
-            range = range.head(backing - range.start());
+            range = range.head(zeros_from - range.start());
         }
         let what = match layer.holds {
             _ if layer.depth >= self.how.layers => What::Pass,
             Holds::Data | Holds::Special => What::Copy,
             // One between ends before, and hides what the target has there.
             Holds::Behind if layer.depth + 1 < self.how.layers => What::Zero,
-            Holds::Behind => What::Pass,
+            Holds::Behind if over == Over::Next => What::Pass,
             // What lies behind the backing image reads as zeros by itself.
-            Holds::Nothing | Holds::Hole | Holds::Room | Holds::Zeroes if below => What::Zero,
-            Holds::Nothing | Holds::Hole | Holds::Room | Holds::Zeroes => What::Pass,
+            Holds::Behind | Holds::Nothing | Holds::Hole | Holds::Room | Holds::Zeroes => {
+                if below {
+                    What::Zero
+                } else {
+                    What::Pass
+                }
+            }
         };
         Ok((range, what))
     }
 
     /// The same in whole clusters, which are what can be packed. Those that are not one thing are copied.
-    async fn layered_clusters(&self, range: ByteRange, backing: u64) -> Result<(ByteRange, What)> {
+    async fn layered_clusters(&self, range: ByteRange, over: Over) -> Result<(ByteRange, What)> {
         let granule = self.granule;
-        let (mut run, what) = self.layered(range, backing).await?;
+        let (mut run, what) = self.layered(range, over).await?;
         while run.end() < range.end() && !run.end().is_multiple_of(granule) {
-            let (next, other) = self.layered(ByteRange::between(run.end(), range.end()), backing).await?;
+            let (next, other) = self.layered(ByteRange::between(run.end(), range.end()), over).await?;
             if other != what {
                 let whole = ByteRange::between(run.start(), run.end() / granule * granule);
                 return Ok(match whole.is_empty() {
