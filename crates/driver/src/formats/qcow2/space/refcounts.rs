@@ -60,6 +60,8 @@ pub(crate) struct Refcounts {
     /// Where the table is to be, and where the header says it is.
     place: Place,
     durable_place: Place,
+    /// Where it was to be in between, oldest first: it has grown again before the header said so.
+    overtaken: Vec<Place>,
     /// In order: what is written in which order is the same in each run of a simulation.
     blocks: BTreeMap<u64, Block>,
     blocks_max: usize,
@@ -118,6 +120,7 @@ impl Refcounts {
             table_dirty: 0..0,
             place,
             durable_place: place,
+            overtaken: Vec::new(),
             blocks: BTreeMap::new(),
             blocks_max: BLOCKS_MIN.max((budget >> cluster_bits) as usize),
             dirty: 0,
@@ -455,9 +458,17 @@ impl Refcounts {
         std::mem::replace(&mut self.l1, place)
     }
 
-    /// The header says now that the table is at `place`; answers the clusters in which it was before.
-    pub(crate) fn moved(&mut self, place: Place) -> Run {
-        std::mem::replace(&mut self.durable_place, place)
+    /// The header says now that the table is at `place`; answers the clusters in which it was, or was to be, before.
+    pub(crate) fn moved(&mut self, place: Place) -> Vec<Run> {
+        let before = std::mem::replace(&mut self.durable_place, place);
+        // Those that it was moved to meanwhile, while this was written, are still to come.
+        let later = self.overtaken.iter().position(|other| *other == place);
+        let mut gone = match later {
+            Some(at) => self.overtaken.drain(..=at).filter(|other| *other != place).collect(),
+            None => std::mem::take(&mut self.overtaken),
+        };
+        gone.push(before);
+        gone
     }
 }
 

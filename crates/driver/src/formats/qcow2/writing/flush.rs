@@ -215,8 +215,9 @@ impl Image {
         let edit = HeaderEdit::RefcountTable { offset: self.host(place.first), clusters };
         self.write_header(&edit, Rule::TableMoveBarrier, turn, next).await?;
         let mut books = books.lock();
-        let before = books.refcounts.moved(place);
-        books.abandon(before);
+        for before in books.refcounts.moved(place) {
+            books.abandon(before);
+        }
         Ok(())
     }
 

@@ -60,7 +60,11 @@ impl Refcounts {
         self.count_up(blocks);
         self.structures.add(Structure::RefcountBlock, blocks);
         if plan.table > 0 {
-            self.place = Run { first: start + plan.blocks, count: plan.table };
+            let before =
+                std::mem::replace(&mut self.place, Run { first: start + plan.blocks, count: plan.table });
+            if before != self.durable_place {
+                self.overtaken.push(before);
+            }
             self.count_up(self.place);
             self.structures.add(Structure::RefcountTable, self.place);
         }

@@ -29,6 +29,7 @@ impl Refcounts {
         let NewTables { table, place, l1, end, structures } = tables;
         (self.table, self.table_dirty) = (table, 0..0);
         (self.place, self.durable_place, self.l1) = (place, place, l1);
+        self.overtaken.clear();
         // What the old tables called their own may be free now: whoever loads the new ones says so again.
         if !sabotage::broken(Rule::MovedTables) {
             (self.structures, self.claims) = (structures, Claims::default());

@@ -129,6 +129,26 @@ fn a_table_that_is_full_grows_and_moves() {
 }
 
 #[test]
+fn tables_that_were_overtaken_are_told_of() {
+    let (mut counts, file) = fresh(64 << 10);
+    let first = counts.durable_place;
+    let mut grow = |counts: &mut Refcounts| {
+        let before = counts.place;
+        while counts.place == before {
+            take(counts, &file, 256, u64::MAX).unwrap();
+        }
+        counts.place
+    };
+    let [second, third] = [grow(&mut counts), grow(&mut counts)];
+    // The table that a flush has taken is overtaken while it is written.
+    let fourth = grow(&mut counts);
+    assert_eq!(counts.moved(third), [second, first]);
+    assert_eq!(counts.moved(fourth), [third]);
+    let [fifth, sixth] = [grow(&mut counts), grow(&mut counts)];
+    assert_eq!(counts.moved(sixth), [fifth, fourth]);
+}
+
+#[test]
 fn a_file_that_does_not_grow_is_full_in_the_end() {
     let (mut counts, file) = fresh(64 << 10);
     let mut taken = 0;
