@@ -36,7 +36,7 @@ const FLAGS: &[Flag] = &[
 async fn run(call: Call) -> Result<u8> {
     let Call { session, given } = call;
     let operations = ["list", "create", "apply", "delete"];
-    if operations.iter().filter(|name| given.has(name)).count() > 1 {
+    if given.in_order().filter(|(name, _)| operations.contains(name)).count() > 1 {
         return Err(Failure::misused("Cannot mix '-l', '-a', '-c', '-d'"));
     }
     let name = given.one_operand()?;

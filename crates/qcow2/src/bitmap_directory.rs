@@ -146,6 +146,20 @@ impl BitmapEntry {
         self.flags & AUTO != 0
     }
 
+    /// What is wrong with a table that has more entries than a disk of `virtual_size` bytes needs: QEMU's tools open no
+    /// image with one that counts.
+    pub fn too_long(&self, cluster_bits: u32, virtual_size: u64) -> Option<String> {
+        let bytes = virtual_size.div_ceil(self.granularity()).div_ceil(8);
+        let needed = bytes.div_ceil(1 << cluster_bits).max(1);
+        (!self.is_in_use() && u64::from(self.table_entries) > needed).then(|| {
+            format!(
+                "ERROR bitmap '{}': its table has {} entries, a disk of that size needs {needed}: remove it with 'bitmap --remove'",
+                String::from_utf8_lossy(&self.name),
+                self.table_entries
+            )
+        })
+    }
+
     /// The first entry of `bytes`, and how many of them it takes.
     fn read(bytes: &[u8]) -> Option<(Self, usize)> {
         let name_len = usize::from(be16(bytes, 18)?);

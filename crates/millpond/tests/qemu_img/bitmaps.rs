@@ -1,6 +1,6 @@
 //! Persistent bitmaps bound how long a disk may become: one that is longer than the format allows nobody opens.
 
-use crate::lab::Lab;
+use crate::lab::{self, Lab};
 
 const LONG: &str = "3T";
 const WHY: &str = "bitmap 'fine' cannot cover 3298534883328 bytes";
@@ -43,4 +43,30 @@ fn a_longer_overlay_is_not_committed_into_an_image_whose_bitmaps_end_before() {
     lab.ok("qemu-io", &["-c", "write -q -P 9 2M 64k", "top.qcow2"]);
     refused(&lab, "base.qcow2", &["commit", "-f", "qcow2", "top.qcow2"]);
     lab.ok("qemu-io", &["-c", "read -q -P 9 2M 64k", "-c", "read -q -P 7 1M 64k", "top.qcow2"]);
+}
+
+/// No QEMU tool opens such an image.
+#[test]
+fn a_table_that_is_too_long_is_told_and_can_be_removed() {
+    let test = "a_table_that_is_too_long_is_told_and_can_be_removed";
+    let Some(lab) = Lab::new(test, &["qemu-img", "qemu-io"]) else { return };
+    marked(&lab, "disk.qcow2");
+    let mut bytes = std::fs::read(lab.path("disk.qcow2")).unwrap();
+    // The entry's name follows 24 bytes, of which four at 8 are the length of its table.
+    let name = bytes.windows(4).rposition(|found| found == b"fine").unwrap();
+    bytes[name - 16..name - 12].copy_from_slice(&255_u32.to_be_bytes());
+    std::fs::write(lab.path("disk.qcow2"), bytes).unwrap();
+    assert!(lab.fails("qemu-img", &["check", "disk.qcow2"]).contains("Could not read bitmap 'fine'"));
+    for check in [&["img", "check", "disk.qcow2"][..], &["img", "check", "-r", "all", "disk.qcow2"]] {
+        let output = lab.run("millpond", check);
+        assert_eq!(output.status.code(), Some(2), "{}", lab::said(&output));
+        assert!(
+            lab::said(&output).contains("bitmap 'fine': its table has 255 entries"),
+            "{}",
+            lab::said(&output)
+        );
+    }
+    lab.ok("millpond", &["img", "bitmap", "--remove", "disk.qcow2", "fine"]);
+    lab.ok("millpond", &["img", "check", "-q", "-r", "all", "disk.qcow2"]);
+    lab.ok("qemu-img", &["check", "-q", "disk.qcow2"]);
 }

@@ -165,6 +165,9 @@ impl Check {
         let (bits, size) = (self.facts.bits(), self.facts.header.virtual_size);
         self.bitmaps = BitmapEntry::parse_directory(&directory, extension.count, bits, size)?;
         for number in 0..self.bitmaps.len() {
+            if let Some(line) = self.bitmaps[number].too_long(bits, size) {
+                self.corrupt(1, line);
+            }
             let (offset, len) =
                 (self.bitmaps[number].table.0, u64::from(self.bitmaps[number].table_entries) * 8);
             self.refer(offset, len, 1);
