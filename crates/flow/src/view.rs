@@ -44,8 +44,8 @@ struct ViewNode {
     sized: Sized,
     slot: u64,
     limits: Limits,
-    /// As what a format that allocates keeps its clusters in it.
-    stores_clusters: Option<Role>,
+    /// Where a format that allocates, and keeps its clusters in it, has its tables.
+    stores_clusters: Option<ViewIndex>,
 }
 
 /// Where a node's size comes from.
@@ -199,8 +199,8 @@ impl View {
         self.at(index).slot
     }
 
-    /// As what a format that allocates keeps clusters in that node; `None` where none does.
-    pub(crate) fn stores_clusters(&self, index: ViewIndex) -> Option<Role> {
+    /// Where a format has its tables that allocates, and keeps its clusters in that node; `None` where none does.
+    pub(crate) fn stores_clusters(&self, index: ViewIndex) -> Option<ViewIndex> {
         self.at(index).stores_clusters
     }
 
@@ -316,11 +316,11 @@ impl ViewBuilder {
         Ok(Sized { by, less: less.saturating_add(offset) })
     }
 
-    fn stores_clusters(&self, edges: &[Vec<(Role, ViewIndex)>], at: usize) -> Option<Role> {
-        let keeps = |(role, child): &&(Role, ViewIndex)| child.0 as usize == at && *role != Role::Backing;
+    fn stores_clusters(&self, edges: &[Vec<(Role, ViewIndex)>], at: usize) -> Option<ViewIndex> {
+        let keeps = |(role, child): &(Role, ViewIndex)| child.0 as usize == at && *role != Role::Backing;
         let allocates = |parent: &usize| self.nodes[*parent].0.limits().granule > 1;
-        let mut parents = (0..edges.len()).filter(allocates);
-        parents.find_map(|parent| edges[parent].iter().find(keeps).map(|(role, _)| *role))
+        let parent = (0..edges.len()).filter(allocates).find(|parent| edges[*parent].iter().any(keeps))?;
+        edges[parent].iter().find(|(role, _)| *role == Role::File).map(|(_, file)| *file)
     }
 
     fn edges(&self) -> Result<Vec<Vec<(Role, ViewIndex)>>> {

@@ -11,7 +11,7 @@ use io::LocalFut;
 use super::read::gather;
 use super::resolve::Target;
 use crate::next::Next;
-use crate::node::{Body, NodeId, Role};
+use crate::node::{Body, NodeId};
 use crate::powers::Quota;
 use crate::request::Op;
 use crate::view::{View, ViewIndex};
@@ -127,11 +127,11 @@ async fn room(view: &View, index: ViewIndex, offset: u64, run: ByteRange) -> Res
     Ok(states)
 }
 
-/// Whether holes of a node that stores clusters are worth a question: it is the file of an image, and a tenth of it or
-/// more takes no storage. A data file is believed to have what its image says, as QEMU has it.
+/// Whether holes of a node that stores clusters are worth a question: a tenth or more of the file that has the tables
+/// takes no storage. Of a data file, too, that alone decides, as QEMU has it.
 pub(super) fn tells_holes(view: &View, index: ViewIndex) -> bool {
-    let file = view.node(index).powers().in_file.map(|power| power.file());
-    let (Some(Role::File), Some(file)) = (view.stores_clusters(index), file) else { return false };
+    let tables = view.stores_clusters(index).and_then(|tables| view.node(tables).powers().in_file);
+    let Some(file) = tables.map(|power| power.file()) else { return false };
     let (size, allocated) = (file.size().unwrap_or(0), file.allocated().unwrap_or(u64::MAX));
     let least = allocated.saturating_add(HOLES_MIN).max(allocated.saturating_add(allocated / 9));
     size >= least
