@@ -132,7 +132,7 @@ fn a_table_that_is_full_grows_and_moves() {
 fn tables_that_were_overtaken_are_told_of() {
     let (mut counts, file) = fresh(64 << 10);
     let first = counts.durable_place;
-    let mut grow = |counts: &mut Refcounts| {
+    let grow = |counts: &mut Refcounts| {
         let before = counts.place;
         while counts.place == before {
             take(counts, &file, 256, u64::MAX).unwrap();
