@@ -72,7 +72,7 @@ fn described(server: &Server, flat: bool) -> BTreeMap<String, Value> {
         found.as_array().unwrap().iter().filter(|node| !node["node-name"].as_str().unwrap().starts_with('#'));
     let called = |node: &Value| {
         let mut node = serde_json::from_str(&node.to_string().replace(dir, "DIR")).unwrap();
-        without_dates(&mut node);
+        comparable(&mut node);
         node
     };
     named.map(|node| (node["node-name"].as_str().unwrap().to_owned(), called(node))).collect()
@@ -93,14 +93,16 @@ fn nodes_are_told_of_as_qemu_does() {
     }
 }
 
-/// Snapshots were not taken at the same time; bitmaps are told of by commands of their own.
-fn without_dates(node: &mut Value) {
+/// Snapshots were not taken at the same time; bitmaps are told of by commands of their own; the files of the two may be
+/// in more pieces or in fewer, which takes room.
+fn comparable(node: &mut Value) {
     match node {
         Value::Object(members) => {
             members.retain(|name, _| !name.starts_with("date-") && name != "dirty-bitmaps");
-            members.values_mut().for_each(without_dates);
+            members.entry("actual-size").and_modify(|size| *size = json!(size != 0));
+            members.values_mut().for_each(comparable);
         }
-        Value::Array(items) => items.iter_mut().for_each(without_dates),
+        Value::Array(items) => items.iter_mut().for_each(comparable),
         _ => {}
     }
 }

@@ -123,7 +123,7 @@ async fn tell(session: &Session, root: &flow::Root, mut rest: ByteRange, words: 
 /// What fills the last sector of an image that ends within one: a hole of its file, which is longer for QEMU.
 fn filler(last: Option<&Run>, len: u64) -> Layer {
     let at = last.and_then(|run| run.layer.at.clone().map(|(node, at)| (node, at + run.range.len())));
-    Layer { depth: 0, holds: Holds::Hole, len, at }
+    Layer { depth: 0, holds: Holds::Hole, len, is_last: false, at }
 }
 
 impl Words {

@@ -35,6 +35,8 @@ pub struct Layer {
     pub holds: Holds,
     /// Length of the run in bytes, at least 1 and at most what was asked for.
     pub len: u64,
+    /// It holds nothing, and so far as the lowest layer goes: what comes next lies behind that.
+    pub is_last: bool,
     /// The node that has the bytes, or room for them, by name, and the offset of the first one there.
     pub at: Option<(String, u64)>,
 }
@@ -57,10 +59,11 @@ pub(crate) async fn layer(view: &View, mut index: ViewIndex, mut range: ByteRang
             continue;
         };
         let run = range.head(mapping.len);
-        let found = |holds, at| Ok(Layer { depth, holds, len: run.len(), at });
+        let found = |holds, at| Ok(Layer { depth, holds, len: run.len(), is_last: false, at });
         let without_data = |holds| {
             let (at, len) = kept_room(view, index, &**format, run)?;
-            Ok(Layer { depth, holds, len, at })
+            let is_last = holds == Holds::Nothing && run.start() + len >= view.size_of(index);
+            Ok(Layer { depth, holds, len, is_last, at })
         };
         match mapping.place {
             Place::Zero => return without_data(Holds::Zeroes),
@@ -110,5 +113,5 @@ async fn in_file(view: &View, index: ViewIndex, depth: u32, range: ByteRange, ho
         None => (range.len(), Holds::Data),
     };
     let at = Some((view.node(index).name().to_string(), range.start()));
-    Ok(Layer { depth, holds, len: len.min(range.len()), at })
+    Ok(Layer { depth, holds, len: len.min(range.len()), is_last: false, at })
 }

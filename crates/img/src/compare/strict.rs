@@ -1,7 +1,7 @@
 //! `compare -s`: whether two images hold their bytes in the same way.
 //!
-//! What is looked at is what QEMU calls the block status: data, zeros, allocated, compressed, and whether the run from
-//! there on reaches the end of the image.
+//! What is looked at is what QEMU calls the block status: data, zeros, allocated, compressed, whether it has a place in
+//! a file, and whether the run from there on reaches the end of the image.
 
 use block::{ByteRange, Result};
 use engine::Reader;
@@ -16,7 +16,9 @@ const JOINED_MAX: usize = 1 << 16;
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) struct Status {
     holds: Kind,
-    /// It is so up to the end of the image.
+    /// It has a place in a file, be it a hole.
+    has_place: bool,
+    /// It is so up to the end of the image; where no layer has anything, up to the end of the lowest one.
     to_the_end: bool,
 }
 
@@ -53,7 +55,7 @@ impl<'a> Statuses<'a> {
             return Ok(known);
         }
         if at >= self.reader.size() {
-            return Ok((Status { holds: Kind::Zeroes, to_the_end: true }, self.len));
+            return Ok((Status { holds: Kind::Zeroes, has_place: true, to_the_end: true }, self.len));
         }
         let mut run = self.layer(at).await?;
         let mut end = at + run.len;
@@ -65,13 +67,14 @@ impl<'a> Statuses<'a> {
             if !goes_on(&run, &next) {
                 break;
             }
-            (end, run.len) = (end + next.len, run.len + next.len);
+            (end, run.len, run.is_last) = (end + next.len, run.len + next.len, next.is_last);
         }
         let holds = kind(run.holds);
         if end == self.reader.size() && holds == Kind::Zeroes {
             end = self.len;
         }
-        let status = Status { holds, to_the_end: end == self.len };
+        let to_the_end = end == self.len || run.is_last;
+        let status = Status { holds, has_place: run.at.is_some(), to_the_end };
         self.known = Some((status, end));
         Ok((status, end))
     }

@@ -185,8 +185,9 @@ fn answer(command: &mut Command, arguments: &[String]) -> Answer {
     // What is copied is known beforehand; other progress is a matter of speed.
     let has_steps = arguments.first().is_some_and(|verb| verb == "convert");
     let stepped = |text: String| if has_steps { text } else { without_steps(&text) };
-    let text =
-        |bytes: &[u8]| without_time(&without_dates(&stepped(without_ours(&String::from_utf8_lossy(bytes)))));
+    let text = |bytes: &[u8]| {
+        without_room(&without_time(&without_dates(&stepped(without_ours(&String::from_utf8_lossy(bytes))))))
+    };
     Answer { status: output.status.code(), out: text(&output.stdout), err: text(&output.stderr) }
 }
 
@@ -218,6 +219,20 @@ fn without_dates(text: &str) -> String {
         at.map_or_else(|| line.to_owned(), |at| line[..at].to_owned() + &line[at + 19..])
     };
     text.split_inclusive('\n').map(undated).collect()
+}
+
+/// Without how much room files take, if any: their copies in the two folders may be in more pieces or in fewer.
+fn without_room(text: &str) -> String {
+    let roomless = |line: &str| {
+        let found = ["disk size: ", "\"actual-size\": "].iter().find_map(|name| line.split_once(name));
+        match found {
+            Some((before, size)) if size.starts_with(|first: char| ('1'..='9').contains(&first)) => {
+                format!("{before}some room\n")
+            }
+            _ => line.to_owned(),
+        }
+    };
+    text.split_inclusive('\n').map(roomless).collect()
 }
 
 /// Without how long it took.

@@ -95,7 +95,7 @@ impl<'a> Sources<'a> {
     pub(super) async fn layer(&self, range: ByteRange) -> Result<Layer> {
         let run = self.run(range);
         if run.range.is_empty() {
-            return Ok(Layer { depth: 0, holds: Holds::Zeroes, len: run.len, at: None });
+            return Ok(Layer { depth: 0, holds: Holds::Zeroes, len: run.len, is_last: false, at: None });
         }
         seam::layer(&run.root.view(), run.range).await
     }
