@@ -38,7 +38,7 @@ pub fn options(data: &[u8]) {
 fn said(settings: &Settings) -> String {
     let item = |(name, value): &(&str, Value)| match value {
         Value::Text(text) => format!("{name}={}", text.replace(',', ",,")),
-        Value::Switch(on) => format!("{name}={}", if *on { "on" } else { "off" }),
+        Value::Switch(_, word) => format!("{name}={word}"),
         Value::Number(number) => format!("{name}={number}"),
     };
     settings.given().iter().map(item).collect::<Vec<_>>().join(",")

@@ -50,7 +50,8 @@ pub(crate) struct Setting {
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(crate) enum Value {
     Text(String),
-    Switch(bool),
+    /// Whether it is on, and the word that said so.
+    Switch(bool, &'static str),
     Number(u64),
 }
 
@@ -121,7 +122,7 @@ impl Settings {
     pub(crate) fn text(&self, name: &str) -> Option<&str> {
         match self.value(name)? {
             Value::Text(text) => Some(text),
-            Value::Switch(_) | Value::Number(_) => None,
+            Value::Switch(..) | Value::Number(_) => None,
         }
     }
 
@@ -129,13 +130,13 @@ impl Settings {
     pub(crate) fn number(&self, name: &str) -> Option<u64> {
         match self.value(name)? {
             Value::Number(number) => Some(*number),
-            Value::Switch(_) | Value::Text(_) => None,
+            Value::Switch(..) | Value::Text(_) => None,
         }
     }
 
     /// Whether a switch was given and is on.
     pub(crate) fn is_on(&self, name: &str) -> bool {
-        self.value(name) == Some(&Value::Switch(true))
+        matches!(self.value(name), Some(Value::Switch(true, _)))
     }
 
     /// The first setting that was given and is among `names`.
@@ -148,7 +149,7 @@ impl Settings {
         let shown = |setting: &Setting| {
             let value = match self.value(setting.name) {
                 Some(Value::Text(text)) => text.replace(',', ",,"),
-                Some(Value::Switch(on)) => if *on { "on" } else { "off" }.to_owned(),
+                Some(Value::Switch(_, word)) => (*word).to_owned(),
                 // With a sign, as QEMU shows them.
                 Some(Value::Number(number)) => number.cast_signed().to_string(),
                 None => setting.default?.to_owned(),
@@ -159,14 +160,25 @@ impl Settings {
     }
 }
 
+/// What a switch may be set to.
+const SWITCHES: &[(&str, bool)] = &[
+    ("on", true),
+    ("yes", true),
+    ("true", true),
+    ("y", true),
+    ("off", false),
+    ("no", false),
+    ("false", false),
+    ("n", false),
+];
+
 fn typed(setting: &Setting, text: &str) -> Result<Value> {
     let name = setting.name;
     match setting.takes {
         Takes::Text => Ok(Value::Text(text.to_owned())),
-        Takes::Switch => match text {
-            "on" | "yes" | "true" | "y" => Ok(Value::Switch(true)),
-            "off" | "no" | "false" | "n" => Ok(Value::Switch(false)),
-            _ => Err(Failure::new(format!("Parameter '{name}' expects 'on' or 'off'"))),
+        Takes::Switch => match SWITCHES.iter().find(|(word, _)| *word == text) {
+            Some((word, on)) => Ok(Value::Switch(*on, word)),
+            None => Err(Failure::new(format!("Parameter '{name}' expects 'on' or 'off'"))),
         },
         Takes::Number => match driver::numbers::integer(text) {
             // As C's `strtoull`.
