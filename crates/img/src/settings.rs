@@ -74,7 +74,7 @@ impl Settings {
             let (key, value) = match item.split_once('=') {
                 Some((key, value)) if !key.contains(',') => (key, value),
                 // A doubled comma is one in values alone.
-                _ => (item.split(',').next().unwrap_or_default(), "on"),
+                _ => flag(item.split(',').next().unwrap_or_default()),
             };
             self.set(key, value)?;
         }
@@ -157,6 +157,14 @@ impl Settings {
             Some(format!(" {}={value}", setting.name))
         };
         self.table.iter().filter_map(shown).collect()
+    }
+}
+
+/// What an item without a value says: `lazy_refcounts`, `nolazy_refcounts`.
+fn flag(item: &str) -> (&str, &str) {
+    match item.strip_prefix("no") {
+        Some(key) => (key, "off"),
+        None => (item, "on"),
     }
 }
 
