@@ -1,20 +1,36 @@
 //! What is known of the image in each node: what it tells itself, and what it has from those that it lies on.
+//!
+//! Invariant: nodes are asked when nobody holds the graph: how much room a file takes, its file system may take a while
+//! to tell.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 
-use flow::{Fact, ImageFacts, NodeId, Role};
+use flow::{Fact, ImageFacts, Node, NodeId, Role};
 use graph::Graph;
 use serde_json::{Map, Value};
 
-/// Facts in a graph, each found out once: those of a filter are those of what it filters.
-pub(crate) struct AllFacts<'g> {
-    graph: &'g Graph,
+/// Facts of all nodes, each found out once: those of a filter are those of what it filters.
+pub(crate) struct AllFacts {
+    nodes: HashMap<NodeId, Lying>,
     found: HashMap<NodeId, ImageFacts>,
 }
 
-impl<'g> AllFacts<'g> {
-    pub(crate) fn new(graph: &'g Graph) -> Self {
-        Self { graph, found: HashMap::new() }
+/// A node, and what it lies on.
+struct Lying {
+    node: Arc<Node>,
+    on: Vec<(Role, NodeId)>,
+}
+
+impl AllFacts {
+    /// Of the nodes that are in the graph now.
+    pub(crate) fn new(graph: &Graph) -> Self {
+        let lying = |info: graph::NodeInfo<'_>| {
+            let below = info.children.iter().filter(|edge| edge.role != Role::Backing);
+            let on = below.map(|edge| (edge.role, edge.child)).collect();
+            (info.node.id(), Lying { node: info.node.clone(), on })
+        };
+        Self { nodes: graph.nodes().map(lying).collect(), found: HashMap::new() }
     }
 
     pub(crate) fn of(&mut self, node: NodeId) -> ImageFacts {
@@ -27,11 +43,10 @@ impl<'g> AllFacts<'g> {
     }
 
     fn make(&mut self, node: NodeId) -> ImageFacts {
-        let Ok(info) = self.graph.node(node) else { return ImageFacts::default() };
-        let own = info.node.powers().facts.map(|power| power.facts());
-        let below = info.children.iter().filter(|edge| edge.role != Role::Backing);
-        let below: Vec<_> = below.map(|edge| (edge.role, self.of(edge.child))).collect();
-        lying_on(own, &below)
+        let Some(Lying { node, on }) = self.nodes.get(&node) else { return ImageFacts::default() };
+        let (node, on) = (node.clone(), on.clone());
+        let below: Vec<_> = on.into_iter().map(|(role, child)| (role, self.of(child))).collect();
+        lying_on(node.powers().facts.map(|power| power.facts()), &below)
     }
 }
 

@@ -6,7 +6,7 @@ use block::{BlockError, ByteRange, ErrorKind, Result};
 use driver::Kind;
 use flow::events::Event;
 use flow::{CheckReport, DetectZeroes, ImageFacts, NodeId, Preallocation, Repair, Request, Role, Tell, seam};
-use graph::{Demand, Drained, Edit, Operation, Place, Reopen, User};
+use graph::{Demand, Drained, Edit, Graph, Operation, Place, Reopen, User};
 use io::Lease;
 use serde_json::{Map, Value, json};
 
@@ -156,38 +156,46 @@ impl Engine {
 
     /// All nodes, by name.
     pub fn nodes(&self) -> Vec<NodeInfo> {
-        let graph = self.graph();
-        let mut names = Names::new(self, &graph);
-        let mut facts = AllFacts::new(&graph);
-        let mut nodes: Vec<NodeInfo> = graph
-            .nodes()
-            .map(|info| {
-                let child = |c: &graph::Edge| {
-                    (c.role.name(), graph.node(c.child).map_or(String::new(), |n| n.node.name().to_string()))
-                };
-                let known = self.known(info.node.id());
-                NodeInfo {
-                    name: info.node.name().to_string(),
-                    driver: info.node.driver(),
-                    is_filter: matches!(kind_of(&graph, info.node.id()), Ok(Kind::Filter)),
-                    children: info.children.iter().map(child).collect(),
-                    read_only: info.read_only,
-                    size: graph.view(info.node.id()).map_or(0, |view| view.size()),
-                    filename: known.file,
-                    full_name: match names.of(info.node.id()) {
-                        Ok(name) => name.text(),
-                        // As much as can be said.
-                        Err(_) => format!("json:{}", json!({ "driver": info.node.driver() })),
-                    },
-                    direct: known.direct,
-                    no_flush: known.no_flush,
-                    detect_zeroes: info.detect_zeroes,
-                    facts: facts.of(info.node.id()),
-                }
-            })
-            .collect();
+        let (nodes, mut facts) = {
+            let graph = self.graph();
+            (self.described(&graph), AllFacts::new(&graph))
+        };
+        let known = nodes.into_iter().map(|(id, node)| NodeInfo { facts: facts.of(id), ..node });
+        let mut nodes: Vec<_> = known.collect();
         nodes.sort_by(|a, b| a.name.cmp(&b.name));
         nodes
+    }
+
+    /// All that is known of nodes but the facts.
+    fn described(&self, graph: &Graph) -> Vec<(NodeId, NodeInfo)> {
+        let mut names = Names::new(self, graph);
+        let describe = |info: graph::NodeInfo<'_>| {
+            let (id, driver) = (info.node.id(), info.node.driver());
+            let known = self.known(id);
+            let child = |c: &graph::Edge| {
+                (c.role.name(), graph.node(c.child).map_or(String::new(), |n| n.node.name().to_string()))
+            };
+            let node = NodeInfo {
+                name: info.node.name().to_string(),
+                driver,
+                is_filter: matches!(kind_of(graph, id), Ok(Kind::Filter)),
+                children: info.children.iter().map(child).collect(),
+                read_only: info.read_only,
+                size: graph.view(id).map_or(0, |view| view.size()),
+                filename: known.file,
+                full_name: match names.of(id) {
+                    Ok(name) => name.text(),
+                    // As much as can be said.
+                    Err(_) => format!("json:{}", json!({ "driver": driver })),
+                },
+                direct: known.direct,
+                no_flush: known.no_flush,
+                detect_zeroes: info.detect_zeroes,
+                facts: ImageFacts::default(),
+            };
+            (id, node)
+        };
+        graph.nodes().map(describe).collect()
     }
 
     /// What a node's driver has counted since it was opened, by name; empty when it counts nothing.
