@@ -82,7 +82,8 @@ impl Given {
     }
 }
 
-fn switch(text: &str) -> Option<bool> {
+/// What a word sets a switch to, if it is one for that.
+pub fn switch(text: &str) -> Option<bool> {
     match text {
         "on" | "yes" | "true" | "y" => Some(true),
         "off" | "no" | "false" | "n" => Some(false),

@@ -47,6 +47,13 @@ pub struct NodeInfo {
     pub facts: ImageFacts,
 }
 
+impl NodeInfo {
+    /// Its child of that role, by name.
+    pub fn child(&self, role: &str) -> Option<&str> {
+        self.children.iter().find(|(of, _)| *of == role).map(|(_, name)| name.as_str())
+    }
+}
+
 impl Engine {
     /// Opens a node with all its children and puts them into the graph (`blockdev-add`). Answers its name.
     pub async fn add_node(&self, options: Map<String, Value>) -> Result<String> {

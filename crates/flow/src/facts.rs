@@ -2,7 +2,8 @@
 
 use crate::powers::SnapshotInfo;
 
-/// Knowing what kind of image it is, and what it names. Whoever asks waits for nothing.
+/// Knowing what kind of image it is, and what it names. No request is sent for it; how much room a file takes, its file
+/// system is asked.
 pub trait Facts: Sync {
     /// What is known by now.
     fn facts(&self) -> ImageFacts;

@@ -51,7 +51,7 @@ pub(crate) struct Setting {
 pub(crate) enum Value {
     Text(String),
     /// Whether it is on, and the word that said so.
-    Switch(bool, &'static str),
+    Switch(bool, String),
     Number(u64),
 }
 
@@ -149,7 +149,7 @@ impl Settings {
         let shown = |setting: &Setting| {
             let value = match self.value(setting.name) {
                 Some(Value::Text(text)) => text.replace(',', ",,"),
-                Some(Value::Switch(_, word)) => (*word).to_owned(),
+                Some(Value::Switch(_, word)) => word.clone(),
                 // With a sign, as QEMU shows them.
                 Some(Value::Number(number)) => number.cast_signed().to_string(),
                 None => setting.default?.to_owned(),
@@ -168,24 +168,12 @@ fn flag(item: &str) -> (&str, &str) {
     }
 }
 
-/// What a switch may be set to.
-const SWITCHES: &[(&str, bool)] = &[
-    ("on", true),
-    ("yes", true),
-    ("true", true),
-    ("y", true),
-    ("off", false),
-    ("no", false),
-    ("false", false),
-    ("n", false),
-];
-
 fn typed(setting: &Setting, text: &str) -> Result<Value> {
     let name = setting.name;
     match setting.takes {
         Takes::Text => Ok(Value::Text(text.to_owned())),
-        Takes::Switch => match SWITCHES.iter().find(|(word, _)| *word == text) {
-            Some((word, on)) => Ok(Value::Switch(*on, word)),
+        Takes::Switch => match driver::options::switch(text) {
+            Some(on) => Ok(Value::Switch(on, text.to_owned())),
             None => Err(Failure::new(format!("Parameter '{name}' expects 'on' or 'off'"))),
         },
         Takes::Number => match driver::numbers::integer(text) {

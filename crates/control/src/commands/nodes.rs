@@ -139,8 +139,7 @@ fn shown_below<'n>(node: &NodeInfo, nodes: &BTreeMap<&str, &'n NodeInfo>) -> Opt
 }
 
 fn child<'n>(node: &NodeInfo, role: &str, nodes: &BTreeMap<&str, &'n NodeInfo>) -> Option<&'n NodeInfo> {
-    let (_, name) = node.children.iter().find(|(of, _)| *of == role)?;
-    nodes.get(name.as_str()).copied()
+    nodes.get(node.child(role)?).copied()
 }
 
 fn detect_zeroes(node: &NodeInfo) -> DetectZeroes {

@@ -128,7 +128,7 @@ qmp::enumeration! {
 }
 
 impl ImageDescription {
-    /// The image in a node, over that of its backing node.
+    /// The image in a node, over the one that shows through it.
     pub fn of(node: &NodeInfo, below: Option<Box<Self>>) -> Self {
         let number = |number: u64| i64::try_from(number).unwrap_or(i64::MAX);
         let NodeInfo { facts, driver, .. } = node;

@@ -18,7 +18,7 @@ pub(super) fn below(session: &Session, overlay: &str, name: &str, base: Option<&
     let nodes = session.engine.nodes();
     let info = |node: &str| nodes.iter().find(|info| info.name == node);
     let (mut found, mut above) = (Vec::new(), info(overlay));
-    while let Some(layer) = above.and_then(backing).and_then(info) {
+    while let Some(layer) = above.and_then(|above| above.child("backing")).and_then(info) {
         found.push(layer.name.clone());
         if base.is_none_or(|base| is_called(layer, base, &filename(above))) {
             return Ok(found);
@@ -29,10 +29,6 @@ pub(super) fn below(session: &Session, overlay: &str, name: &str, base: Option<&
         Some(base) => format!("Did not find '{base}' in the backing chain of '{name}'"),
         None => "Image does not have a backing file".to_owned(),
     }))
-}
-
-fn backing(info: &NodeInfo) -> Option<&str> {
-    info.children.iter().find(|(role, _)| *role == "backing").map(|(_, name)| name.as_str())
 }
 
 /// Whether `base`, taken from where the image above lies, leads to this image.

@@ -126,20 +126,15 @@ impl<'a> Pieces<'a> {
         if below {
             range = range.head(zeros_from - range.start());
         }
+        // What lies behind the backing image reads as zeros by itself.
+        let zeros = if below { What::Zero } else { What::Pass };
         let what = match layer.holds {
             _ if layer.depth >= self.how.layers => What::Pass,
             Holds::Data | Holds::Special => What::Copy,
             // One between ends before, and hides what the target has there.
             Holds::Behind if layer.depth + 1 < self.how.layers => What::Zero,
             Holds::Behind if over == Over::Next => What::Pass,
-            // What lies behind the backing image reads as zeros by itself.
-            Holds::Behind | Holds::Nothing | Holds::Hole | Holds::Room | Holds::Zeroes => {
-                if below {
-                    What::Zero
-                } else {
-                    What::Pass
-                }
-            }
+            Holds::Behind | Holds::Nothing | Holds::Hole | Holds::Room | Holds::Zeroes => zeros,
         };
         Ok((range, what))
     }
