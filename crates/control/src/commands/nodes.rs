@@ -8,6 +8,7 @@ use qmp::schema::Nothing;
 
 use crate::failure::Failure;
 use crate::table::Table;
+use crate::types::dirty_bitmap::BitmapDescription;
 use crate::types::image_info::ImageDescription;
 use crate::types::node_info::{BlockImageCorrupted, CacheDescription, NodeDescription};
 use crate::types::node_options::{DetectZeroes, NodeArguments};
@@ -68,8 +69,8 @@ pub(super) fn add(table: &mut Table, engine: &Arc<Engine>) {
     });
     let of = engine.clone();
     table.command("query-named-block-nodes", move |arguments: Query| {
-        let nodes = of.nodes();
-        async move { Ok(describe(&nodes, arguments.flat.unwrap_or(false))) }
+        let engine = of.clone();
+        async move { Ok(describe(&engine, arguments.flat.unwrap_or(false)).await) }
     });
 }
 
@@ -98,9 +99,20 @@ fn corrupted(event: &Event) -> Option<BlockImageCorrupted> {
     })
 }
 
-fn describe(nodes: &[NodeInfo], flat: bool) -> Vec<NodeDescription> {
+async fn describe(engine: &Engine, flat: bool) -> Vec<NodeDescription> {
+    let nodes = engine.nodes();
     let by_name: BTreeMap<&str, &NodeInfo> = nodes.iter().map(|node| (node.name.as_str(), node)).collect();
-    nodes.iter().map(|node| description(node, &by_name, flat)).collect()
+    let mut list: Vec<_> = nodes.iter().map(|node| description(node, &by_name, flat)).collect();
+    for (node, description) in nodes.iter().zip(&mut list) {
+        description.dirty_bitmaps = dirty_bitmaps(engine, &node.name).await;
+    }
+    list
+}
+
+/// What is known of them: a node that went meanwhile, or whose bitmaps cannot be read, is told of without.
+async fn dirty_bitmaps(engine: &Engine, node: &str) -> Option<Vec<BitmapDescription>> {
+    let bitmaps = engine.bitmaps(node).await.unwrap_or_default();
+    (!bitmaps.is_empty()).then(|| bitmaps.iter().rev().map(BitmapDescription::of).collect())
 }
 
 fn description(node: &NodeInfo, nodes: &BTreeMap<&str, &NodeInfo>, flat: bool) -> NodeDescription {
@@ -116,6 +128,7 @@ fn description(node: &NodeInfo, nodes: &BTreeMap<&str, &NodeInfo>, flat: bool) -
         node_name: Some(node.name.clone()),
         read_only: node.read_only,
         driver: node.driver.to_owned(),
+        dirty_bitmaps: None,
         backing_file: child(node, "backing", nodes).map(|backing| backing.full_name.clone()),
         backing_file_depth: chain.len().try_into().unwrap_or(i64::MAX),
         active: true,

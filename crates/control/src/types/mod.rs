@@ -2,6 +2,7 @@
 
 pub mod address;
 mod checked;
+pub mod dirty_bitmap;
 pub mod image_info;
 pub mod job_info;
 pub mod job_options;

@@ -1,6 +1,7 @@
 //! What `query-named-block-nodes` answers. Members that QEMU has for limits of a device are there, and 0: limits are
 //! a filter's here.
 
+use super::dirty_bitmap::BitmapDescription;
 use super::image_info::ImageDescription;
 use super::node_options::DetectZeroes;
 
@@ -15,6 +16,8 @@ qmp::structure! {
         "ro" => read_only: bool,
         /// Its driver.
         "drv" => driver: String,
+        /// Its dirty bitmaps, newest first, if it has any.
+        "dirty-bitmaps" => dirty_bitmaps: Option<Vec<BitmapDescription>>,
         /// The file that its backing node lies on.
         "backing_file" => backing_file: Option<String>,
         /// How many nodes show through it, one below the other; 0 in a flat list.
