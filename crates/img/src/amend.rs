@@ -69,6 +69,7 @@ async fn run(call: Call) -> Result<u8> {
     let [name] = &given.operands[..] else { return Err(Failure::new("Expecting one image file name")) };
     let source = Source { name, format: given.format()?, image_opts: given.has("image-opts") };
     let cache = Cache::named(given.value("cache"), "cache", Cache::WRITEBACK)?;
+    session.listener.begin_progress();
     session.add_objects(given.values("object")).await?;
     let how = How { cache, ..How::WRITE };
     // With all that it names, as it will be used.

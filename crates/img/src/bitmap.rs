@@ -41,8 +41,6 @@ const FLAGS: &[Flag] = &[
 
 /// Flags that are actions.
 const ACTIONS: &[&str] = &["add", "remove", "clear", "enable", "disable", "merge"];
-/// What an error of a bitmap whose content is lost is followed by.
-const HINT: &str = "Try block-dirty-bitmap-remove to delete this bitmap from disk";
 
 async fn run(call: Call) -> Result<u8> {
     let Call { session, given } = call;
@@ -126,8 +124,8 @@ async fn merged(
 }
 
 fn failed(action: &str, bitmap: &str, error: &BlockError) -> Failure {
-    let why = words::explained(error);
-    let hint =
-        if why.ends_with("is inconsistent and cannot be used") { format!("\n{HINT}") } else { String::new() };
-    Failure::new(format!("Operation {action} on bitmap {bitmap} failed: {why}{hint}"))
+    Failure::new(words::hinted(format!(
+        "Operation {action} on bitmap {bitmap} failed: {}",
+        words::explained(error)
+    )))
 }

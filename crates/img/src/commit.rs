@@ -68,6 +68,8 @@ async fn run(call: Call) -> Result<u8> {
     let demand = given.has("base").then_some(Demand::NOTHING);
     let how = How { cache, demand, unmap: true, writable: is_emptied, ..How::READ };
     let overlay = session.open(source, how).await?;
+    session.listener.begin_progress();
+    session.listener.progress(0.0);
     // A filter has no layers: what it shows has.
     let top = session.engine.unfiltered(&overlay.node)?;
     let below = layers::below(&session, &top, source.name, given.value("base"))?;

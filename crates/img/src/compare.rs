@@ -68,6 +68,7 @@ async fn run(call: Call) -> Result<u8> {
     let cache = Cache::named(given.value("cache"), "source cache", Cache::WRITEBACK);
     let cache = cache.map_err(|failure| failure.with_status(FAILED))?;
     session.add_objects(given.values("object")).await.map_err(|failure| failure.with_status(FAILED))?;
+    session.listener.begin_progress();
     let how = How { cache, force_share: given.has("force-share"), ..How::READ };
     let source = |name, format| Source { name, format, image_opts };
     let open = async |name, format| {
@@ -100,6 +101,7 @@ async fn compare(
 ) -> Result<Verdict> {
     let sizes = (first.size_in_sectors()?, second.size_in_sectors()?);
     let following = Following::begin(session, sizes.0.max(sizes.1));
+    session.listener.progress(0.0);
     let report = |done: u64| following.reached(done);
     if strict && sizes.0 != sizes.1 {
         return Ok(Verdict::Sizes);

@@ -75,6 +75,8 @@ async fn run(call: Call) -> Result<u8> {
     }
     snapshot_table::check_param(&session, given.value("source-snapshot"))?;
     let options = Options::parse(&given)?;
+    session.listener.begin_progress();
+    session.listener.progress(0.0);
     session.add_objects(given.values("object")).await?;
     let mut sources = Vec::new();
     for name in options.sources {
@@ -83,11 +85,14 @@ async fn run(call: Call) -> Result<u8> {
             cache: options.source_cache,
             force_share: options.force_share,
             demand: Some(Demand::STILL),
-            snapshot: options.snapshot,
+            snapshot: options.snapshot.filter(|_| options.sources.len() == 1),
             salvage: options.salvage,
             ..How::READ
         };
         sources.push(session.open(source, how).await.map_err(|failure| options.explained(failure))?);
+    }
+    if options.snapshot.is_some() && sources.len() > 1 {
+        return Err(Failure::new("No support for concatenating multiple snapshot"));
     }
     if options.bitmaps {
         bitmaps::check_source(&options, &sources).await?;

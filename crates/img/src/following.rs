@@ -23,7 +23,6 @@ pub(crate) struct Following<'a> {
 impl<'a> Following<'a> {
     /// Begins with nothing done of `total` bytes.
     pub(crate) fn begin(session: &'a Session, total: u64) -> Self {
-        session.listener.progress(0.0);
         Self { session, total, done: Cell::new(0), counts_spared: true, tells_lost: false }
     }
 

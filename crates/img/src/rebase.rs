@@ -51,6 +51,8 @@ async fn run(call: Call) -> Result<u8> {
         let text = "Must specify backing file (-b) or use unsafe mode (-u)";
         return Err(Failure::misused(text));
     }
+    session.listener.begin_progress();
+    session.listener.progress(0.0);
     let source = Source { name, format: given.format()?, image_opts: given.has("image-opts") };
     let cache = Cache::named(given.value("cache"), "cache", Cache::WRITEBACK)?;
     let below = Cache::named(given.value("backing-cache"), "source cache", Cache::WRITEBACK)?;

@@ -140,7 +140,8 @@ fn told(name: &str, error: &BlockError) -> Failure {
     if std::error::Error::source(error).is_some() {
         return Failure::new(format!("Could not resize file: {}", words::cause(error)));
     }
-    Failure::new(text.strip_prefix(&format!("image '{name}': ")).unwrap_or(&text))
+    let why = text.strip_prefix(&format!("image '{name}': ")).unwrap_or(&text);
+    Failure::new(words::hinted(why.to_owned()))
 }
 
 /// Room in a file that is the disk itself.

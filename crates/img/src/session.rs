@@ -31,6 +31,9 @@ pub trait Listener {
     /// What is wrong, behind the name of the program; without a line feed at the end.
     fn complain(&self, text: &str);
 
+    /// Work begins that it may be asked of how far it is.
+    fn begin_progress(&self);
+
     /// How far it is, in percent.
     fn progress(&self, percent: f32);
 
@@ -183,8 +186,8 @@ impl Session {
     /// Defines the objects of `--object`.
     pub(crate) async fn add_objects<'a>(&self, objects: impl Iterator<Item = &'a str>) -> Result<()> {
         for object in objects {
-            let options = keyval::parse(object, Some("qom-type"))?;
-            self.engine.add_object(options).await.map_err(|error| with_hint(error.into()))?;
+            let added = self.engine.add_object(object_options(object)?).await;
+            added.map_err(|error| with_hint(error.into()))?;
         }
         Ok(())
     }
@@ -284,6 +287,18 @@ impl Session {
         let bytes = reader.read(range).await.map(|lease| lease.to_vec());
         reader.close().await?;
         Ok(bytes?)
+    }
+}
+
+/// An object as `--object` describes it: JSON, or keys and values.
+fn object_options(text: &str) -> Result<Map<String, Value>> {
+    if !text.starts_with('{') {
+        return Ok(keyval::parse(text, Some("qom-type"))?);
+    }
+    match json::parse(text) {
+        Ok(Value::Object(map)) => Ok(map),
+        Ok(_) => Err(Failure::new("Expecting a JSON object")),
+        Err(error) => Err(Failure::new(error.to_string())),
     }
 }
 

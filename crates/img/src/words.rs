@@ -98,6 +98,14 @@ pub(crate) fn oversized_snapshots(error: &BlockError) -> Option<String> {
     })
 }
 
+/// An error with what QEMU's tools hint at behind it.
+pub(crate) fn hinted(text: String) -> String {
+    match text.ends_with("is inconsistent and cannot be used") {
+        true => text + "\nTry block-dirty-bitmap-remove to delete this bitmap from disk",
+        false => text,
+    }
+}
+
 /// What an image says, without what could steer a terminal.
 pub(crate) fn escaped(text: &str) -> String {
     text.chars().flat_map(|c| if c.is_control() { c.escape_default().collect() } else { vec![c] }).collect()

@@ -31,6 +31,8 @@ impl Listener for Said {
 
     fn progress(&self, _: f32) {}
 
+    fn begin_progress(&self) {}
+
     fn end_progress(&self) {}
 }
 

@@ -163,6 +163,8 @@ impl Listener for Deaf {
 
     fn progress(&self, _: f32) {}
 
+    fn begin_progress(&self) {}
+
     fn end_progress(&self) {}
 }
 

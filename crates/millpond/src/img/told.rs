@@ -9,6 +9,8 @@ use img::Listener;
 pub(super) struct Told {
     program: &'static str,
     shows: Cell<bool>,
+    /// Whether there is anything that progress is shown of, so that its line has to end.
+    begun: Cell<bool>,
     percent: Cell<f32>,
     /// Percent that were last shown; below zero before the first time.
     shown: Cell<f32>,
@@ -19,7 +21,13 @@ const STEP: f32 = 1.0;
 
 impl Told {
     pub(super) fn new(program: &'static str) -> Self {
-        Self { program, shows: Cell::new(false), percent: Cell::new(0.0), shown: Cell::new(-1.0) }
+        Self {
+            program,
+            shows: Cell::new(false),
+            begun: Cell::new(false),
+            percent: Cell::new(0.0),
+            shown: Cell::new(-1.0),
+        }
     }
 
     pub(super) fn program(&self) -> &'static str {
@@ -58,8 +66,12 @@ impl Told {
 }
 
 impl Listener for Told {
+    fn begin_progress(&self) {
+        self.begun.set(true);
+    }
+
     fn end_progress(&self) {
-        if self.shows.get() && self.shown.get() >= 0.0 {
+        if self.begun.take() && self.shows.get() {
             self.shown.set(-1.0);
             self.print("\n");
         }
