@@ -52,8 +52,8 @@ impl RealFile {
         Self { fd, info, kind, inline, pool, writes, transient, behind, locks, flushes }
     }
 
-    /// Flags of requests on the ring; `None` where they need more than that.
-    fn ring_flags(&self) -> Option<ReadWriteFlags> {
+    /// Flags of reads, and of all requests on the ring; `None` where they need more than that.
+    fn own_flags(&self) -> Option<ReadWriteFlags> {
         match &self.transient {
             None => Some(PLAIN),
             Some(transient) => transient.read_flags(),
@@ -63,7 +63,7 @@ impl RealFile {
     async fn transfer(&self, direction: Direction, offset: u64, mut lease: Lease) -> (io::Result<()>, Lease) {
         // Buffered writes are faster on the pool: the kernel would hand them to threads of its own.
         let by_ring = self.info.engine == IO_URING && (direction == Direction::Read || self.info.direct);
-        let flags = self.ring_flags().filter(|_| by_ring);
+        let flags = self.own_flags().filter(|_| by_ring);
         if let Some((ring, flags)) = flags.and_then(|flags| Some((ring::current()?, flags))) {
             let (fd, alignment) = (self.fd.clone(), self.info.alignment);
             match ring.transfer(Operation { direction, fd, offset, alignment, flags, lease, done: 0 }).await {
@@ -147,7 +147,9 @@ impl File for RealFile {
             // What is not there the kernel would begin to read ahead, and that would stay.
             InlineReads::Nowait if self.transient.is_none() => transfer::read_now(fd, offset, buf),
             InlineReads::Nowait | InlineReads::IfResident if is_resident(fd, offset, buf.len()) => {
-                transfer::read_all(fd, offset, buf, self.info.alignment, PLAIN).map(|()| buf.len())
+                // Where somebody read ahead the kernel goes on doing so, whatever it was advised.
+                let flags = self.own_flags().unwrap_or(PLAIN);
+                transfer::read_all(fd, offset, buf, self.info.alignment, flags).map(|()| buf.len())
             }
             _ => Err(ErrorKind::WouldBlock.into()),
         }

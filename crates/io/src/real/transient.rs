@@ -288,6 +288,8 @@ fn absent(file: BorrowedFd<'_>, range: ByteRange) -> RangeSet {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::real::RealWorld;
+    use crate::{Lease, OpenOptions, World};
 
     const MIB: usize = 1 << 20;
 
@@ -372,6 +374,34 @@ mod tests {
             disk.sync_all().unwrap();
             assert_eq!(absent(disk.as_fd(), all).bytes(), all.len(), "{by_flag}");
         }
+    }
+
+    #[test]
+    fn what_somebody_read_ahead_brings_no_more_in() {
+        let folder = tempfile::tempdir_in("/var/tmp").unwrap();
+        let (path, all) = (folder.path().join("file"), ByteRange::new(0, 16 * MIB as u64));
+        std::fs::write(&path, vec![7; 16 * MIB]).unwrap();
+        let mut other = std::fs::File::open(&path).unwrap();
+        if !probe::takes_dontcache(other.as_fd()) {
+            return println!("skipped: transient: no RWF_DONTCACHE");
+        }
+        other.sync_all().unwrap();
+        give_back(other.as_fd(), all);
+        io::Read::read_exact(&mut other, &mut vec![0; MIB]).unwrap();
+        let before = probe::cached(other.as_fd(), all).unwrap();
+        assert!(before < all.len(), "the kernel has read all of it");
+        let world = RealWorld::new();
+        world.clone().block_on(async move {
+            let file =
+                world.open(&path, OpenOptions { transient: true, ..OpenOptions::default() }).await.unwrap();
+            let mut bytes = vec![0; MIB];
+            for at in (0..all.len()).step_by(MIB) {
+                if file.try_read(at, &mut bytes).is_err() {
+                    file.read(at, Lease::zeroed(MIB)).await.0.unwrap();
+                }
+            }
+        });
+        assert_eq!(probe::cached(other.as_fd(), all), Some(before));
     }
 
     #[test]
