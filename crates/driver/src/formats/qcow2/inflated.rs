@@ -128,12 +128,14 @@ impl Inflated {
         let unpacker = self.unpacker.clone();
         let (tell, told) = io::sync::oneshot::channel();
         let work = self.world.compute(Box::new(move || {
-            // Nobody may be waiting any more.
-            let _ = tell.send(unpacker.unpack(&cluster, &packed));
+            let unpacked = unpacker.unpack(&cluster, &packed);
+            // Nobody may be waiting any more. Who is has use for the buffer; this thread would only keep it.
+            let _ = tell.send((unpacked, packed));
         }));
         work.await;
         let lost = |_| BlockError::new(ErrorKind::Cancelled, "unpacking a compressed cluster was stopped");
-        told.await.map_err(lost)?
+        let (unpacked, _packed) = told.await.map_err(lost)?;
+        unpacked
     }
 }
 
