@@ -12,6 +12,7 @@ use crate::types::dirty_bitmap::BitmapDescription;
 use crate::types::image_info::ImageDescription;
 use crate::types::node_info::{BlockImageCorrupted, CacheDescription, NodeDescription};
 use crate::types::node_options::{DetectZeroes, NodeArguments};
+use crate::types::number::number;
 
 qmp::structure! {
     /// Arguments of `blockdev-del`.
@@ -87,8 +88,6 @@ async fn resize(engine: &Engine, arguments: Resize) -> Result<Nothing, Failure> 
 
 fn corrupted(event: &Event) -> Option<BlockImageCorrupted> {
     let Event::ImageCorrupt { node, message, range, fatal } = event else { return None };
-    // Offsets in files are signed.
-    let number = |value: u64| value.try_into().unwrap_or(i64::MAX);
     Some(BlockImageCorrupted {
         device: String::new(),
         node_name: Some(node.clone()),

@@ -2,6 +2,8 @@
 
 use engine::BitmapInfo;
 
+use super::number::number;
+
 qmp::structure! {
     /// A dirty bitmap.
     pub struct BitmapDescription {
@@ -25,7 +27,6 @@ qmp::structure! {
 impl BitmapDescription {
     /// How QMP tells it.
     pub fn of(bitmap: &BitmapInfo) -> Self {
-        let number = |number: u64| i64::try_from(number).unwrap_or(i64::MAX);
         Self {
             name: Some(bitmap.name.clone()),
             count: number(bitmap.count),

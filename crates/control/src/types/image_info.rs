@@ -4,6 +4,7 @@ use engine::{Fact, NodeInfo, facts_json};
 use qmp::schema::{Form, Nothing};
 use serde_json::json;
 
+use super::number::number;
 use super::snapshot_info::SnapshotDescription;
 
 /// What sizes are told in, in bytes.
@@ -130,7 +131,6 @@ qmp::enumeration! {
 impl ImageDescription {
     /// The image in a node, over the one that shows through it.
     pub fn of(node: &NodeInfo, below: Option<Box<Self>>) -> Self {
-        let number = |number: u64| i64::try_from(number).unwrap_or(i64::MAX);
         let NodeInfo { facts, driver, .. } = node;
         let backing = facts.backing.as_ref();
         Self {

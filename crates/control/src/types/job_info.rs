@@ -3,6 +3,8 @@
 use engine::{Event, IoStatus, JobAction, JobInfo, JobState};
 use qmp::schema::{Form, Given, Nothing, Type};
 
+use super::number::number;
+
 qmp::enumeration! {
     /// Types of jobs. Those that are there are the engine's; the others are QEMU's.
     pub enum JobType {
@@ -322,8 +324,4 @@ pub(crate) fn milestone(event: &Event) -> Option<BlockJobCancelled> {
 /// The type of that name.
 pub(crate) fn job_type(name: &str) -> Option<JobType> {
     JobType::parse(Given::root(name.into(), Form::Json)).ok()
-}
-
-fn number(value: u64) -> i64 {
-    value.try_into().unwrap_or(i64::MAX)
 }

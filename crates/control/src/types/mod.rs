@@ -8,6 +8,7 @@ pub mod job_info;
 pub mod job_options;
 pub mod node_info;
 pub mod node_options;
+pub(crate) mod number;
 pub mod object_options;
 pub mod schema_info;
 pub mod snapshot_info;

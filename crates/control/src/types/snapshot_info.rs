@@ -2,6 +2,8 @@
 
 use engine::SnapshotInfo;
 
+use super::number::number;
+
 qmp::structure! {
     /// An internal snapshot.
     pub struct SnapshotDescription {
@@ -28,7 +30,6 @@ impl SnapshotDescription {
     /// How QMP tells it.
     pub fn of(snapshot: &SnapshotInfo) -> Self {
         const SECOND: u64 = 1_000_000_000;
-        let number = |number: u64| i64::try_from(number).unwrap_or(i64::MAX);
         Self {
             id: snapshot.id.clone(),
             name: snapshot.name.clone(),
