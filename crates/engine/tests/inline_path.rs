@@ -166,8 +166,6 @@ fn what_is_answered_at_once_asks_for_no_memory_on_any_thread() {
     let folder = tempfile::tempdir().unwrap();
     world.block_on(async {
         let all = chain();
-        // Threads that start late ask for memory then: the first time does not count.
-        serve(&world, all[..1].to_vec(), folder.path().join("first")).await;
         // A disk, a format on it, ten of them, and with each filter on top.
         for len in
             [1, 2, all.len() - 5, all.len() - 4, all.len() - 3, all.len() - 2, all.len() - 1, all.len()]
