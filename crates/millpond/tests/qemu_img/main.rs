@@ -13,6 +13,7 @@ mod committing;
 mod ending;
 mod locks;
 mod measuring;
+mod memory;
 mod offload;
 mod over;
 mod page_cache;

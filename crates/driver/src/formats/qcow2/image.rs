@@ -211,7 +211,7 @@ impl Image {
         Ok(())
     }
 
-    async fn unpacked(&self, guest: u64, next: Next<'_>) -> Result<Option<Arc<Vec<u8>>>> {
+    async fn unpacked(&self, guest: u64, next: Next<'_>) -> Result<Option<Arc<Lease>>> {
         let first = guest - guest % self.geometry.cluster_size();
         if let Some(bytes) = self.inflated.find(first) {
             return Ok(Some(bytes));

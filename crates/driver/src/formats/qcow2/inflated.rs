@@ -27,7 +27,7 @@ const INLINE_MAX: u64 = 16 << 10;
 
 /// Unpacked clusters of one image, the newest first.
 pub(super) struct Inflated {
-    kept: Mutex<VecDeque<(u64, Arc<Vec<u8>>)>>,
+    kept: Mutex<VecDeque<(u64, Arc<Lease>)>>,
     unpacker: Arc<Unpacker>,
     packer: Arc<Packer>,
     at_work: RangeLocks,
@@ -57,7 +57,7 @@ impl Inflated {
     }
 
     /// The cluster that starts at `guest`.
-    pub(super) fn find(&self, guest: u64) -> Option<Arc<Vec<u8>>> {
+    pub(super) fn find(&self, guest: u64) -> Option<Arc<Lease>> {
         lock(&self.kept).iter().find(|(at, _)| *at == guest).map(|(_, bytes)| bytes.clone())
     }
 
@@ -87,15 +87,15 @@ impl Inflated {
         cluster: CompressedCluster,
         packed: Lease,
         current: impl FnOnce() -> bool,
-    ) -> Result<Arc<Vec<u8>>> {
-        let bytes = if cluster.guest.len() <= INLINE_MAX {
-            let bytes = self.unpacker.unpack(&cluster, &packed)?;
+    ) -> Result<Arc<Lease>> {
+        let mut bytes = Lease::new(cluster.guest.len() as usize);
+        if cluster.guest.len() <= INLINE_MAX {
+            self.unpacker.unpack(&cluster, &packed, &mut bytes)?;
             // One such stretch of work a turn.
             io::yield_now().await;
-            bytes
         } else {
-            self.unpack_elsewhere(cluster, packed).await?
-        };
+            bytes = self.unpack_elsewhere(cluster, packed, bytes).await?;
+        }
         let bytes = Arc::new(bytes);
         let mut kept = lock(&self.kept);
         // Whoever changes that forgets it afterwards, under the same lock.
@@ -124,18 +124,24 @@ impl Inflated {
         told.await.map_err(lost)?
     }
 
-    async fn unpack_elsewhere(&self, cluster: CompressedCluster, packed: Lease) -> Result<Vec<u8>> {
+    /// Unpacks a cluster into `bytes`, on a thread of the pool.
+    async fn unpack_elsewhere(
+        &self,
+        cluster: CompressedCluster,
+        packed: Lease,
+        mut bytes: Lease,
+    ) -> Result<Lease> {
         let unpacker = self.unpacker.clone();
         let (tell, told) = io::sync::oneshot::channel();
         let work = self.world.compute(Box::new(move || {
-            let unpacked = unpacker.unpack(&cluster, &packed);
-            // Nobody may be waiting any more. Who is has use for the buffer; this thread would only keep it.
-            let _ = tell.send((unpacked, packed));
+            let unpacked = unpacker.unpack(&cluster, &packed, &mut bytes);
+            // Nobody may be waiting any more. Who is has use for the buffers; this thread would only keep them.
+            let _ = tell.send((unpacked, packed, bytes));
         }));
         work.await;
         let lost = |_| BlockError::new(ErrorKind::Cancelled, "unpacking a compressed cluster was stopped");
-        let (unpacked, _packed) = told.await.map_err(lost)?;
-        unpacked
+        let (unpacked, _packed, bytes) = told.await.map_err(lost)?;
+        unpacked.map(|()| bytes)
     }
 }
 
@@ -146,19 +152,19 @@ struct Unpacker {
 }
 
 impl Unpacker {
-    fn unpack(&self, cluster: &CompressedCluster, packed: &[u8]) -> Result<Vec<u8>> {
+    /// Fills `bytes`; what they hold after an error is nobody's data.
+    fn unpack(&self, cluster: &CompressedCluster, packed: &[u8], bytes: &mut [u8]) -> Result<()> {
         let idle = lock(&self.idle).pop();
         let mut decompressor = match idle {
             Some(decompressor) => decompressor,
             None => Decompressor::new(self.kind)?,
         };
-        let mut bytes = vec![0; cluster.guest.len() as usize];
-        let unpacked = decompressor.decompress(cluster, packed, &mut bytes);
+        let unpacked = decompressor.decompress(cluster, packed, bytes);
         let mut idle = lock(&self.idle);
         if idle.len() < IDLE_MAX {
             idle.push(decompressor);
         }
-        unpacked.map(|()| bytes)
+        unpacked
     }
 }
 

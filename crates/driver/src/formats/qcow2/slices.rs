@@ -59,6 +59,12 @@ impl Slices {
         Self { first, larger: OnceLock::new(), span_bits, slice_bytes, budget }
     }
 
+    /// Bytes that all slices of so many bytes of tables take.
+    pub(super) fn bytes_for(geometry: &Geometry, tables: u64) -> u64 {
+        let slice_bytes = geometry.slice_bytes() as u64;
+        tables.div_ceil(slice_bytes).saturating_mul(slice_bytes + OVERHEAD)
+    }
+
     /// The disk is `size` bytes long now. Where that takes more room than there is, all slices are read again.
     pub(super) fn cover(&self, size: u64) {
         let wanted = size.div_ceil(1 << self.span_bits);
