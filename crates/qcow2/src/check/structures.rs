@@ -1,5 +1,7 @@
 //! What has references besides guest data: snapshot table, refcount table, bitmaps, refcount blocks.
 
+use std::borrow::Cow;
+
 use block::BlockError;
 
 use super::{Check, PIECE, Piece, Repair, State};
@@ -38,9 +40,31 @@ impl Check {
                 self.state = State::RefcountTable;
                 excess.into_iter().for_each(|excess| self.discard(excess));
                 self.check_complete();
+                if self.repair == Repair::All {
+                    self.discard_lost();
+                }
             }
         }
         Ok(())
+    }
+
+    /// Leaves snapshots that nobody can open any more out of the new table: what they held cannot be told from what
+    /// nothing refers to.
+    fn discard_lost(&mut self) {
+        let bits = self.facts.bits();
+        let mut lines = Vec::new();
+        let mut snapshots = std::mem::take(&mut self.snapshots);
+        snapshots.retain(|snapshot| match snapshot.check_l1(bits) {
+            Ok(()) => true,
+            Err(_) => {
+                let outside = || format!("{}: L1 table is outside of all files", label(snapshot));
+                let lost = self.lost(snapshot).unwrap_or_else(outside);
+                lines.push(format!("Discarding {lost}"));
+                false
+            }
+        });
+        self.snapshots = snapshots;
+        lines.into_iter().for_each(|line| self.snapshot_faults(1, line));
     }
 
     /// Notes what the new snapshot table leaves out.
@@ -88,26 +112,29 @@ impl Check {
         let mut tables: Vec<(u64, u64)> = Vec::new();
         for number in 0..self.snapshots.len() {
             let Snapshot { l1_offset, l1_entries, .. } = self.snapshots[number];
-            if l1_offset.0 >= OFFSET_MAX {
+            if let Some(lost) = self.lost(&self.snapshots[number]) {
+                self.corrupt(1, format!("ERROR {lost}; snapshot table entry corrupted"));
+            } else if l1_offset.0 >= OFFSET_MAX {
                 return Err(corrupt(format!("the L1 table of snapshot {number} lies at {l1_offset}")));
+            } else if l1_entries > 0 {
+                tables.push((l1_offset.0, l1_entries.into()));
             }
-            let wrong = if !self.facts.is_aligned(l1_offset.0) {
-                format!("l1_offset={:#x}: L1 table is not cluster aligned", l1_offset.0)
-            } else if u64::from(l1_entries) * 8 > L1Table::BYTES_MAX {
-                format!("l1_size={l1_entries:#x}: L1 table is too large")
-            } else {
-                if l1_entries > 0 {
-                    tables.push((l1_offset.0, l1_entries.into()));
-                }
-                continue;
-            };
-            let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-            let (id, name) = (text(&self.snapshots[number].id), text(&self.snapshots[number].name));
-            let line = format!("ERROR snapshot {id} ({name}) {wrong}; snapshot table entry corrupted");
-            self.corrupt(1, line);
         }
         tables.sort_unstable();
         Ok(tables.chunk_by(|a, b| a == b).map(|same| (same[0].0, same[0].1, same.len() as u32)).collect())
+    }
+
+    /// Which snapshot is lost, and why, where no L1 table can be like its own.
+    fn lost(&self, snapshot: &Snapshot) -> Option<String> {
+        let entries = snapshot.l1_entries;
+        if !self.facts.is_aligned(snapshot.l1_offset.0) {
+            Some(format!("{}: L1 table is not cluster aligned", label(snapshot)))
+        } else if u64::from(entries) * 8 > L1Table::BYTES_MAX {
+            let (id, name) = names(snapshot);
+            Some(format!("snapshot {id} ({name}) l1_size={entries:#x}: L1 table is too large"))
+        } else {
+            None
+        }
     }
 
     pub(super) fn ask_refcount_table(&mut self) {
@@ -226,4 +253,14 @@ impl Check {
         }
         self.state = State::Compare(0);
     }
+}
+
+fn names(snapshot: &Snapshot) -> (Cow<'_, str>, Cow<'_, str>) {
+    (String::from_utf8_lossy(&snapshot.id), String::from_utf8_lossy(&snapshot.name))
+}
+
+/// A snapshot, and where it has its L1 table.
+fn label(snapshot: &Snapshot) -> String {
+    let (id, name) = names(snapshot);
+    format!("snapshot {id} ({name}) l1_offset={:#x}", snapshot.l1_offset.0)
 }
