@@ -1,6 +1,6 @@
 //! Receive, answer at once, send: a live export whose clients' requests need not wait asks for no memory, whatever
-//! stands below it. Alone in its process, since all of its threads are counted; without a harness, whose thread asks for
-//! memory while the test is already running.
+//! stands below it. Alone in its process, since all of its threads are counted; without a harness, whose thread asks
+//! for memory while the test is already running.
 
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 

@@ -27,8 +27,8 @@ pub(crate) const VERB: Verb = Verb {
 };
 
 const FLAGS: &[Flag] = &[
-    Flag::with('f', "a-format", "FMT", "format of the first image"),
-    Flag::with('F', "b-format", "FMT", "format of the second image"),
+    Flag::with('f', "a-format", "FMT", "format of the first image").or("left-format"),
+    Flag::with('F', "b-format", "FMT", "format of the second image").or("right-format"),
     Flag::switch('s', "strict", "images of different size, or that hold bytes in other ways, differ"),
     flags::READ_CACHE,
     flags::PROGRESS,

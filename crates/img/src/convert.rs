@@ -13,7 +13,7 @@ use crate::flags;
 use crate::following::Following;
 use crate::given::Flag;
 use crate::image::Image;
-use crate::session::{How, Session, Source};
+use crate::session::Session;
 use crate::snapshot_table;
 use crate::verbs::{Call, Verb};
 use crate::words;
@@ -35,13 +35,13 @@ const FLAGS: &[Flag] = &[
     Flag::with('f', "source-format", "FMT", "format of the sources"),
     Flag::long("source-image-opts", "the sources are sets of options"),
     Flag::long("image-opts", "the same"),
-    Flag::with('l', "source-snapshot", "SNAPSHOT", "take this snapshot of the source"),
+    Flag::with('l', "source-snapshot", "SNAPSHOT", "take this snapshot of the source").or("snapshot"),
     Flag::with('T', "source-cache", "CACHE", "cache mode of the sources (auto)"),
-    Flag::with('O', "target-format", "FMT", "format of the target (raw)"),
+    Flag::with('O', "target-format", "FMT", "format of the target (raw)").or("output-format"),
     Flag::long("target-image-opts", "the target is a set of options; needs -n"),
-    Flag::with('o', "target-options", "OPTIONS", "options of the target; -o help lists them"),
+    Flag::with('o', "target-options", "OPTIONS", "options of the target; -o help lists them").or("options"),
     Flag::switch('c', "compress", "compress the target"),
-    Flag::with('t', "target-cache", "CACHE", "cache mode of the target (auto)"),
+    Flag::with('t', "target-cache", "CACHE", "cache mode of the target (auto)").or("output-cache"),
     Flag::with('B', "backing", "BACKING_FILENAME", "make the target an overlay on this image"),
     Flag::with('F', "backing-format", "FMT", "format of the backing image"),
     Flag::switch('n', "no-create", "the target is there already"),
@@ -78,39 +78,37 @@ async fn run(call: Call) -> Result<u8> {
     session.listener.begin_progress();
     session.listener.progress(0.0);
     session.add_objects(given.values("object")).await?;
-    let mut sources = Vec::new();
-    for name in options.sources {
-        let source = Source { name, format: options.source_format, image_opts: options.source_image_opts };
-        let how = How {
-            cache: options.source_cache,
-            force_share: options.force_share,
-            demand: Some(Demand::STILL),
-            snapshot: options.snapshot.filter(|_| options.sources.len() == 1),
-            salvage: options.salvage,
-            ..How::READ
-        };
-        sources.push(session.open(source, how).await.map_err(|failure| options.explained(failure))?);
-    }
-    if options.snapshot.is_some() && sources.len() > 1 {
-        return Err(Failure::new("No support for concatenating multiple snapshot"));
-    }
-    if options.bitmaps {
-        bitmaps::check_source(&options, &sources).await?;
-    }
+    let sources = open_all(&session, &options).await?;
+    let present = match options.bitmaps {
+        true => bitmaps::check_source(&session, &options, &sources).await?,
+        false => None,
+    };
     let target = Target::prepare(&session, &options, &sources).await?;
     if options.bitmaps {
         bitmaps::check_target(&target)?;
     }
     copy_all(&session, &options, &sources, &target).await?;
-    if let Some(source) = sources.first().filter(|_| options.bitmaps) {
+    if let Some(source) = present.as_ref().or(sources.first()).filter(|_| options.bitmaps) {
         bitmaps::copy(&session, source, &target).await?;
     }
     target.finish(&session).await?;
     session.made.keep();
-    for source in sources {
-        source.close().await?;
+    for image in sources.into_iter().chain(present) {
+        image.close().await?;
     }
     Ok(0)
+}
+
+async fn open_all(session: &Session, options: &Options<'_>) -> Result<Vec<Image>> {
+    let mut sources = Vec::new();
+    for name in options.sources {
+        let opened = session.open(options.source(name), options.how()).await;
+        sources.push(opened.map_err(|failure| options.explained(failure))?);
+    }
+    match options.snapshot {
+        Some(_) if sources.len() > 1 => Err(Failure::new("No support for concatenating multiple snapshot")),
+        _ => Ok(sources),
+    }
 }
 
 async fn copy_all(

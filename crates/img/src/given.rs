@@ -10,6 +10,8 @@ pub struct Flag {
     pub short: Option<char>,
     /// Its long name.
     pub long: &'static str,
+    /// Another long name that qemu-img takes and does not tell of; scripts may use it.
+    pub also: Option<&'static str>,
     /// What its value is, as help shows it; `None`: it takes none.
     pub value: Option<&'static str>,
     /// What it means.
@@ -24,22 +26,27 @@ impl Flag {
         value: &'static str,
         about: &'static str,
     ) -> Self {
-        Self { short: Some(short), long, value: Some(value), about }
+        Self { short: Some(short), long, also: None, value: Some(value), about }
     }
 
     /// A flag with a letter that takes no value.
     pub(crate) const fn switch(short: char, long: &'static str, about: &'static str) -> Self {
-        Self { short: Some(short), long, value: None, about }
+        Self { short: Some(short), long, also: None, value: None, about }
     }
 
     /// A flag without a letter that takes a value.
     pub(crate) const fn long_with(long: &'static str, value: &'static str, about: &'static str) -> Self {
-        Self { short: None, long, value: Some(value), about }
+        Self { short: None, long, also: None, value: Some(value), about }
     }
 
     /// A flag without a letter and without a value.
     pub(crate) const fn long(long: &'static str, about: &'static str) -> Self {
-        Self { short: None, long, value: None, about }
+        Self { short: None, long, also: None, value: None, about }
+    }
+
+    /// The same flag, with another long name beside its own.
+    pub(crate) const fn or(self, also: &'static str) -> Self {
+        Self { also: Some(also), ..self }
     }
 }
 

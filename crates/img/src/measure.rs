@@ -78,24 +78,43 @@ async fn run(call: Call) -> Result<u8> {
         _ => {}
     }
     session.add_objects(given.values("object")).await?;
-    let image = match filename {
-        Some(name) => {
-            let source = Source { name, format: given.format()?, image_opts: given.has("image-opts") };
-            let snapshot = given.value("snapshot");
-            let how = How { force_share: given.has("force-share"), snapshot, ..How::READ };
-            let opened = session.open(source, how).await;
-            Some(opened.map_err(|failure| snapshot_table::missing(failure, snapshot))?)
-        }
+    let source = match filename {
+        Some(name) => Some(Opened::named(&session, &given, name).await?),
         None => None,
     };
     let format = given.value("target-format").unwrap_or("raw");
     let settings = settings(&session, &given, format)?;
-    let measured = measure(&session, (format, &settings), size.unwrap_or(0), image.as_ref()).await?;
+    let measured = measure(&session, (format, &settings), size.unwrap_or(0), source.as_ref()).await?;
     session.listener.say(&if json { measured.json() } else { measured.text() });
-    if let Some(image) = image {
-        image.close().await?;
+    if let Some(source) = source {
+        source.close().await?;
     }
     Ok(0)
+}
+
+/// What is measured.
+struct Opened {
+    image: Image,
+    /// What has the bitmaps where `image` is a snapshot.
+    present: Option<Image>,
+}
+
+impl Opened {
+    async fn named(session: &Session, given: &Given, name: &str) -> Result<Self> {
+        let source = Source { name, format: given.format()?, image_opts: given.has("image-opts") };
+        let snapshot = given.value("snapshot");
+        let how = How { force_share: given.has("force-share"), snapshot, ..How::READ };
+        let opened = session.open(source, how).await;
+        let image = opened.map_err(|failure| snapshot_table::missing(failure, snapshot))?;
+        Ok(Self { image, present: session.open_present(source, how).await? })
+    }
+
+    async fn close(self) -> Result<()> {
+        if let Some(present) = self.present {
+            present.close().await?;
+        }
+        self.image.close().await
+    }
 }
 
 fn settings(session: &Session, given: &Given, format: &str) -> Result<Settings> {
@@ -117,10 +136,10 @@ async fn measure(
     session: &Session,
     (format, settings): (&str, &Settings),
     size: u64,
-    source: Option<&Image>,
+    source: Option<&Opened>,
 ) -> Result<Measured> {
     let size = match source {
-        Some(image) => image.size_in_sectors()?,
+        Some(source) => source.image.size_in_sectors()?,
         None => size,
     };
     if format == "raw" {
@@ -146,7 +165,7 @@ async fn measure(
         _ if reserved => whole,
         None => 0,
         Some(_) if settings.text("backing_file").is_some() => whole,
-        Some(image) => {
+        Some(Opened { image, .. }) => {
             let user = image.attach(Demand::LOOK)?;
             let data = data_of(&user.root, plan.cluster).await;
             user.end().await?;
@@ -155,7 +174,9 @@ async fn measure(
     };
     let fully_allocated = plan.file(whole) + luks;
     let bitmaps = match source {
-        Some(image) if plan.version == Version::V3 => bitmaps(image, plan.cluster).await?,
+        Some(Opened { image, present }) if plan.version == Version::V3 => {
+            bitmaps(present.as_ref().unwrap_or(image), plan.cluster).await?
+        }
         _ => None,
     };
     Ok(Measured { required: fully_allocated - whole + data, fully_allocated, bitmaps })

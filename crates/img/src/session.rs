@@ -199,6 +199,15 @@ impl Session {
         opened.map_err(|failure| failure.opening(source.name))
     }
 
+    /// Opens the present state beside the snapshot that `how` names, for the bitmaps: only that one has any. Nothing
+    /// where no snapshot is named.
+    pub(crate) async fn open_present(&self, source: Source<'_>, how: How<'_>) -> Result<Option<Image>> {
+        match how.snapshot {
+            None => Ok(None),
+            Some(_) => self.open(source, How { snapshot: None, alone: true, ..how }).await.map(Some),
+        }
+    }
+
     /// As [`Session::open`]; a failure says only what is wrong.
     pub(crate) async fn open_plainly(&self, source: Source<'_>, how: How<'_>) -> Result<Image> {
         let looked = self.look(source, how).await?;

@@ -10,21 +10,27 @@ use crate::session::Session;
 use super::options::Options;
 use super::target::Target;
 
-/// Whether the source has bitmaps that can be copied.
-pub(super) async fn check_source(options: &Options<'_>, sources: &[Image]) -> Result<()> {
-    let [source] = sources else {
+/// Whether the source has bitmaps that can be copied. What has them, where that is not the source itself: the present
+/// state beside a snapshot.
+pub(super) async fn check_source(
+    session: &Session,
+    options: &Options<'_>,
+    sources: &[Image],
+) -> Result<Option<Image>> {
+    let ([source], [name]) = (sources, options.sources) else {
         return Err(Failure::new("Copying bitmaps only possible with single source"));
     };
     if !source.header.as_ref().is_some_and(has_bitmaps) {
         return Err(Failure::new("Source lacks bitmap support"));
     }
-    let broken = source.bitmaps().await?.into_iter().find(|bitmap| bitmap.inconsistent);
-    match broken.filter(|_| !options.skips_broken) {
+    let present = session.open_present(options.source(name), options.how()).await?;
+    let bitmaps = present.as_ref().unwrap_or(source).bitmaps().await?;
+    match bitmaps.into_iter().find(|bitmap| bitmap.inconsistent && !options.skips_broken) {
         Some(bitmap) => Err(Failure::new(format!(
             "Cannot copy inconsistent bitmap '{}'\nTry --skip-broken-bitmaps, or use 'qemu-img bitmap --remove' to delete it",
             bitmap.name
         ))),
-        None => Ok(()),
+        None => Ok(present),
     }
 }
 

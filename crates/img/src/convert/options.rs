@@ -1,5 +1,6 @@
 //! What a command line asks of `convert`, checked in qemu-img's order.
 
+use graph::Demand;
 use io::file::Offload;
 
 use crate::cache::Cache;
@@ -7,6 +8,7 @@ use crate::failure::{Failure, Result};
 use crate::given::Given;
 use crate::image::SECTOR;
 use crate::numbers::{self, Range};
+use crate::session::{How, Source};
 use crate::{option_list, snapshot_table};
 
 /// Longest run of zeros that `-S` may ask for.
@@ -102,6 +104,23 @@ impl<'a> Options<'a> {
             salvage: given.has("salvage"),
             quiet: given.has("quiet"),
         })
+    }
+
+    /// The source of that name.
+    pub(super) fn source(&self, name: &'a str) -> Source<'a> {
+        Source { name, format: self.source_format, image_opts: self.source_image_opts }
+    }
+
+    /// How sources are opened.
+    pub(super) fn how(&self) -> How<'a> {
+        How {
+            cache: self.source_cache,
+            force_share: self.force_share,
+            demand: Some(Demand::STILL),
+            snapshot: self.snapshot.filter(|_| self.sources.len() == 1),
+            salvage: self.salvage,
+            ..How::READ
+        }
     }
 
     /// The failure of a source that has no such snapshot in qemu-img's words.

@@ -59,36 +59,34 @@ fn long(
         Some((name, value)) => (name, Some(value.to_owned())),
         None => (text, None),
     };
-    let Some(flag) = find(verb, name)? else { return Ok(true) };
+    let Some((long, flag)) = find(verb, name)? else { return Ok(true) };
     let value = match (flag.value, value) {
-        (None, Some(_)) => return Err(format!("option '--{}' doesn't allow an argument", flag.long)),
+        (None, Some(_)) => return Err(format!("option '--{long}' doesn't allow an argument")),
         (None, None) => None,
         (Some(_), Some(value)) => Some(value),
         (Some(_), None) => {
-            Some(rest.next().ok_or_else(|| format!("option '--{}' requires an argument", flag.long))?)
+            Some(rest.next().ok_or_else(|| format!("option '--{long}' requires an argument"))?)
         }
     };
     given.flag(flag.long, value);
     Ok(false)
 }
 
-/// The flag of that long name, or of the only one that begins so; `None`: help.
-fn find<'v>(verb: &'v Verb, name: &str) -> Result<Option<&'v Flag>, String> {
+/// The flag of that long name, or of the only one that begins so, and the name; `None`: help.
+fn find<'v>(verb: &'v Verb, name: &str) -> Result<Option<(&'static str, &'v Flag)>, String> {
     const HELP: &str = "help";
-    if name == HELP {
-        return Ok(None);
-    }
-    if let Some(flag) = verb.flags.iter().find(|flag| flag.long == name) {
-        return Ok(Some(flag));
-    }
-    let names = verb.flags.iter().map(|flag| flag.long).chain([HELP]);
-    let begin: Vec<&str> = names.filter(|long| long.starts_with(name)).collect();
+    let of_flag = |flag: &'v Flag| {
+        [Some(flag.long), flag.also].into_iter().flatten().map(move |long| (long, Some(flag)))
+    };
+    let named = || verb.flags.iter().flat_map(of_flag).chain([(HELP, None)]);
+    let exact = named().find(|(long, _)| *long == name);
+    let begin: Vec<_> =
+        exact.map_or_else(|| named().filter(|(long, _)| long.starts_with(name)).collect(), |one| vec![one]);
     match begin[..] {
-        [HELP] => Ok(None),
-        [one] => Ok(verb.flags.iter().find(|flag| flag.long == one)),
+        [(long, flag)] => Ok(flag.map(|flag| (long, flag))),
         [] => Err(format!("unrecognized option '--{name}'")),
         _ => {
-            let list: Vec<String> = begin.iter().map(|long| format!("'--{long}'")).collect();
+            let list: Vec<String> = begin.iter().map(|(long, _)| format!("'--{long}'")).collect();
             Err(format!("option '--{name}' is ambiguous; possibilities: {}", list.join(" ")))
         }
     }
@@ -144,6 +142,8 @@ mod tests {
         ] {
             assert_eq!(parsed(same).unwrap(), expected, "{same:?}");
         }
+        let other = parsed(&["--left-format", "raw", "--strict", "x", "y"]).unwrap();
+        assert_eq!(other, expected, "a name that is not told of");
         assert!(parsed(&["--", "-s"]).unwrap().contains("operands: [\"-s\"]"));
         assert_eq!(parsed(&["-sh"]).unwrap(), "help");
         assert_eq!(parsed(&["--he"]).unwrap(), "help");

@@ -34,7 +34,7 @@ pub(super) fn of_verb(program: &str, verb: &Verb) -> String {
         let _ = write!(text, " {}", verb.operands);
     }
     text.push_str("\n\nOptions:\n");
-    let help = Flag { short: Some('h'), long: "help", value: None, about: "show this" };
+    let help = Flag { short: Some('h'), long: "help", also: None, value: None, about: "show this" };
     for flag in std::iter::once(&help).chain(verb.flags) {
         let short = flag.short.map_or_else(|| "    ".to_owned(), |letter| format!("-{letter}, "));
         let value = flag.value.map(|value| format!(" {value}")).unwrap_or_default();
