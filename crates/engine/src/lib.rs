@@ -11,6 +11,7 @@ mod ending;
 mod engine;
 pub mod exports;
 mod facts;
+pub mod file_names;
 mod fill;
 mod full_name;
 mod jobs;

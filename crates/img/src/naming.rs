@@ -2,7 +2,7 @@
 //!
 //! Invariant: nothing is opened here, and no format is guessed.
 
-use engine::keyval;
+use engine::{file_names, keyval};
 use graph::NodeName;
 use serde_json::{Map, Value, json};
 
@@ -115,10 +115,9 @@ fn from_options(mut map: Map<String, Value>) -> Result<Named> {
         return Err(Failure::new(format!("Unknown driver '{name}'")));
     }
     let file = match map.remove("file") {
-        Some(Value::Object(file)) if !file.is_empty() => {
-            let mut file = with_driver(file)?;
-            file.iter_mut().try_for_each(|(key, child)| name_driver(key, child))?;
-            file
+        Some(mut file @ Value::Object(_)) if file != json!({}) => {
+            file_names::resolve("file", &mut file)?;
+            object(file)
         }
         // In QEMU's words: a name is that of a node, and a program that begins has none.
         Some(Value::String(name)) => {
@@ -127,7 +126,7 @@ fn from_options(mut map: Map<String, Value>) -> Result<Named> {
         _ => return Err(Failure::new("A block device must be specified for \"file\"")),
     };
     for (key, child) in &mut map {
-        name_driver(key, child)?;
+        file_names::resolve(key, child)?;
     }
     check_node_name(&file)?;
     check_node_name(&map)?;
@@ -153,44 +152,6 @@ fn check_node_name(options: &Map<String, Value>) -> Result<()> {
         Some(Value::String(name)) => Ok(NodeName::new(name).map(|_| ())?),
         Some(Value::Number(number)) => Ok(NodeName::new(&number.to_string()).map(|_| ())?),
         _ => Ok(()),
-    }
-}
-
-/// Gives a child that is named by a file name its driver, and those below it. What a format is, is said or not known.
-fn name_driver(key: &str, child: &mut Value) -> Result<()> {
-    let Value::Object(options) = child else { return Ok(()) };
-    match key {
-        "file" | "data-file" => *options = with_driver(std::mem::take(options))?,
-        "backing" => return name_below(options),
-        _ => return Ok(()),
-    }
-    options.iter_mut().try_for_each(|(key, child)| name_driver(key, child))
-}
-
-/// The same for a backing image: what is not said of its file, the image above says.
-fn name_below(backing: &mut Map<String, Value>) -> Result<()> {
-    for (key, child) in backing {
-        match child {
-            Value::Object(file) if key == "file" && !file.contains_key("filename") => {
-                file.iter_mut().try_for_each(|(key, child)| name_driver(key, child))?;
-            }
-            child => name_driver(key, child)?,
-        }
-    }
-    Ok(())
-}
-
-/// The same with its driver: what is named among options is a file, whatever its name looks like.
-fn with_driver(mut file: Map<String, Value>) -> Result<Map<String, Value>> {
-    if file.contains_key("driver") {
-        return Ok(file);
-    }
-    match file.remove("filename") {
-        Some(Value::String(name)) => {
-            file.extend(object(json!({ "driver": "file", "filename": name })));
-            Ok(file)
-        }
-        _ => Err(Failure::new("Must specify either driver or file")),
     }
 }
 

@@ -13,7 +13,7 @@ use clap::{Args as ClapArgs, ValueEnum};
 /// Examples:
 ///   millpond nbd -r -t -f qcow2 -k /run/disk.sock disk.qcow2
 ///   millpond nbd -t -e 8 -x data -f raw -p 10810 disk.img
-///   millpond nbd -k /run/d.sock --image-opts driver=raw,size=1048576,file.driver=file,file.filename=d
+///   millpond nbd -k /run/d.sock --image-opts driver=raw,size=1048576,file.filename=d
 #[derive(ClapArgs, Debug)]
 #[command(verbatim_doc_comment, args_override_self = true)]
 pub(crate) struct Args {

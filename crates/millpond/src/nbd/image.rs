@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use block::{BlockError, ErrorKind, Result};
-use engine::{Engine, keyval};
+use engine::{Engine, file_names, keyval};
 use serde_json::{Map, Value, json};
 
 use super::args::{Aio, Args, CacheMode, DetectZeroesMode, Discard};
@@ -21,6 +21,9 @@ pub(super) async fn options(engine: &Engine, args: &Args) -> Result<Map<String, 
     } else {
         named(engine, args, file).await?
     };
+    for (key, child) in &mut image {
+        file_names::resolve(key, child)?;
+    }
     if let Some(snapshot) = &args.load_snapshot {
         image = with(image, "snapshot", json!(snapshot));
     }

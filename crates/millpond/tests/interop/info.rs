@@ -21,6 +21,8 @@ const CASES: &[&[&str]] = &[
     &["-f", "qcow2", "-r", "image.qcow2"],
     &["-f", "qcow2", "-r", "-e", "4", "top.qcow2"],
     &["-r", "--image-opts", "driver=qcow2,file.driver=file,file.filename=top.qcow2"],
+    &["-r", "--image-opts", "driver=qcow2,file.filename=top.qcow2"],
+    &["-r", "json:{\"driver\":\"qcow2\",\"file\":{\"filename\":\"top.qcow2\"}}"],
 ];
 
 fn images(lab: &Lab) {
