@@ -1,7 +1,7 @@
 //! `dd`: copies blocks from the front of an image, or from behind what is skipped, to a new one.
 
 use block::ByteRange;
-use flow::{Op, Request, seam};
+use flow::{Op, Request, Root, seam};
 use graph::Demand;
 
 use crate::failure::{Failure, Result};
@@ -39,6 +39,8 @@ const FLAGS: &[Flag] = &[
 const BLOCK: u64 = 512;
 /// Most bytes of one request: what is copied depends on blocks only at its ends.
 const CHUNK: u64 = 1 << 20;
+/// How much is asked for in one question for extents.
+const QUESTION: u64 = 1 << 30;
 
 /// What is copied.
 #[derive(Clone, Debug)]
@@ -90,31 +92,39 @@ async fn run(call: Call) -> Result<u8> {
 
 async fn copy(session: &Session, from: &Image, to: &Image, range: ByteRange) -> Result<()> {
     let (source, target) = (from.attach(Demand::LOOK)?, to.attach(Demand::CHANGE)?);
-    let size = from.size()?;
-    let mut rest = ByteRange::between(range.start(), range.end().min(size).max(range.start()));
+    let end = range.end().min(from.size()?);
+    let mut at = range.start();
+    while at < end {
+        session.check_called_off()?;
+        let rest = ByteRange::between(at, end);
+        for extent in seam::extents(&source.root.view(), rest.head(QUESTION)).await? {
+            at = extent.range.end();
+            if !extent.state.reads_zero() {
+                copy_data(session, (&source.root, &target.root), extent.range, range.start()).await?;
+            }
+        }
+    }
+    source.end().await?;
+    target.end().await
+}
+
+/// Copies a run of data; what lies at `first` goes to the beginning of the target.
+async fn copy_data(session: &Session, (from, to): (&Root, &Root), run: ByteRange, first: u64) -> Result<()> {
+    let mut rest = run;
     while !rest.is_empty() {
         session.check_called_off()?;
-        let extents = seam::extents(&source.root.view(), rest).await?;
-        let Some(extent) = extents.first() else { break };
-        let here = rest.head(extent.range.len());
-        if extent.state.reads_zero() {
-            rest = rest.skip(here.len());
-            continue;
-        }
-        let piece = here.head(CHUNK);
-        let bytes = seam::read(&source.root.view(), piece).await;
-        let bytes = bytes.map_err(|error| {
+        let piece = rest.head(CHUNK);
+        let bytes = seam::read(&from.view(), piece).await.map_err(|error| {
             Failure::new(format!("error while reading from input image file: {}", words::cause(&error)))
         })?;
-        let rq = Request::new(Op::Write, ByteRange::new(piece.start() - range.start(), piece.len()));
-        let (written, _) = seam::execute(&target.root.view(), rq, bytes).await;
+        let rq = Request::new(Op::Write, ByteRange::new(piece.start() - first, piece.len()));
+        let (written, _) = seam::execute(&to.view(), rq, bytes).await;
         written.map_err(|error| {
             Failure::new(format!("error while writing to output image file: {}", words::cause(&error)))
         })?;
         rest = rest.skip(piece.len());
     }
-    source.end().await?;
-    target.end().await
+    Ok(())
 }
 
 impl Operands {
