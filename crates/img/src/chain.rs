@@ -8,12 +8,13 @@ use crate::failure::{Failure, Result};
 use crate::words;
 
 /// Fails where an image whose format nobody has given names others: whoever wrote it chose them. `own` are options of
-/// the node: with a whole `backing` there nothing that the image says of it counts.
+/// the node: with a whole `backing` there nothing that the image says of it counts, nor with a `data-file`.
 pub(crate) fn stands_alone(header: &Header, own: &Map<String, Value>) -> Result<()> {
     let backing = header.backing.as_ref().filter(|_| !own.get("backing").is_some_and(is_whole));
-    let named = match (backing, &header.data_file) {
+    let data = header.data_file.as_ref().filter(|_| !own.contains_key("data-file"));
+    let named = match (backing, data.and_then(|data| data.name.as_deref()).filter(|name| !name.is_empty())) {
         (Some(backing), _) => format!("backing file '{}'", words::escaped(&backing.name)),
-        (None, Some(data)) => format!("data file '{}'", words::escaped(data.name.as_deref().unwrap_or(""))),
+        (None, Some(data)) => format!("data file '{}'", words::escaped(data)),
         (None, None) => return Ok(()),
     };
     Err(Failure::new(format!(

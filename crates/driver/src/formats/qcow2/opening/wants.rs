@@ -32,7 +32,7 @@ fn data_file(data: &DataFile) -> Result<Reference> {
         Some(name) if !name.is_empty() => {
             Ok(Reference::File { path: PathBuf::from(name), format: Some("file".to_owned()) })
         }
-        _ => Err(invalid("its data lies in a data file, but it names none: add the option 'data-file'")),
+        _ => Err(invalid("'data-file' is required for this image")),
     }
 }
 
