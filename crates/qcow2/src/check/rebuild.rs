@@ -55,7 +55,7 @@ impl Check {
     }
 
     pub(super) fn plan(&self) -> Result<Plan, BlockError> {
-        if !self.header_is_ours() {
+        if !self.header_will_be_ours() {
             return Err(corrupt(
                 "its refcount structures have to be made anew, but a table points to its header",
             ));
@@ -95,6 +95,19 @@ impl Check {
             }
             numbers.extend(needed);
         }
+    }
+
+    /// Whether nothing else will refer to the header's cluster once what is made anew lies elsewhere.
+    fn header_will_be_ours(&self) -> bool {
+        let (refcounts, snapshots) = (self.facts.header.refcount_table, self.facts.header.snapshots);
+        let goes = [
+            (refcounts.offset.0, u64::from(refcounts.clusters) << self.facts.bits(), true),
+            (snapshots.offset.0, self.snapshots_len, self.snapshot_faults > 0),
+        ];
+        let is_there = |(offset, len, goes): &&(u64, u64, bool)| {
+            *goes && *offset == 0 && *len > 0 && self.was_counted(*offset, *len)
+        };
+        self.is_only(0, 1 + goes.iter().filter(is_there).count() as u64)
     }
 
     /// The bytes of a new snapshot table, if one is needed.

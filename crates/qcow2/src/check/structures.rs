@@ -48,20 +48,22 @@ impl Check {
         Ok(())
     }
 
-    /// Leaves snapshots that nobody can open any more out of the new table: what they held cannot be told from what
-    /// nothing refers to.
+    /// Leaves snapshots whose state nobody can have any more out of the new table: what they held cannot be told from
+    /// what nothing refers to.
     fn discard_lost(&mut self) {
         let bits = self.facts.bits();
         let mut lines = Vec::new();
         let mut snapshots = std::mem::take(&mut self.snapshots);
-        snapshots.retain(|snapshot| match snapshot.check_l1(bits) {
-            Ok(()) => true,
-            Err(_) => {
-                let outside = || format!("{}: L1 table is outside of all files", label(snapshot));
-                let lost = self.lost(snapshot).unwrap_or_else(outside);
-                lines.push(format!("Discarding {lost}"));
-                false
-            }
+        snapshots.retain(|snapshot| {
+            let is_header = snapshot.l1_offset.0 == 0 && snapshot.l1_entries > 0;
+            let why = match snapshot.check_l1(bits) {
+                Ok(()) if is_header => "L1 table is the header",
+                Ok(()) => return true,
+                Err(_) => "L1 table is outside of all files",
+            };
+            let lost = self.lost(snapshot).unwrap_or_else(|| format!("{}: {why}", label(snapshot)));
+            lines.push(format!("Discarding {lost}"));
+            false
         });
         self.snapshots = snapshots;
         lines.into_iter().for_each(|line| self.snapshot_faults(1, line));
