@@ -1,7 +1,5 @@
 //! What has references besides guest data: snapshot table, refcount table, bitmaps, refcount blocks.
 
-use std::borrow::Cow;
-
 use block::BlockError;
 
 use super::{Check, PIECE, Piece, Repair, State};
@@ -56,12 +54,13 @@ impl Check {
         let mut snapshots = std::mem::take(&mut self.snapshots);
         snapshots.retain(|snapshot| {
             let is_header = snapshot.l1_offset.0 == 0 && snapshot.l1_entries > 0;
-            let why = match snapshot.check_l1(bits) {
-                Ok(()) if is_header => "L1 table is the header",
+            let place = match snapshot.check_l1(bits) {
+                Ok(()) if is_header => "the header",
                 Ok(()) => return true,
-                Err(_) => "L1 table is outside of all files",
+                Err(_) => "outside of all files",
             };
-            let lost = self.lost(snapshot).unwrap_or_else(|| format!("{}: {why}", label(snapshot)));
+            let misplaced = || format!("l1_offset={:#x}: L1 table is {place}", snapshot.l1_offset.0);
+            let lost = self.lost(snapshot).unwrap_or_else(|| told_of(snapshot, &misplaced()));
             lines.push(format!("Discarding {lost}"));
             false
         });
@@ -128,15 +127,15 @@ impl Check {
 
     /// Which snapshot is lost, and why, where no L1 table can be like its own.
     fn lost(&self, snapshot: &Snapshot) -> Option<String> {
-        let entries = snapshot.l1_entries;
-        if !self.facts.is_aligned(snapshot.l1_offset.0) {
-            Some(format!("{}: L1 table is not cluster aligned", label(snapshot)))
-        } else if u64::from(entries) * 8 > L1Table::BYTES_MAX {
-            let (id, name) = names(snapshot);
-            Some(format!("snapshot {id} ({name}) l1_size={entries:#x}: L1 table is too large"))
+        let Snapshot { l1_offset, l1_entries, .. } = snapshot;
+        let why = if !self.facts.is_aligned(l1_offset.0) {
+            format!("l1_offset={:#x}: L1 table is not cluster aligned", l1_offset.0)
+        } else if u64::from(*l1_entries) * 8 > L1Table::BYTES_MAX {
+            format!("l1_size={l1_entries:#x}: L1 table is too large")
         } else {
-            None
-        }
+            return None;
+        };
+        Some(told_of(snapshot, &why))
     }
 
     pub(super) fn ask_refcount_table(&mut self) {
@@ -257,12 +256,8 @@ impl Check {
     }
 }
 
-fn names(snapshot: &Snapshot) -> (Cow<'_, str>, Cow<'_, str>) {
-    (String::from_utf8_lossy(&snapshot.id), String::from_utf8_lossy(&snapshot.name))
-}
-
-/// A snapshot, and where it has its L1 table.
-fn label(snapshot: &Snapshot) -> String {
-    let (id, name) = names(snapshot);
-    format!("snapshot {id} ({name}) l1_offset={:#x}", snapshot.l1_offset.0)
+/// What is told of a snapshot.
+fn told_of(snapshot: &Snapshot, what: &str) -> String {
+    let (id, name) = (String::from_utf8_lossy(&snapshot.id), String::from_utf8_lossy(&snapshot.name));
+    format!("snapshot {id} ({name}) {what}")
 }
