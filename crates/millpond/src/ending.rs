@@ -16,6 +16,8 @@ use engine::{Engine, UnderWay};
 use io::real::process::Signals;
 use io::select::{Either, race};
 
+use crate::output;
+
 /// How long requests may take that cannot be called off: those that a disk or a server was given.
 const GRACE: Duration = Duration::from_secs(5);
 
@@ -42,7 +44,7 @@ impl Ending<'_> {
     ) -> Result<()> {
         let too_long = async {
             if self.verbose {
-                eprintln!("ending");
+                output::tell_line("ending");
             }
             match race(signals.next(), io::sleep(GRACE)).await {
                 Either::First(_) => "told to end once more".to_owned(),

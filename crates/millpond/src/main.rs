@@ -4,6 +4,7 @@
 //!
 //! Invariants: this is the only crate that reads the command line, prints, or decides an exit status; an error is
 //! one line on standard error that names the thing and the remedy, and exit status 1.
+#![cfg_attr(not(test), deny(clippy::print_stdout, clippy::print_stderr, reason = "they panic: see `output`"))]
 
 mod daemon;
 mod demo;
@@ -12,6 +13,7 @@ mod host;
 mod img;
 mod line;
 mod nbd;
+mod output;
 mod remedies;
 mod serve;
 mod service;
@@ -135,7 +137,7 @@ fn of_img(arguments: &[OsString]) -> Option<Vec<OsString>> {
 /// Tells of what ends the program: one line, under the name that it was called by.
 fn complain(error: &block::BlockError) {
     let (program, _) = faced(std::env::args_os().collect());
-    eprintln!("{program}: {}", line::escaped(error));
+    output::tell_line(format_args!("{program}: {}", line::escaped(error)));
 }
 
 /// Help and version are answers; a bad option is a mistake: one line, and QEMU's status 1 (clap's would be 2).
@@ -146,7 +148,7 @@ fn answered(program: &str, error: &clap::Error) -> ExitCode {
         let _ = error.print();
     } else {
         let told = not_utf8(error).unwrap_or_else(|| in_one_line(&error.to_string()));
-        eprintln!("{program}: {}", line::escaped(told));
+        output::tell_line(format_args!("{program}: {}", line::escaped(told)));
     }
     if is_answer { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }

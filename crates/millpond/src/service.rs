@@ -7,7 +7,7 @@ use block::{BlockError, Result};
 use engine::Event;
 use io::real::process::{Forked, Readiness, Signal, Signals, fork};
 
-use crate::{line, remedies};
+use crate::{line, output, remedies};
 
 /// Goes to the background if that is `wanted`: from here on this is the child, and the parent has ended with what it
 /// told. Before any thread is started.
@@ -84,5 +84,5 @@ pub(crate) fn tell(event: &Event) {
         Event::SourceBack { node } => format!("node '{node}' has its source again"),
         _ => return,
     };
-    eprintln!("{}", line::escaped(line));
+    output::tell_line(line::escaped(line));
 }

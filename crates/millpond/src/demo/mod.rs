@@ -35,13 +35,14 @@ mod sweep;
 mod worker;
 mod workload;
 
-use std::io::Write;
 use std::sync::Arc;
 
 use block::{BlockError, ErrorKind, Result};
 use io::real::RealWorld;
 use io::select::{Either, race};
 use serde_json::Value;
+
+use crate::output;
 
 pub(crate) use args::Args;
 
@@ -81,8 +82,8 @@ async fn show(world: &RealWorld, args: &Args) -> Result<()> {
     };
     drop(live);
     let text = if args.json { format!("{:#}\n", report.to_json()) } else { format!("{report}") };
-    // Nobody reads it: the status says it too.
-    let _ = std::io::stdout().write_all(text.as_bytes());
+    // If nobody reads it: the status says it too.
+    output::print(text);
     let problems = report.problems();
     match problems.is_empty() {
         true => Ok(()),

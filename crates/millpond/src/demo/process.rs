@@ -12,6 +12,8 @@ use block::{BlockError, ErrorKind, Result};
 use io::sync::mpsc;
 use serde_json::{Value, json};
 
+use crate::output;
+
 /// The event that tells of progress; it may come at any time.
 pub(super) const PROGRESS: &str = "filling";
 
@@ -133,9 +135,8 @@ impl Parent {
 
 /// Tells the parent of an event.
 pub(super) fn tell(event: &Value) {
-    let mut out = std::io::stdout().lock();
     // A parent that is gone is noticed at standard input.
-    let _ = writeln!(out, "{event}").and_then(|()| out.flush());
+    output::line(event);
 }
 
 fn read_lines(

@@ -7,6 +7,8 @@ use std::path::{Path, PathBuf};
 
 use block::{BlockError, Result};
 
+use crate::output;
+
 /// The directory; dropping it removes it with all that is in it.
 pub(super) struct Scratch(PathBuf);
 
@@ -43,7 +45,7 @@ impl Scratch {
 impl Drop for Scratch {
     fn drop(&mut self) {
         if let Err(error) = std::fs::remove_dir_all(&self.0) {
-            eprintln!("millpond: cannot remove '{}': {error}", self.0.display());
+            output::tell_line(format_args!("millpond: cannot remove '{}': {error}", self.0.display()));
         }
     }
 }

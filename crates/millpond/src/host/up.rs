@@ -12,7 +12,7 @@ use io::select::{Either, race};
 use super::args::UpArgs;
 use super::pond::{Host, HostOptions};
 use crate::ending::Ending;
-use crate::{line, service};
+use crate::{line, output, service};
 
 /// Runs until told to end.
 pub(crate) fn up(args: UpArgs) -> Result<()> {
@@ -55,7 +55,8 @@ async fn serve(control: &Control, host: &Host, args: &UpArgs, readiness: Option<
         service::write_pid(path, "--pid-file")?;
     }
     let (pond, commands) = (host.places().pond.display(), host.places().control());
-    println!("pond '{}' is up, commands go to '{}'", line::escaped(pond), line::escaped(commands.display()));
+    let (pond, commands) = (line::escaped(pond), line::escaped(commands.display()));
+    output::line(format_args!("pond '{pond}' is up, commands go to '{commands}'"));
     service::up(readiness)?;
     control.ended().await;
     Ok(())

@@ -1,6 +1,6 @@
 //! What people and scripts tell the daemon.
 
-use std::io::{IsTerminal, Write};
+use std::io::IsTerminal;
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::Duration;
@@ -12,6 +12,7 @@ use super::args::{CloneArgs, ListArgs, ModeArg, PivotArgs, RemoveArgs, WatchArgs
 use super::client::Client;
 use super::places::{Places, absolute};
 use super::show;
+use crate::output;
 
 /// Between two looks.
 const LOOK: Duration = Duration::from_millis(500);
@@ -41,12 +42,15 @@ pub(crate) fn clone(args: CloneArgs) -> Result<()> {
     }
     let made = daemon.execute("clone-create", request)?;
     if args.json {
-        println!("{made:#}");
+        output::line(format_args!("{made:#}"));
         return Ok(());
     }
-    println!("'{overlay}' is a disk of {}, a clone of {source}", show::size(show::number(&made, "size")));
-    println!("use it: qemu-system-x86_64 ... -drive file={overlay},if=virtio");
-    println!("when 'millpond list' says complete and the VM is off: millpond pivot {overlay}");
+    let size = show::size(show::number(&made, "size"));
+    output::line(format_args!("'{overlay}' is a disk of {size}, a clone of {source}"));
+    output::line(format_args!("use it: qemu-system-x86_64 ... -drive file={overlay},if=virtio"));
+    output::line(format_args!(
+        "when 'millpond list' says complete and the VM is off: millpond pivot {overlay}"
+    ));
     Ok(())
 }
 
@@ -55,8 +59,8 @@ pub(crate) fn list(args: ListArgs) -> Result<()> {
     let mut daemon = running(&args.which.places()?)?;
     let (images, clones) = (all(&mut daemon, "query-images")?, all(&mut daemon, "query-clones")?);
     match args.json {
-        true => println!("{:#}", json!({ "images": images, "clones": clones })),
-        false => print!("{}", show::tables(&images, &clones)),
+        true => output::line(format_args!("{:#}", json!({ "images": images, "clones": clones }))),
+        false => drop(output::print(show::tables(&images, &clones))),
     }
     Ok(())
 }
@@ -71,11 +75,9 @@ pub(crate) fn watch(args: WatchArgs) -> Result<()> {
         let now = show::tables(&images, &clones);
         if now != before {
             if terminal && height > 0 {
-                print!("\x1b[{height}A\x1b[J");
+                output::print(format_args!("\x1b[{height}A\x1b[J"));
             }
-            print!("{now}");
-            // Whoever closed our output does not want it.
-            if std::io::stdout().flush().is_err() {
+            if !output::print(&now) {
                 return Ok(());
             }
             height = now.lines().count();
@@ -94,7 +96,7 @@ pub(crate) fn pivot(args: PivotArgs) -> Result<()> {
     for overlay in &args.overlays {
         let overlay = text(&absolute(overlay)?)?;
         daemon.execute("clone-pivot", json!({ "overlay": overlay }))?;
-        println!("'{overlay}' needs no daemon from now on");
+        output::line(format_args!("'{overlay}' needs no daemon from now on"));
     }
     Ok(())
 }
@@ -104,7 +106,7 @@ pub(crate) fn remove(args: RemoveArgs) -> Result<()> {
     let mut daemon = running(&args.which.places()?)?;
     for image in &args.images {
         daemon.execute("image-remove", json!({ "image": image }))?;
-        println!("image '{image}' and its cache are gone");
+        output::line(format_args!("image '{image}' and its cache are gone"));
     }
     Ok(())
 }
@@ -139,7 +141,10 @@ fn daemon_or_new(places: &Places) -> Result<Client> {
             "the daemon that was to run in the background did not come up: run 'millpond up' to see more";
         return Err(BlockError::new(ErrorKind::Io, context));
     }
-    eprintln!("no daemon was running for pond '{}': one runs in the background now", places.pond.display());
+    let pond = places.pond.display();
+    output::tell_line(format_args!(
+        "no daemon was running for pond '{pond}': one runs in the background now"
+    ));
     running(places)
 }
 

@@ -1,9 +1,10 @@
 //! Standard output and standard error of `millpond img`.
 
 use std::cell::Cell;
-use std::io::Write;
 
 use img::Listener;
+
+use crate::output;
 
 /// Prints what a verb says.
 pub(super) struct Told {
@@ -41,26 +42,24 @@ impl Told {
 
     /// Prints an answer.
     pub(super) fn print(&self, text: &str) {
-        let mut out = std::io::stdout().lock();
-        // Whoever closed our output does not want it.
-        let _ = out.write_all(text.as_bytes()).and_then(|()| out.flush());
+        output::print(text);
     }
 
     /// Prints an error.
     pub(super) fn error(&self, text: &str) {
-        eprintln!("{}: {text}", self.program);
+        output::tell_line(format_args!("{}: {text}", self.program));
     }
 
     /// Prints a mistake on the command line, and where to read on.
     pub(super) fn misused(&self, text: &str, verb: Option<&str>) {
         let verb = verb.map(|verb| format!(" {verb}")).unwrap_or_default();
-        eprintln!("{text}\nTry '{}{verb} --help' for more info", self.program);
+        output::tell_line(format_args!("{text}\nTry '{}{verb} --help' for more info", self.program));
     }
 
     /// Tells how far it is to whoever has asked by a signal.
     pub(super) fn tell_progress(&self) {
         if !self.shows.get() {
-            eprintln!("    ({:.2}/100%)", self.percent.get());
+            output::tell_line(format_args!("    ({:.2}/100%)", self.percent.get()));
         }
     }
 }
@@ -82,7 +81,7 @@ impl Listener for Told {
     }
 
     fn warn(&self, text: &str) {
-        eprint!("{text}");
+        output::tell(text);
     }
 
     fn complain(&self, text: &str) {

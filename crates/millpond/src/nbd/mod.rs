@@ -21,7 +21,7 @@ use io::select::{Either, race};
 use io::sync::Notify;
 
 use crate::ending::Ending;
-use crate::{line, remedies, service};
+use crate::{line, output, remedies, service};
 
 pub(crate) use args::Args;
 
@@ -60,7 +60,8 @@ async fn serve(
         Either::First(Either::Second(())) | Either::Second(_) => Ok(()),
     };
     if args.verbose {
-        eprintln!("{} KiB were set aside for remembered mappings", engine.remembered() >> 10);
+        let kib = engine.remembered() >> 10;
+        output::tell_line(format_args!("{kib} KiB were set aside for remembered mappings"));
     }
     let what = format!("'{}'", args.file.as_deref().unwrap_or_default());
     let ending = Ending { what: &what, engine: &engine, verbose: args.verbose, written: !args.read_only };
@@ -183,7 +184,7 @@ fn tell_ready(args: &Args, address: &Address, readiness: Option<Readiness>) -> R
         service::write_pid(path, "--pid-file")?;
     }
     if args.verbose {
-        eprintln!("listening at {}", line::escaped(address));
+        output::tell_line(format_args!("listening at {}", line::escaped(address)));
     }
     service::up(readiness)
 }

@@ -15,7 +15,7 @@ use io::{Listener, World};
 use pond::serve::{Repository, RepositoryOptions};
 
 use crate::ending::Ending;
-use crate::{line, remedies, service};
+use crate::{line, output, remedies, service};
 
 pub(crate) use args::Args;
 
@@ -75,9 +75,9 @@ fn tell_ready(repository: &Repository, listeners: &[Box<dyn Listener>], args: &A
     let folder = line::escaped(repository.folder().display());
     for listener in listeners {
         let address = line::escaped(listener.address());
-        println!("serving '{folder}' at {address}");
+        output::line(format_args!("serving '{folder}' at {address}"));
         if args.verbose {
-            eprintln!("listening at {address}");
+            output::tell_line(format_args!("listening at {address}"));
         }
     }
 }

@@ -56,6 +56,24 @@ fn a_file_that_was_there_stays_and_is_emptied() {
     assert_eq!(len(), 0);
 }
 
+#[test]
+fn what_cannot_be_told_changes_no_outcome() {
+    let lab = Lab::on(std::path::Path::new(env!("CARGO_TARGET_TMPDIR")));
+    lab.image("disk.raw", 1 << 20);
+    for (line, status) in [
+        ("img info none 2>/dev/full", 1),
+        ("img info disk.raw >/dev/full", 0),
+        ("img convert -p -f raw -O qcow2 disk.raw new 2>/dev/full >/dev/full", 0),
+        ("img --nonsense 2>/dev/full", 1),
+        ("nbd none 2>/dev/full", 1),
+        ("daemon --blockdev bad 2>/dev/full", 1),
+        ("list --nonsense 2>/dev/full", 1),
+    ] {
+        let output = lab.run("sh", &["-c", &format!("exec millpond {line}")]);
+        assert_eq!(output.status.code(), Some(status), "{line}: {}", lab::said(&output));
+    }
+}
+
 /// Runs it with a limit on the length of files, which stands for a disk without room.
 fn limited(lab: &Lab, command: &str) -> std::process::Output {
     lab.run("bash", &["-c", &format!("ulimit -f 2048; {command}")])
