@@ -70,7 +70,7 @@ async fn run(call: Call) -> Result<u8> {
     let source = Source { name, format: given.format()?, image_opts: given.has("image-opts") };
     let cache = Cache::named(given.value("cache"), "cache", Cache::WRITEBACK)?;
     session.listener.begin_progress();
-    session.add_objects(given.values("object")).await?;
+    session.add_objects(given.objects()).await?;
     let how = How { cache, ..How::WRITE };
     // With all that it names, as it will be used.
     let image = session.open(source, how).await?;

@@ -79,7 +79,7 @@ async fn run(call: Call) -> Result<u8> {
     let cache = cache.map_err(|_| Failure::new("Invalid cache mode"))?;
     let name = given.one_operand()?;
     plan.check()?;
-    session.add_objects(given.values("object")).await?;
+    session.add_objects(given.objects()).await?;
     let source = Source { name, format: given.format()?, image_opts: given.has("image-opts") };
     let how = How { writable: plan.write, cache, force_share: given.has("force-share"), aio, ..How::READ };
     let image = session.open(source, how).await?;

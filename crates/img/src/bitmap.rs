@@ -49,7 +49,7 @@ async fn run(call: Call) -> Result<u8> {
     let [name, bitmap] = &given.operands[..] else {
         return Err(Failure::new("Expecting filename and bitmap name"));
     };
-    session.add_objects(given.values("object")).await?;
+    session.add_objects(given.objects()).await?;
     let source = Source { name, format: given.format()?, image_opts: given.has("image-opts") };
     let image = session.open(source, How { alone: true, ..How::WRITE }).await?;
     let other = match given.value("source-file") {

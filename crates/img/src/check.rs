@@ -57,7 +57,7 @@ async fn run(call: Call) -> Result<u8> {
     let name = given.one_operand()?;
     let source = Source { name, format: given.format()?, image_opts: given.has("image-opts") };
     let cache = Cache::named(given.value("cache"), "source cache", Cache::WRITEBACK)?;
-    session.add_objects(given.values("object")).await?;
+    session.add_objects(given.objects()).await?;
     let writable = repair != Repair::Nothing;
     let force_share = given.has("force-share");
     let how = How { writable, cache, force_share, alone: true, check_only: true, ..How::READ };

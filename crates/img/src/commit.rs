@@ -61,7 +61,7 @@ async fn run(call: Call) -> Result<u8> {
         Source { name: given.one_operand()?, format: given.format()?, image_opts: given.has("image-opts") };
     let cache = Cache::named(given.value("cache"), "cache", Cache::WRITEBACK)?;
     let rate = given.bytes("rate", "rate limit", numbers::ANY)?;
-    session.add_objects(given.values("object")).await?;
+    session.add_objects(given.objects()).await?;
     let was_noted = is_noted(&session, source).await?;
     let is_emptied = !given.has("drop") && !given.has("base");
     // Over images that nobody is to rely on it must not say that it does.

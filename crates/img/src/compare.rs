@@ -67,7 +67,7 @@ async fn run(call: Call) -> Result<u8> {
     }
     let cache = Cache::named(given.value("cache"), "source cache", Cache::WRITEBACK);
     let cache = cache.map_err(|failure| failure.with_status(FAILED))?;
-    session.add_objects(given.values("object")).await.map_err(|failure| failure.with_status(FAILED))?;
+    session.add_objects(given.objects()).await.map_err(|failure| failure.with_status(FAILED))?;
     session.listener.begin_progress();
     let how = How { cache, force_share: given.has("force-share"), ..How::READ };
     let source = |name, format| Source { name, format, image_opts };

@@ -77,7 +77,7 @@ async fn run(call: Call) -> Result<u8> {
     let options = Options::parse(&given)?;
     session.listener.begin_progress();
     session.listener.progress(0.0);
-    session.add_objects(given.values("object")).await?;
+    session.add_objects(given.objects()).await?;
     let sources = open_all(&session, &options).await?;
     let present = match options.bitmaps {
         true => bitmaps::check_source(&session, &options, &sources).await?,

@@ -42,7 +42,7 @@ async fn run(call: Call) -> Result<u8> {
         session.listener.say(&text);
         return Ok(0);
     }
-    session.add_objects(given.values("object")).await?;
+    session.add_objects(given.objects()).await?;
     let (name, size) = match &given.operands[..] {
         [] => return Err(Failure::misused("Expecting image file name")),
         [name] => (name, None),

@@ -55,7 +55,7 @@ struct Operands {
 async fn run(call: Call) -> Result<u8> {
     let Call { session, given } = call;
     let operands = Operands::parse(&given)?;
-    session.add_objects(given.values("object")).await?;
+    session.add_objects(given.objects()).await?;
     let source =
         Source { name: &operands.input, format: given.format()?, image_opts: given.has("image-opts") };
     let how = How { force_share: given.has("force-share"), ..How::READ };

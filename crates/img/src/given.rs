@@ -69,6 +69,11 @@ impl Given {
         self.has("progress") && !self.has("quiet")
     }
 
+    /// The objects that are to be defined.
+    pub fn objects(&self) -> impl Iterator<Item = &str> {
+        self.values("object")
+    }
+
     /// Whether the flag was given.
     pub(crate) fn has(&self, long: &str) -> bool {
         self.flags.iter().any(|(name, _)| *name == long)

@@ -44,7 +44,7 @@ async fn run(call: Call) -> Result<u8> {
     let json = given.json()?;
     let name = given.one_operand()?;
     let source = Source { name, format: given.format()?, image_opts: given.has("image-opts") };
-    session.add_objects(given.values("object")).await?;
+    session.add_objects(given.objects()).await?;
     let how = How { force_share: given.has("force-share"), alone: true, ..How::READ };
     let whole = given.has("backing-chain");
     let found = match whole {

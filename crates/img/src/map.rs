@@ -79,7 +79,7 @@ async fn run(call: Call) -> Result<u8> {
     let most = given.bytes("max-length", "max length", ANY)?;
     let name = given.one_operand()?;
     let source = Source { name, format: given.format()?, image_opts: given.has("image-opts") };
-    session.add_objects(given.values("object")).await?;
+    session.add_objects(given.objects()).await?;
     let how = How { force_share: given.has("force-share"), ..How::READ };
     let image = session.open(source, how).await?;
     let size = image.size_in_sectors()?;

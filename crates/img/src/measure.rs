@@ -77,7 +77,7 @@ async fn run(call: Call) -> Result<u8> {
         }
         _ => {}
     }
-    session.add_objects(given.values("object")).await?;
+    session.add_objects(given.objects()).await?;
     let source = match filename {
         Some(name) => Some(Opened::named(&session, &given, name).await?),
         None => None,

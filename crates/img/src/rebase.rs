@@ -56,7 +56,7 @@ async fn run(call: Call) -> Result<u8> {
     let source = Source { name, format: given.format()?, image_opts: given.has("image-opts") };
     let cache = Cache::named(given.value("cache"), "cache", Cache::WRITEBACK)?;
     let below = Cache::named(given.value("backing-cache"), "source cache", Cache::WRITEBACK)?;
-    session.add_objects(given.values("object")).await?;
+    session.add_objects(given.objects()).await?;
     let overlay = session.open(source, How { cache, alone: only_name, ..How::WRITE }).await?;
     let compress = given.has("compress");
     if compress && overlay.header.is_none() {

@@ -58,7 +58,7 @@ async fn run(call: Call) -> Result<u8> {
     };
     let mode = mode(given.value("preallocation").unwrap_or("off"))?;
     let by = wanted(size)?;
-    session.add_objects(given.values("object")).await?;
+    session.add_objects(given.objects()).await?;
     let source = Source { name, format: given.format()?, image_opts: given.has("image-opts") };
     // What is cut off goes back to the file system.
     let demand = Demand::CHANGE.and(Demand::RESIZE);

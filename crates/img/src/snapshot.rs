@@ -40,7 +40,7 @@ async fn run(call: Call) -> Result<u8> {
         return Err(Failure::misused("Cannot mix '-l', '-a', '-c', '-d'"));
     }
     let name = given.one_operand()?;
-    session.add_objects(given.values("object")).await?;
+    session.add_objects(given.objects()).await?;
     let source = Source { name, format: given.format()?, image_opts: given.has("image-opts") };
     let changes = ["create", "apply", "delete"].iter().any(|operation| given.has(operation));
     // What is deleted gives its storage back.

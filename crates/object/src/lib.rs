@@ -7,12 +7,14 @@
 //! `Debug` output ever holds a secret.
 
 mod base64;
+mod help;
 mod iothread;
 mod kinds;
 mod objects;
 mod secret;
 mod throttle_group;
 
+pub use help::help;
 pub use iothread::{IoThread, IoThreadOptions};
 pub use kinds::{KINDS, Object, ObjectOptions};
 pub use objects::Objects;

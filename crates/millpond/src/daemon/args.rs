@@ -72,6 +72,16 @@ const STEPS: &[(&str, Make)] = &[
     ("--object", Step::Object),
 ];
 
+impl Plan {
+    /// The answer to a question for help in its place.
+    pub(super) fn help(&self) -> Option<String> {
+        self.steps.iter().find_map(|step| match step {
+            Step::Object(option) => object::help(option),
+            _ => None,
+        })
+    }
+}
+
 impl Args {
     /// What to do.
     pub(super) fn plan(self) -> Result<Plan> {

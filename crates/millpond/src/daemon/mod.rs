@@ -24,11 +24,15 @@ use setup::Setup;
 
 use crate::ending::Ending;
 use crate::host::{Host, HostOptions};
-use crate::service;
+use crate::{output, service};
 
 /// Serves until a client sends `quit`, or a signal comes.
 pub(crate) fn run(args: Args) -> Result<()> {
     let plan = args.plan()?;
+    if let Some(text) = plan.help() {
+        output::print(text);
+        return Ok(());
+    }
     // Paths are meant as whoever starts it sees them.
     let pond = plan.pond.as_deref().map(pond::options).transpose()?;
     let readiness = service::to_background(plan.daemonize)?;

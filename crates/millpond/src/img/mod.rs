@@ -47,12 +47,17 @@ fn status(program: &'static str, arguments: Vec<OsString>) -> u8 {
         Ok(found) => found,
         Err(status) => return status,
     };
+    let of_objects = |given: &Given| given.objects().find_map(object::help);
+    let answer = |text: &str| {
+        told.print(text);
+        0
+    };
     match getopt::parse(verb, rest) {
-        Ok(Line::Help) => {
-            told.print(&help::of_verb(program, verb));
-            0
-        }
-        Ok(Line::Call(given)) => call(&told, verb, given),
+        Ok(Line::Help) => answer(&help::of_verb(program, verb)),
+        Ok(Line::Call(given)) => match of_objects(&given) {
+            Some(text) => answer(&text),
+            None => call(&told, verb, given),
+        },
         Err(mistake) => {
             told.misused(&format!("{program} {}: {mistake}", verb.name), Some(verb.name));
             FAILED

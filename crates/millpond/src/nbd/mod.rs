@@ -29,6 +29,10 @@ const EXPORT: &str = "nbd0";
 
 /// Serves until told to end, or until the last client has left.
 pub(crate) fn run(mut args: Args) -> Result<()> {
+    if let Some(text) = args.object.iter().find_map(|option| object::help(option)) {
+        output::print(text);
+        return Ok(());
+    }
     args.check()?;
     // A snapshot is only read.
     args.read_only |= args.load_snapshot.is_some();

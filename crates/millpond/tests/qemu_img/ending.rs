@@ -66,6 +66,7 @@ fn what_cannot_be_told_changes_no_outcome() {
         ("img convert -p -f raw -O qcow2 disk.raw new 2>/dev/full >/dev/full", 0),
         ("img --nonsense 2>/dev/full", 1),
         ("nbd none 2>/dev/full", 1),
+        ("nbd --object help >/dev/full", 0),
         ("daemon --blockdev bad 2>/dev/full", 1),
         ("list --nonsense 2>/dev/full", 1),
     ] {

@@ -114,6 +114,9 @@ macro_rules! limits {
         }
 
         impl ThrottleGroupOptions {
+            /// Names of its options beside `limits`.
+            pub(crate) const FLAT: &[&str] = &[$($old,)*];
+
             /// The limits that they ask for; the error is QEMU's text.
             pub fn limits(&self) -> Result<ThrottleLimits, String> {
                 let mut patch = self.limits;
