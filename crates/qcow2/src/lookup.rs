@@ -9,8 +9,9 @@ use block::{BlockError, ByteRange, ErrorKind, Mapping, Place};
 use crate::l2_entry::{self, COPIED, Cluster, Fault, OFFSET, Subclusters};
 use crate::{CompressedCluster, Geometry, HostOffset, L1Table, L2Slice, Lie, SliceAddress};
 
-/// Most L1 entries that one lookup walks over while they are empty.
-const MAX_EMPTY_RUN: usize = 1 << 16;
+/// Most L1 entries that one lookup walks over while they are empty: so few that this is no trouble where the next byte
+/// is looked up, too.
+const MAX_EMPTY_RUN: usize = 1 << 12;
 
 /// Where to look on.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
