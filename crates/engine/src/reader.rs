@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use block::{ByteRange, Extent, Result};
-use flow::{Layer, Root, Whence, seam};
+use flow::{Layer, Layers, Root, Whence, seam};
 use graph::{Demand, RootId, User};
 use io::Lease;
 
@@ -62,9 +62,9 @@ impl Reader {
         Ok(found)
     }
 
-    /// Which layer has the first bytes of `range`, and what it has there.
-    pub async fn layer(&self, range: ByteRange) -> Result<Layer> {
-        seam::layer(&self.root.view(), range).await
+    /// Which layer has the first bytes of `range`, and what it has there; `layers` is what is known from before.
+    pub async fn layer(&self, layers: &mut Layers, range: ByteRange) -> Result<Layer> {
+        seam::layer(&self.root.view(), layers, range).await
     }
 
     /// Bytes that the cache below holds itself, data or zeros (the first format below filters).

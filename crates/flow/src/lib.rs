@@ -53,5 +53,5 @@ pub use request::{Flags, Now, Op, Piece, PieceSource, Pieces, Request, Window};
 pub use root::{Retiring, Root, Turn};
 pub use view::{DetectZeroes, View, ViewBuilder, ViewIndex};
 pub use walk::{
-    Holds, Layer, Lies, REMEMBER_BUDGET, Whence, remember_total, remember_usage, set_remember_budget,
+    Holds, Layer, Layers, Lies, REMEMBER_BUDGET, Whence, remember_total, remember_usage, set_remember_budget,
 };

@@ -11,7 +11,7 @@ use crate::powers::{CheckReport, Packed, Preallocation, Repair, Snapshots, Taken
 use crate::request::{Flags, Now, Op, Request, Window};
 use crate::root::Turn;
 use crate::view::{DetectZeroes, View, ViewIndex};
-use crate::walk::{self, Layer, Lies, Whence};
+use crate::walk::{self, Layer, Layers, Lies, Whence};
 
 /// Carries out as much of `rq` as needs no wait. On [`Now::Wait`] the caller goes on with [`execute`] on the
 /// view of this turn; the first `rq.done` bytes of the window are done. A lent read is all or nothing.
@@ -75,9 +75,10 @@ pub async fn extents(view: &View, range: ByteRange) -> Result<Vec<Extent>> {
 }
 
 /// Which layer of the chain answers for the first bytes of `range` (not empty), and what it has there.
-pub async fn layer(view: &View, range: ByteRange) -> Result<Layer> {
+/// `layers` is what earlier questions have brought to light.
+pub async fn layer(view: &View, layers: &mut Layers, range: ByteRange) -> Result<Layer> {
     check(view, &Request::new(Op::Read, range))?;
-    walk::layer(view, ViewIndex::ROOT, range).await
+    layers.front(view, range).await
 }
 
 /// Makes the root `size` bytes long; new bytes read as zeros. The caller has seen to it that nobody else needs the

@@ -4,7 +4,7 @@
 //! itself, so that whenever it ends the image reads as before.
 
 use block::{BlockError, ByteRange};
-use flow::{Amendment, Holds, Op, Request, seam};
+use flow::{Amendment, Holds, Layers, Op, Request, seam};
 use graph::Demand;
 use io::Lease;
 use qcow2::{Header, Version};
@@ -262,9 +262,9 @@ fn explained(session: &Session, error: BlockError) -> Failure {
 async fn write_zeros(image: &Image) -> Result<()> {
     let user = image.attach(Demand::CHANGE)?;
     let view = user.root.view();
-    let mut rest = ByteRange::between(0, image.size()?);
+    let (mut rest, mut layers) = (ByteRange::between(0, image.size()?), Layers::default());
     while !rest.is_empty() {
-        let layer = seam::layer(&view, rest).await?;
+        let layer = seam::layer(&view, &mut layers, rest).await?;
         let run = rest.head(layer.len);
         if layer.depth > 0 || layer.holds != Holds::Zeroes {
             rest = rest.skip(run.len());

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 
 use block::ByteRange;
-use flow::{Holds, Layer, seam};
+use flow::{Holds, Layer, Layers, seam};
 use graph::Demand;
 
 use crate::failure::{Failure, Result};
@@ -99,12 +99,12 @@ async fn run(call: Call) -> Result<u8> {
 
 async fn tell(session: &Session, root: &flow::Root, mut rest: ByteRange, words: &mut Words) -> Result<()> {
     let size = root.view().size();
-    let mut last: Option<Run> = None;
+    let (mut last, mut layers): (Option<Run>, _) = (None, Layers::default());
     while !rest.is_empty() {
         let inside = ByteRange::between(rest.start(), rest.end().min(size).max(rest.start()));
         let layer = match inside.is_empty() {
             true => filler(last.as_ref(), rest.len()),
-            false => seam::layer(&root.view(), inside).await?,
+            false => seam::layer(&root.view(), &mut layers, inside).await?,
         };
         let next = Run { range: rest.head(layer.len), layer };
         rest = rest.skip(next.range.len());

@@ -6,6 +6,7 @@
 mod joins;
 #[path = "../lab/mod.rs"]
 mod lab;
+mod layers;
 mod model;
 mod remember;
 mod rules;

@@ -1,7 +1,11 @@
 //! Which layer of a chain answers for a range, and what it has there: for those who show or copy layers apart.
+//!
+//! A file tells of many extents at once, and each answer here is about the first of them. So what it has told is kept
+//! for the next questions: a file of very many extents would take longer with each of them otherwise.
 
 use block::{ByteRange, ChildIndex, ExtentState, Place, Result};
 
+use super::status::Asked;
 use crate::contract::Format;
 use crate::node::Body;
 use crate::request::Op;
@@ -41,53 +45,151 @@ pub struct Layer {
     pub at: Option<(String, u64)>,
 }
 
-/// The layer that answers for the first bytes of `range` (not empty, in bounds).
-pub(crate) async fn layer(view: &View, mut index: ViewIndex, mut range: ByteRange) -> Result<Layer> {
-    let _guards: Vec<_> = view.changing().iter().map(|at| view.node(*at).reclaim().waits().enter()).collect();
-    let mut depth = 0;
-    loop {
-        let format = match view.node(index).body() {
-            Body::Maps(format) => format,
-            Body::Executes(node) if node.size().is_none() => {
-                index = view.child(index, ChildIndex(0))?;
-                continue;
-            }
-            Body::Executes(_) => return in_file(view, index, depth, range, Holds::Hole).await,
-        };
-        let Some(mapping) = super::map(view, index, &**format, Op::Read, range)? else {
-            super::read::load(view, index, range).await?;
-            continue;
-        };
-        let run = range.head(mapping.len);
-        let found = |holds, at| Ok(Layer { depth, holds, len: run.len(), is_last: false, at });
-        let without_data = |holds| {
-            let (at, len) = kept_room(view, index, &**format, run)?;
-            let is_last = holds == Holds::Nothing && run.start() + len >= view.size_of(index);
-            Ok(Layer { depth, holds, len, is_last, at })
-        };
-        match mapping.place {
-            Place::Zero => return without_data(Holds::Zeroes),
-            Place::Special => return found(Holds::Special, None),
-            Place::Data { child, offset, .. } => {
-                let child = view.child(index, child)?;
-                let hole = if view.stores_clusters(child).is_some() { Holds::Room } else { Holds::Hole };
-                if hole == Holds::Room && !super::status::tells_holes(view, child) {
-                    let at = Some((view.node(child).name().to_string(), offset));
-                    return found(Holds::Data, at);
-                }
-                let below = ByteRange::checked(offset, run.len());
-                let below = below.ok_or_else(|| super::resolve::overflows(view, index, offset))?;
-                return in_file(view, child, depth, below, hole).await;
-            }
-            Place::Unallocated => {
-                let Some(backing) = view.backing(index) else { return without_data(Holds::Nothing) };
-                let inside = view.size_of(backing).saturating_sub(run.start());
-                if inside == 0 {
-                    return found(Holds::Behind, None);
-                }
-                (index, range, depth) = (backing, run.head(inside), depth + 1);
-            }
+/// Asks from front to back which layers answer. What files have told about bytes further on is believed, so nobody else
+/// may be changing those meanwhile; whoever asks may change what was asked about.
+#[derive(Default)]
+pub struct Layers {
+    /// By node.
+    asked: Vec<Asked>,
+    /// Of the view in which they were asked.
+    version: u64,
+}
+
+/// What a chain says of the front of a range.
+enum Found {
+    /// All of it.
+    Told(Layer),
+    /// Where the bytes are; the file has to be asked what it has there.
+    InFile(InFile),
+}
+
+/// Bytes of a layer that are to be found in a file.
+struct InFile {
+    /// The file.
+    index: ViewIndex,
+    /// Where the run begins in it.
+    offset: u64,
+    depth: u32,
+    /// As the question counts them: what all layers above leave to it.
+    run: ByteRange,
+    /// From the first byte of the run on, what is worth asking about.
+    ahead: ByteRange,
+    /// What a hole of the file is.
+    hole: Holds,
+}
+
+impl Layers {
+    /// Which layer answers for the first bytes of `range` (not empty, in bounds).
+    pub(crate) async fn front(&mut self, view: &View, range: ByteRange) -> Result<Layer> {
+        let changing = view.changing().iter();
+        let _guards: Vec<_> = changing.map(|at| view.node(*at).reclaim().waits().enter()).collect();
+        if self.version != view.version() {
+            *self = Self { asked: Vec::new(), version: view.version() };
         }
+        match Descent::new(range).go(view).await? {
+            Found::Told(layer) => Ok(layer),
+            Found::InFile(found) => self.ask(view, found).await,
+        }
+    }
+
+    /// What the file has of the front of a run.
+    async fn ask(&mut self, view: &View, found: InFile) -> Result<Layer> {
+        let InFile { index, offset, depth, run, ahead, hole } = found;
+        let mut known = self.asked.iter().position(|asked| asked.knows(index, offset, run));
+        if known.is_none() {
+            let asked = Asked::ask(view, index, offset, ahead).await?;
+            self.asked.retain(|old| !old.is_of(index));
+            known = Some(self.asked.len());
+            self.asked.push(asked);
+        }
+        let (len, holds) = match known.and_then(|at| self.asked[at].front(run)) {
+            Some(front) if front.state == ExtentState::Data => (front.range.len(), Holds::Data),
+            Some(front) => (front.range.len(), hole),
+            None => (run.len(), Holds::Data),
+        };
+        let at = Some((view.node(index).name().to_string(), offset));
+        Ok(Layer { depth, holds, len, is_last: false, at })
+    }
+}
+
+/// The way down to the layer that answers for the front of a question.
+struct Descent {
+    question: ByteRange,
+    /// Where it is, and how many layers lie above.
+    index: ViewIndex,
+    depth: u32,
+    /// What the layers above leave to it.
+    range: ByteRange,
+}
+
+impl Descent {
+    fn new(question: ByteRange) -> Self {
+        Self { question, index: ViewIndex::ROOT, depth: 0, range: question }
+    }
+
+    /// Goes all the way, loading tables as needed.
+    async fn go(mut self, view: &View) -> Result<Found> {
+        loop {
+            let format = match view.node(self.index).body() {
+                Body::Maps(format) => format,
+                Body::Executes(node) if node.size().is_none() => {
+                    self.index = view.child(self.index, ChildIndex(0))?;
+                    continue;
+                }
+                Body::Executes(_) => {
+                    return Ok(self.in_file(self.index, self.range.start(), self.question, Holds::Hole));
+                }
+            };
+            let Some(mapping) = super::map(view, self.index, &**format, Op::Read, self.range)? else {
+                super::read::load(view, self.index, self.range).await?;
+                continue;
+            };
+            self.range = self.range.head(mapping.len);
+            match mapping.place {
+                Place::Zero => return self.without_data(view, &**format, Holds::Zeroes),
+                Place::Special => return Ok(self.told(Holds::Special, None)),
+                Place::Data { child, offset, .. } => return self.data(view, child, offset),
+                Place::Unallocated => {}
+            }
+            let Some(backing) = view.backing(self.index) else {
+                return self.without_data(view, &**format, Holds::Nothing);
+            };
+            let inside = view.size_of(backing).saturating_sub(self.range.start());
+            if inside == 0 {
+                return Ok(self.told(Holds::Behind, None));
+            }
+            (self.index, self.range, self.depth) = (backing, self.range.head(inside), self.depth + 1);
+        }
+    }
+
+    fn told(&self, holds: Holds, at: Option<(String, u64)>) -> Found {
+        Found::Told(Layer { depth: self.depth, holds, len: self.range.len(), is_last: false, at })
+    }
+
+    fn in_file(&self, index: ViewIndex, offset: u64, ahead: ByteRange, hole: Holds) -> Found {
+        Found::InFile(InFile { index, offset, depth: self.depth, run: self.range, ahead, hole })
+    }
+
+    fn data(&self, view: &View, child: ChildIndex, offset: u64) -> Result<Found> {
+        let child = view.child(self.index, child)?;
+        let is_room = view.stores_clusters(child).is_some();
+        if is_room && !super::status::tells_holes(view, child) {
+            return Ok(self.told(Holds::Data, Some((view.node(child).name().to_string(), offset))));
+        }
+        if offset.checked_add(self.range.len()).is_none() {
+            return Err(super::resolve::overflows(view, self.index, offset));
+        }
+        // Clusters lie anywhere; a layer that is one file has all that follows in order.
+        Ok(match is_room {
+            true => self.in_file(child, offset, self.range, Holds::Room),
+            false => self.in_file(child, offset, self.question, Holds::Hole),
+        })
+    }
+
+    fn without_data(&self, view: &View, format: &dyn Format, holds: Holds) -> Result<Found> {
+        let (at, len) = kept_room(view, self.index, format, self.range)?;
+        let is_last = holds == Holds::Nothing && self.range.start() + len >= view.size_of(self.index);
+        Ok(Found::Told(Layer { depth: self.depth, holds, len, is_last, at }))
     }
 }
 
@@ -102,16 +204,4 @@ fn kept_room(
     let Some((child, offset)) = room else { return Ok((None, len)) };
     let child = view.child(index, child)?;
     Ok((Some((view.node(child).name().to_string(), offset)), len))
-}
-
-/// What a file has of `range`; `hole` is what a hole of it is.
-async fn in_file(view: &View, index: ViewIndex, depth: u32, range: ByteRange, hole: Holds) -> Result<Layer> {
-    let extents = super::extents(view, index, range).await?;
-    let (len, holds) = match extents.first() {
-        Some(first) if first.state == ExtentState::Data => (first.range.len(), Holds::Data),
-        Some(first) => (first.range.len(), hole),
-        None => (range.len(), Holds::Data),
-    };
-    let at = Some((view.node(index).name().to_string(), range.start()));
-    Ok(Layer { depth, holds, len: len.min(range.len()), is_last: false, at })
 }

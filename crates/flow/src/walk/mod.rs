@@ -28,8 +28,7 @@ use crate::request::{Op, Request};
 use crate::view::{View, ViewIndex};
 
 pub(crate) use compress::{pack, store_packed};
-pub(crate) use layers::layer;
-pub use layers::{Holds, Layer};
+pub use layers::{Holds, Layer, Layers};
 pub(crate) use now::try_now;
 pub use offload::Lies;
 pub(crate) use offload::{lies, may_take, take};

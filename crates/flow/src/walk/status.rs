@@ -139,7 +139,7 @@ pub(super) fn tells_holes(view: &View, index: ViewIndex) -> bool {
 
 /// What a node below has answered, for more than the run that it was asked for: runs are cut short by what lies
 /// above it (each cluster of a cache), and asking may take a round trip.
-struct Asked {
+pub(super) struct Asked {
     index: ViewIndex,
     /// Distance from our offsets to the node's, modulo 2^64.
     shift: u64,
@@ -148,19 +148,23 @@ struct Asked {
 }
 
 impl Asked {
-    /// Asks node `index` for what of `rest`, whose first byte is its byte `offset`, it has.
-    async fn ask(view: &View, index: ViewIndex, offset: u64, rest: ByteRange) -> Result<Self> {
+    /// Asks node `index` for what of `rest`, whose first byte is its byte `offset`, it has. Behind its end there is a
+    /// hole.
+    pub(super) async fn ask(view: &View, index: ViewIndex, offset: u64, rest: ByteRange) -> Result<Self> {
         let len = rest.len().min(view.size_of(index).saturating_sub(offset));
         let mut below = extents(view, index, ByteRange::new(offset, len)).await?;
         for extent in &mut below {
             let start = rest.start() + extent.range.start().saturating_sub(offset);
             extent.range = ByteRange::new(start, extent.range.len()).intersection(rest);
         }
+        if len == 0 {
+            below = vec![Extent { range: rest, state: ExtentState::Hole }];
+        }
         Ok(Self { index, shift: offset.wrapping_sub(rest.start()), extents: below })
     }
 
     /// Whether it holds the first byte of `run`, which lies at `offset` of node `index`.
-    fn knows(&self, index: ViewIndex, offset: u64, run: ByteRange) -> bool {
+    pub(super) fn knows(&self, index: ViewIndex, offset: u64, run: ByteRange) -> bool {
         let covers = |e: &Extent| e.range.start() <= run.start() && run.start() < e.range.end();
         let same = self.index == index && self.shift == offset.wrapping_sub(run.start());
         same && self.extents.get(self.first(run)).is_some_and(covers)
@@ -169,6 +173,17 @@ impl Asked {
     /// Index of the first extent that ends behind the beginning of `run`.
     fn first(&self, run: ByteRange) -> usize {
         self.extents.partition_point(|extent| extent.range.end() <= run.start())
+    }
+
+    /// The extent that holds the first byte of `run`, as far as it lies in that.
+    pub(super) fn front(&self, run: ByteRange) -> Option<Extent> {
+        let first = self.extents.get(self.first(run))?;
+        Some(Extent { range: first.range.intersection(run), state: first.state })
+    }
+
+    /// Whether that node has answered it.
+    pub(super) fn is_of(&self, index: ViewIndex) -> bool {
+        self.index == index
     }
 
     fn within(&self, run: ByteRange) -> Vec<Extent> {

@@ -5,7 +5,7 @@
 
 use block::{ByteRange, Result};
 use engine::Reader;
-use flow::{Holds, Layer};
+use flow::{Holds, Layer, Layers};
 
 use crate::image::SECTOR;
 
@@ -42,11 +42,12 @@ pub(super) struct Statuses<'a> {
     len: u64,
     /// The last answer, and where it ends.
     known: Option<(Status, u64)>,
+    layers: Layers,
 }
 
 impl<'a> Statuses<'a> {
     pub(super) fn new(reader: &'a Reader) -> Self {
-        Self { reader, len: reader.size().next_multiple_of(SECTOR), known: None }
+        Self { reader, len: reader.size().next_multiple_of(SECTOR), known: None, layers: Layers::default() }
     }
 
     /// What the image has from `at` on, which lies in its sectors, and where that ends. Ask from front to back.
@@ -79,8 +80,8 @@ impl<'a> Statuses<'a> {
         Ok((status, end))
     }
 
-    async fn layer(&self, at: u64) -> Result<Layer> {
-        self.reader.layer(ByteRange::between(at, self.reader.size())).await
+    async fn layer(&mut self, at: u64) -> Result<Layer> {
+        self.reader.layer(&mut self.layers, ByteRange::between(at, self.reader.size())).await
     }
 }
 

@@ -2,7 +2,7 @@
 
 use block::ByteRange;
 use engine::Reader;
-use flow::{BackingName, Holds, Layer, Op, Request, View, seam};
+use flow::{BackingName, Holds, Layer, Layers, Op, Request, View, seam};
 use graph::Demand;
 use io::Lease;
 use qcow2::{Geometry, Version};
@@ -41,9 +41,9 @@ pub(super) async fn keep_content(
     let user = overlay.attach(Demand::CHANGE)?;
     let storing = Storing::new(overlay, &user.root.view(), compress);
     let size = overlay.size()?;
-    let mut rest = ByteRange::between(0, size);
+    let (mut rest, mut layers) = (ByteRange::between(0, size), Layers::default());
     while !rest.is_empty() {
-        let piece = one_piece(&user, rest).await?;
+        let piece = one_piece(&user, &mut layers, rest).await?;
         if let Piece::Below(range) = piece {
             keep_piece(&user, reader.as_ref(), range, storing).await?;
         }
@@ -79,8 +79,8 @@ impl Piece {
     }
 }
 
-async fn one_piece(user: &Use, rest: ByteRange) -> Result<Piece> {
-    let layer = seam::layer(&user.root.view(), rest).await?;
+async fn one_piece(user: &Use, layers: &mut Layers, rest: ByteRange) -> Result<Piece> {
+    let layer = seam::layer(&user.root.view(), layers, rest).await?;
     let run = rest.head(layer.len);
     if is_own(&layer) {
         return Ok(Piece::Own(run));
@@ -90,7 +90,7 @@ async fn one_piece(user: &Use, rest: ByteRange) -> Result<Piece> {
     let mut end = run.end();
     while end < most.end() {
         let next = ByteRange::between(end, most.end());
-        let layer = seam::layer(&user.root.view(), next).await?;
+        let layer = seam::layer(&user.root.view(), layers, next).await?;
         if is_own(&layer) {
             break;
         }

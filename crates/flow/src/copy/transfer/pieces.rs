@@ -10,7 +10,7 @@ use block::{ByteRange, Result};
 
 use super::sources::Sources;
 use super::{Over, Transfer, Zeroes};
-use crate::walk::Holds;
+use crate::walk::{Holds, Layers};
 
 /// How much is asked about in one question.
 const QUESTION: u64 = 1 << 30;
@@ -46,13 +46,15 @@ pub(super) struct Pieces<'a> {
     ready: VecDeque<Piece>,
     /// Up to here pieces were made.
     ready_to: u64,
+    /// What is known of the layers of the source from there on.
+    layers: Layers,
 }
 
 impl<'a> Pieces<'a> {
     /// All of `from` up to `end`, for a target of that cluster size.
     pub(super) fn new(from: &'a Sources<'a>, end: u64, how: &'a Transfer, granule: u64) -> Self {
         let rest = ByteRange::between(0, end);
-        Self { from, how, granule, rest, ready: VecDeque::new(), ready_to: 0 }
+        Self { from, how, granule, rest, ready: VecDeque::new(), ready_to: 0, layers: Layers::default() }
     }
 
     /// The first byte that was not asked about yet: where asking has failed, if it has.
@@ -118,8 +120,8 @@ impl<'a> Pieces<'a> {
     }
 
     /// The front of `range` that is one thing in the first layers.
-    async fn layered(&self, range: ByteRange, over: Over) -> Result<(ByteRange, What)> {
-        let layer = self.from.layer(range).await?;
+    async fn layered(&mut self, range: ByteRange, over: Over) -> Result<(ByteRange, What)> {
+        let layer = self.from.layer(&mut self.layers, range).await?;
         let mut range = range.head(layer.len);
         let zeros_from = if let Over::Backing(size) = over { size } else { u64::MAX };
         let below = range.start() < zeros_from;
@@ -140,7 +142,7 @@ impl<'a> Pieces<'a> {
     }
 
     /// The same in whole clusters, which are what can be packed. Those that are not one thing are copied.
-    async fn layered_clusters(&self, range: ByteRange, over: Over) -> Result<(ByteRange, What)> {
+    async fn layered_clusters(&mut self, range: ByteRange, over: Over) -> Result<(ByteRange, What)> {
         let granule = self.granule;
         let (mut run, what) = self.layered(range, over).await?;
         while run.end() < range.end() && !run.end().is_multiple_of(granule) {

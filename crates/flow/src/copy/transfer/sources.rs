@@ -8,7 +8,7 @@ use block::{ByteRange, Extent, ExtentState, Result};
 use super::SECTOR;
 use crate::root::Root;
 use crate::seam;
-use crate::walk::{Holds, Layer};
+use crate::walk::{Holds, Layer, Layers};
 
 /// What is copied.
 pub(super) struct Sources<'a> {
@@ -92,12 +92,12 @@ impl<'a> Sources<'a> {
     }
 
     /// Which layer of its source answers for the front of `range`.
-    pub(super) async fn layer(&self, range: ByteRange) -> Result<Layer> {
+    pub(super) async fn layer(&self, layers: &mut Layers, range: ByteRange) -> Result<Layer> {
         let run = self.run(range);
         if run.range.is_empty() {
             return Ok(Layer { depth: 0, holds: Holds::Zeroes, len: run.len, is_last: false, at: None });
         }
-        seam::layer(&run.root.view(), run.range).await
+        seam::layer(&run.root.view(), layers, run.range).await
     }
 }
 
