@@ -18,7 +18,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use block::{Alignment, ByteRange, RangeSet};
-use rustix::fs::{Advice, CWD, Mode, OFlags, SeekFrom, fadvise, fstat, openat, seek};
+use rustix::fs::{Advice, CWD, Mode, OFlags, SeekFrom, fadvise, fcntl_getfl, fstat, openat, seek};
 use rustix::io::{Errno, ReadWriteFlags};
 
 use super::flushing::Lost;
@@ -38,7 +38,7 @@ const SETTLE_PAUSE_MAX: Duration = Duration::from_millis(16);
 pub(super) struct Transient {
     /// The kernel does it when it is asked to.
     by_flag: bool,
-    /// The file opened once more: what is left to do when it is closed must not hold its locks.
+    /// A file that is written to, opened once more: what is left to do when it is closed must not hold its locks.
     aside: Option<OwnedFd>,
     written: Mutex<Written>,
     left: Arc<Left>,
@@ -79,6 +79,7 @@ impl Transient {
             // What is read ahead and never asked for would stay. It is an advice, and may be refused.
             let _ = fadvise(file, 0, None, Advice::Random);
         }
+        let writes = fcntl_getfl(file).is_ok_and(|flags| flags & OFlags::RWMODE != OFlags::RDONLY);
         let again =
             || openat(CWD, format!("/proc/self/fd/{}", file.as_raw_fd()), OFlags::CLOEXEC, Mode::empty());
         if !by_flag && !by_advice {
@@ -87,7 +88,14 @@ impl Transient {
         let id = fstat(file).map(|about| (about.st_dev, about.st_ino)).ok()?;
         let written = Mutex::new(Written { flagged: left.take(id), ..Written::default() });
         // Without one, some pages stay.
-        Some(Self { by_flag, aside: again().ok(), written, left: left.clone(), lost: Arc::default(), id })
+        Some(Self {
+            by_flag,
+            aside: writes.then(again).and_then(Result::ok),
+            written,
+            left: left.clone(),
+            lost: Arc::default(),
+            id,
+        })
     }
 
     /// What did not come to the disk and was told to us instead of to a flush.
@@ -179,8 +187,9 @@ impl Transient {
         let (Some(file), mut written) = (&self.aside, self.written()) else { return };
         // All at once; this does not ask for errors, as waiting for it would.
         written.fresh.iter().for_each(|range| drop(sync_range(file.as_fd(), range, START)));
+        let end = Instant::now() + SETTLE_MAX;
         for range in written.going.iter().chain(written.fresh.iter()) {
-            settle(file.as_fd(), range);
+            settle(file.as_fd(), range, end);
             give_back(file.as_fd(), range);
         }
         (written.going, written.fresh) = (RangeSet::new(), RangeSet::new());
@@ -228,11 +237,11 @@ impl Written {
         let mut outcome = Ok(());
         for range in self.going.iter() {
             let waiting = libc::SYNC_FILE_RANGE_WAIT_BEFORE | START | libc::SYNC_FILE_RANGE_WAIT_AFTER;
-            outcome = outcome.and(sync_range(file, range, waiting));
+            outcome = outcome.and(sync_range(file, range, waiting).map(drop));
             give_back(file, range);
         }
         for range in self.fresh.iter() {
-            outcome = outcome.and(sync_range(file, range, START));
+            outcome = outcome.and(sync_range(file, range, START).map(drop));
         }
         self.going = std::mem::take(&mut self.fresh);
         outcome
@@ -241,13 +250,16 @@ impl Written {
 
 const START: libc::c_uint = libc::SYNC_FILE_RANGE_WRITE;
 
-/// Waits until `range` is on the disk, for a while. Whether some of it was lost is not asked: the kernel tells that
-/// once, and the file is closed here, so that it is for who opens it next.
-fn settle(file: BorrowedFd<'_>, range: ByteRange) {
-    let (begun, mut pause) = (Instant::now(), SETTLE_PAUSE_MIN);
-    while probe::unwritten_pages(file, range).is_some_and(|pages| pages > 0) && begun.elapsed() < SETTLE_MAX {
+/// Waits until `range` is on the disk, at most until `end`. Where the kernel cannot be told to write it, it does so in
+/// its own time, and nobody waits. Whether some of it was lost is not asked: the kernel tells that once, and the file
+/// is closed here, so that it is for who opens it next.
+fn settle(file: BorrowedFd<'_>, range: ByteRange, end: Instant) {
+    let mut pause = SETTLE_PAUSE_MIN;
+    while probe::unwritten_pages(file, range).is_some_and(|pages| pages > 0) && Instant::now() < end {
         // What was not begun for some reason.
-        let _ = sync_range(file, range, START);
+        if !sync_range(file, range, START).unwrap_or(false) {
+            return;
+        }
         std::thread::sleep(pause);
         pause = SETTLE_PAUSE_MAX.min(pause * 2);
     }

@@ -66,17 +66,18 @@ impl Behind {
     }
 }
 
-/// Has the kernel write dirty pages of `range` (`sync_file_range(2)`), if it will. This makes nothing durable.
+/// Has the kernel write dirty pages of `range` (`sync_file_range(2)`). Answers whether it will. This makes nothing
+/// durable.
 ///
 /// Errors: who waits for the pages is told of bytes that were lost, and a flush of the same open file is not any more.
-pub(super) fn sync_range(file: BorrowedFd<'_>, range: ByteRange, flags: libc::c_uint) -> io::Result<()> {
+pub(super) fn sync_range(file: BorrowedFd<'_>, range: ByteRange, flags: libc::c_uint) -> io::Result<bool> {
     let (offset, len) = (range.start() as libc::off64_t, range.len() as libc::off64_t);
     // SAFETY: takes integers only, and a descriptor that is open.
     let answer = unsafe { libc::sync_file_range(file.as_raw_fd(), offset, len, flags) };
     match io::Error::last_os_error() {
-        _ if answer == 0 => Ok(()),
+        _ if answer == 0 => Ok(true),
         // It is not done here, and nothing was looked at.
-        error if error.raw_os_error().is_some_and(|errno| REFUSALS.contains(&errno)) => Ok(()),
+        error if error.raw_os_error().is_some_and(|errno| REFUSALS.contains(&errno)) => Ok(false),
         error => Err(error),
     }
 }
