@@ -45,6 +45,7 @@ const WRITING_PID: Remedies = Remedies {
         (Std::NotADirectory, "check the path"),
         (Std::PermissionDenied, "use a directory that this user may write to"),
         (Std::IsADirectory, "name a file in it"),
+        (Std::ResourceBusy, "stop that one, or name another file"),
     ],
 };
 const LISTENING: Remedies = Remedies {

@@ -1,11 +1,14 @@
 //! What every face does that stays: going to the background, being told to end, its process id, its log.
 
+use std::future::Future;
 use std::path::Path;
 use std::process;
+use std::sync::OnceLock;
 
 use block::{BlockError, Result};
 use engine::Event;
-use io::real::process::{Forked, Readiness, Signal, Signals, fork};
+use io::real::RealWorld;
+use io::real::process::{Forked, PidFile, Readiness, Signal, Signals, fork};
 
 use crate::{line, output, remedies};
 
@@ -30,26 +33,39 @@ fn no_background(error: std::io::Error) -> BlockError {
     BlockError::system("cannot go to the background", error)
 }
 
-/// The signals that end a face in good order.
+/// The signals that end a face in good order. SIGTERM always does; the others stay ignored where whoever has started it
+/// saw to that (nohup).
 pub(crate) fn signals() -> Result<Signals> {
-    Signals::watch(&[Signal::Terminate, Signal::Interrupt, Signal::HangUp])
-        .map_err(|e| BlockError::system("cannot watch signals", e))
+    let ends = |signal: &Signal| *signal == Signal::Terminate || !signal.is_ignored();
+    let ending: Vec<Signal> =
+        [Signal::Terminate, Signal::Interrupt, Signal::HangUp].into_iter().filter(ends).collect();
+    Signals::watch(&ending).map_err(|e| BlockError::system("cannot watch signals", e))
 }
+
+/// Runs a face to its end.
+pub(crate) fn run<T>(world: &RealWorld, face: impl Future<Output = T>) -> Result<T> {
+    let cannot = "cannot start, which takes a few open files (ulimit -n)";
+    world.enter(face).map_err(|error| BlockError::system(cannot, error))
+}
+
+/// The file with the process id, if there is one: it is held until the process ends.
+static PID_FILE: OnceLock<PidFile> = OnceLock::new();
 
 /// Writes the process id to `path`, which `option` has named.
 pub(crate) fn write_pid(path: &Path, option: &str) -> Result<()> {
-    std::fs::write(path, format!("{}\n", process::id())).map_err(|error| {
+    let file = PidFile::write(path).map_err(|error| {
         let context = format!("cannot write the process id to '{}' ({option})", path.display());
         remedies::of_pid_file(BlockError::system(context, error))
-    })
+    })?;
+    // A process writes one.
+    let _ = PID_FILE.set(file);
+    Ok(())
 }
 
-/// Removes the file with the process id, if it is ours.
-pub(crate) fn remove_pid(path: &Path) {
-    let ours = std::fs::read_to_string(path).is_ok_and(|text| text.trim() == process::id().to_string());
-    if ours {
-        // Somebody else may have been faster.
-        let _ = std::fs::remove_file(path);
+/// Removes the file with the process id, if one was written.
+pub(crate) fn remove_pid() {
+    if let Some(file) = PID_FILE.get() {
+        file.remove();
     }
 }
 

@@ -273,8 +273,11 @@ fn mistakes_are_one_line() {
 /// A demo that has said that it fills.
 fn begun(place: &Place) -> Child {
     let image = place.image();
-    let mut demo = place.demo(&["--image", &image, "--rate", "4M"]);
-    let mut child = demo.stderr(Stdio::piped()).stdout(Stdio::null()).spawn().unwrap();
+    let demo = place.demo(&["--image", &image, "--rate", "4M"]);
+    // It is to be interrupted, however the tests were started.
+    let mut command = Command::new("env");
+    command.arg("--default-signal=INT").arg(demo.get_program()).args(demo.get_args());
+    let mut child = command.stderr(Stdio::piped()).stdout(Stdio::null()).spawn().unwrap();
     let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
     assert!(lines.any(|line| line.unwrap().contains("filling")), "it never began to fill");
     // Whatever it says from here on has room.

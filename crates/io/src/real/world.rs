@@ -60,13 +60,15 @@ impl RealWorld {
         Self { shared: Arc::new(shared) }
     }
 
-    /// Makes the calling OS thread an I/O thread until `future` is done, then drops the tasks that are left.
-    /// Panics when the calling thread is an I/O thread already, or when the system refuses the few
-    /// descriptors that a runtime needs.
-    pub fn block_on<T>(&self, future: impl Future<Output = T>) -> T {
+    /// Makes the calling OS thread an I/O thread until `future` is done, then drops the tasks that are left. Fails
+    /// when the system refuses the few descriptors that an event loop needs; panics when the thread is one already.
+    pub fn enter<T>(&self, future: impl Future<Output = T>) -> io::Result<T> {
         thread::enter(&self.shared, |runtime| runtime.block_on(future))
-            // At this point there is nothing to fall back to: a process without an event loop does nothing.
-            .expect("no event loop for the main thread")
+    }
+
+    /// [`RealWorld::enter`] where that cannot be refused, or there is nothing to be done about it: panics then.
+    pub fn block_on<T>(&self, future: impl Future<Output = T>) -> T {
+        self.enter(future).expect("no event loop for the thread")
     }
 
     /// Waits until all is done that was handed to other threads, whether or not anybody waits for it: files that were

@@ -38,11 +38,9 @@ pub(crate) fn run(args: Args) -> Result<()> {
     let readiness = service::to_background(plan.daemonize)?;
     let world = RealWorld::new();
     let shared = Arc::new(world.clone());
-    let outcome = world.block_on(serve(shared, &plan, pond, readiness));
-    if let Some(path) = &plan.pidfile {
-        service::remove_pid(Path::new(path));
-    }
-    outcome
+    let outcome = service::run(&world, serve(shared, &plan, pond, readiness));
+    service::remove_pid();
+    outcome?
 }
 
 async fn serve(

@@ -42,7 +42,7 @@ use io::real::RealWorld;
 use io::select::{Either, race};
 use serde_json::Value;
 
-use crate::output;
+use crate::{output, service};
 
 pub(crate) use args::Args;
 
@@ -51,8 +51,8 @@ pub(crate) fn run(args: Args) -> Result<()> {
     args.check()?;
     let world = RealWorld::new();
     match &args.role {
-        Some(role) => world.clone().block_on(play(Arc::new(world), role)),
-        None => world.block_on(show(&world, &args)),
+        Some(role) => service::run(&world.clone(), play(Arc::new(world), role))?,
+        None => service::run(&world, show(&world, &args))?,
     }
 }
 
@@ -73,7 +73,7 @@ async fn play(world: Arc<RealWorld>, role: &str) -> Result<()> {
 }
 
 async fn show(world: &RealWorld, args: &Args) -> Result<()> {
-    let mut signals = crate::service::signals()?;
+    let mut signals = service::signals()?;
     let live = live::Live::new();
     // Dropping the story ends the processes and removes the directory.
     let report = match race(story::tell(world, args, &live), signals.next()).await {

@@ -21,7 +21,7 @@ pub(crate) fn up(args: UpArgs) -> Result<()> {
     let readiness = service::to_background(args.fork)?;
     let world = RealWorld::new();
     let shared: Arc<RealWorld> = Arc::new(world.clone());
-    world.block_on(run(shared, args, options, readiness))
+    service::run(&world, run(shared, args, options, readiness))?
 }
 
 async fn run(

@@ -19,6 +19,7 @@ use io::real::RealWorld;
 use io::real::process::{Signal, Signals};
 use io::select::{Either, race};
 
+use crate::service;
 use getopt::Line;
 use standard::{Front, Mistake};
 use told::Told;
@@ -99,7 +100,7 @@ fn call(told: &Rc<Told>, verb: &'static Verb, given: Given) -> u8 {
     told.show_progress(given.shows_progress());
     let world = RealWorld::new();
     let shared: Arc<RealWorld> = Arc::new(world.clone());
-    let outcome = world.block_on(carry_out(shared, told.clone(), verb, given));
+    let outcome = service::run(&world, carry_out(shared, told.clone(), verb, given)).flatten();
     world.settle();
     told.end_progress();
     match outcome {
@@ -131,8 +132,11 @@ async fn carry_out(
     verb: &'static Verb,
     given: Given,
 ) -> Result<Outcome> {
-    let mut signals = Signals::watch(&[Signal::Terminate, Signal::Interrupt, Signal::HangUp, Signal::User1])
-        .map_err(|error| BlockError::system("cannot watch signals", error))?;
+    let all = [Signal::Terminate, Signal::Interrupt, Signal::HangUp, Signal::User1];
+    // What is ignored from the start stays so, as for a program that does not know of signals.
+    let heard: Vec<Signal> = all.into_iter().filter(|signal| !signal.is_ignored()).collect();
+    let mut signals =
+        Signals::watch(&heard).map_err(|error| BlockError::system("cannot watch signals", error))?;
     let options =
         EngineOptions { threads: 1, keeps_still: false, wording: Wording::Opts, ..Default::default() };
     let engine = Engine::new(world, options)?;

@@ -41,7 +41,7 @@ pub(crate) fn run(mut args: Args) -> Result<()> {
     let readiness = service::to_background(args.fork)?;
     let world = RealWorld::new();
     let shared: Arc<RealWorld> = Arc::new(world.clone());
-    world.block_on(serve(shared, args, address, readiness))
+    service::run(&world, serve(shared, args, address, readiness))?
 }
 
 async fn serve(

@@ -23,7 +23,7 @@ pub(crate) use args::Args;
 pub(crate) fn run(args: Args) -> Result<()> {
     let world = RealWorld::new();
     let shared = Arc::new(world.clone());
-    world.block_on(serve(shared, args))
+    service::run(&world, serve(shared, args))?
 }
 
 async fn serve(world: Arc<RealWorld>, args: Args) -> Result<()> {

@@ -67,6 +67,31 @@ fn mistakes_are_one_line_that_names_them() {
     }
 }
 
+/// Scripts rely on it where nothing may be started twice.
+#[test]
+fn no_two_processes_have_one_pid_file() {
+    let test = "no_two_processes_have_one_pid_file";
+    let Some(lab) = Lab::new(test, &["qemu-storage-daemon"]) else { return };
+    let holds = |program: &str, more: &[&str]| {
+        let node = ["--blockdev", "null-co,node-name=n", "--daemonize", "--pidfile", "pid"];
+        lab.ok(program, &[more, &node].concat());
+        std::fs::read_to_string(lab.path("pid")).unwrap().trim().parse().unwrap()
+    };
+    let programs: [(&str, &[&str]); 2] = [("millpond", &["daemon"]), ("qemu-storage-daemon", &[])];
+    for (program, more) in programs {
+        let pid: u32 = holds(program, more);
+        let told = lab.fails("millpond", &["daemon", "--pidfile", "pid"]);
+        assert!(told.contains("'pid' (--pidfile): another process holds it: stop that one"), "{told}");
+        assert!(lab.fails("qemu-storage-daemon", &["--pidfile", "pid"]).contains("Cannot lock pid file"));
+        assert_eq!(std::fs::read_to_string(lab.path("pid")).unwrap().trim(), pid.to_string());
+        crate::lab::signal(pid, "TERM");
+        crate::lab::wait_for("it removes it", || !lab.path("pid").exists());
+    }
+    std::fs::write(lab.path("pid"), "1").unwrap();
+    lab.fails("millpond", &["daemon", "--blockdev", "nonsense", "--pidfile", "pid"]);
+    assert_eq!(std::fs::read_to_string(lab.path("pid")).unwrap(), "1", "one that was not written");
+}
+
 #[test]
 fn a_link_called_qemu_storage_daemon_is_the_daemon() {
     let lab = Lab::on(std::path::Path::new("/tmp"));

@@ -226,7 +226,7 @@ fn a_second_signal_ends_it_at_once() {
     let (_source, mut server, _client) = hang(&lab, "disk.img", |lab, source| relay(lab, source, &[]));
     signal(server.pid(), "TERM");
     wait_for("it was told", || server.told().contains("ending"));
-    signal(server.pid(), "INT");
+    signal(server.pid(), "TERM");
     assert_eq!(server.ends().code(), Some(1));
     wait_for("it says why", || server.told().contains("told to end once more while 1 requests of 1 clients"));
 }

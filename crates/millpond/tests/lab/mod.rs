@@ -74,6 +74,13 @@ impl Lab {
         command
     }
 
+    /// The same, and signals mean to it what they mean by default, however the tests were started.
+    pub(crate) fn command_with_signals(&self, program: &str) -> Command {
+        let mut command = self.command("env");
+        command.args(["--default-signal=INT,HUP", program]);
+        command
+    }
+
     /// Runs a program to its end, within bounds.
     pub(crate) fn run(&self, program: &str, args: &[&str]) -> Output {
         // What is played in full takes longer, so that a hang is told from work only later.

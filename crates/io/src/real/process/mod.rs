@@ -3,8 +3,10 @@
 
 mod background;
 mod child;
+mod pid_file;
 mod signals;
 
 pub use background::{Forked, Readiness, fork};
 pub use child::end_with_thread;
+pub use pid_file::PidFile;
 pub use signals::{Signal, Signals, outlive_file_size_limit};

@@ -44,6 +44,16 @@ impl Signal {
         // Those that are watched are small.
         number as u8
     }
+
+    /// Whether the process ignores it. As long as it was never watched, that is the wish of whoever started the process
+    /// (nohup, a shell's background).
+    pub fn is_ignored(self) -> bool {
+        // SAFETY: a struct of integers, for which zeros are a value.
+        let mut action: libc::sigaction = unsafe { std::mem::zeroed() };
+        // SAFETY: changes nothing; the answer goes to where there is room for it.
+        let asked = unsafe { libc::sigaction(i32::from(self.number()), std::ptr::null(), &raw mut action) };
+        asked == 0 && action.sa_sigaction == libc::SIG_IGN
+    }
 }
 
 /// The signals that came, in order, one at a time. Several of a kind may count as one.
