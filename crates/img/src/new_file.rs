@@ -74,8 +74,8 @@ impl<'s> NewFile<'s> {
         lock(&*file, name)?;
         let reads_zero = before.as_ref().map_or(true, |about| about.kind == Kind::File);
         match before {
-            Err(_) => opening.made(path),
-            Ok(_) if reads_zero => opening.taken(path),
+            Err(_) => opening.made(&**world, path).await.map_err(could_not)?,
+            Ok(_) if reads_zero => opening.taken(&**world, path).await.map_err(could_not)?,
             Ok(_) => drop(opening),
         }
         session.check_called_off()?;

@@ -47,7 +47,13 @@ pub struct About {
     pub modified: Duration,
     /// Whose it is.
     pub owner: Owner,
+    /// Which file it is, whatever its name: no two that are there at the same time have the same one.
+    pub id: FileId,
 }
+
+/// Device and inode.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub struct FileId(pub u64, pub u64);
 
 /// A new file: its length, and what is not zeros in it.
 #[derive(Clone, Debug, PartialEq, Eq, Default)]

@@ -16,7 +16,7 @@ use rustix::io::Errno;
 
 use super::RealWorld;
 use crate::LocalFut;
-use crate::folders::{About, Folders, Kind, NewFile, Owner};
+use crate::folders::{About, FileId, Folders, Kind, NewFile, Owner};
 
 impl Folders for RealWorld {
     fn list<'a>(&'a self, folder: &'a Path) -> LocalFut<'a, io::Result<Vec<PathBuf>>> {
@@ -76,7 +76,8 @@ fn about(path: &Path) -> io::Result<About> {
     };
     let modified = found.modified()?.duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO);
     let owner = Owner { user: found.uid(), group: found.gid() };
-    Ok(About { kind, len: found.len(), modified, owner })
+    let id = FileId(found.dev(), found.ino());
+    Ok(About { kind, len: found.len(), modified, owner, id })
 }
 
 /// Makes a folder. Blocks.

@@ -7,7 +7,7 @@ use crate::lab::{self, Lab};
 
 /// A copy that cannot end by itself: one byte in a second.
 fn slow_copy(lab: &Lab, target: &str) -> Child {
-    let mut command = lab.command(lab::MILLPOND);
+    let mut command = lab.command_with_signals(lab::MILLPOND);
     command.args(["img", "convert", "-r", "1", "-m", "1", "-O", "qcow2", "disk.raw", target]);
     command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap()
 }
@@ -27,6 +27,64 @@ fn a_copy_that_is_called_off_leaves_no_image() {
         assert_eq!(end(child, signal), Some(status), "{signal}");
         assert!(!lab.path("new.qcow2").exists(), "{signal}");
     }
+}
+
+#[test]
+fn what_has_taken_the_name_of_ours_stays() {
+    let lab = Lab::on(std::path::Path::new(env!("CARGO_TARGET_TMPDIR")));
+    lab.image("disk.raw", 8 << 20);
+    for was_there in [false, true] {
+        if was_there {
+            std::fs::write(lab.path("new"), "old").unwrap();
+        }
+        let child = slow_copy(&lab, "new");
+        let has_header = || std::fs::metadata(lab.path("new")).is_ok_and(|file| file.len() > 65536);
+        lab::wait_for("the target has a header", has_header);
+        std::fs::rename(lab.path("new"), lab.path("aside")).unwrap();
+        std::fs::write(lab.path("new"), "precious").unwrap();
+        // If it has not opened it as an image yet, it finds that this is none.
+        assert!(matches!(end(child, "TERM"), Some(1 | 143)));
+        assert_eq!(std::fs::read_to_string(lab.path("new")).unwrap(), "precious");
+        std::fs::remove_file(lab.path("new")).unwrap();
+    }
+}
+
+#[test]
+fn a_link_to_what_was_not_there_stays() {
+    let lab = Lab::on(std::path::Path::new(env!("CARGO_TARGET_TMPDIR")));
+    lab.image("disk.raw", 8 << 20);
+    std::os::unix::fs::symlink("nowhere", lab.path("link")).unwrap();
+    let output = limited(&lab, "millpond img convert -O qcow2 disk.raw link");
+    assert_eq!(output.status.code(), Some(1), "{}", lab::said(&output));
+    assert!(std::fs::symlink_metadata(lab.path("link")).is_ok() && !lab.path("nowhere").exists());
+}
+
+#[test]
+fn without_open_files_it_says_so() {
+    let lab = Lab::on(std::path::Path::new(env!("CARGO_TARGET_TMPDIR")));
+    lab.image("disk.raw", 1 << 20);
+    for verb in ["img info disk.raw", "nbd -f raw disk.raw", "daemon"] {
+        let output = lab.run("bash", &["-c", &format!("ulimit -n 4; exec millpond {verb}")]);
+        let told = lab::said(&output);
+        assert!(output.status.code() == Some(1) && told.contains("cannot start"), "{verb}: {told}");
+        assert_eq!(told.lines().count(), 1, "{verb}: {told}");
+    }
+}
+
+/// As under nohup, or in a shell's background.
+#[test]
+fn what_is_ignored_ends_nothing() {
+    let lab = Lab::on(std::path::Path::new(env!("CARGO_TARGET_TMPDIR")));
+    lab.image("disk.raw", 8 << 20);
+    let script = "trap '' INT HUP; exec millpond img convert -p -r 8M -m 1 -O raw disk.raw new";
+    let mut child = lab.command("sh").args(["-c", script]).stdout(Stdio::piped()).spawn().unwrap();
+    // It has begun, and says so.
+    child.stdout.as_mut().unwrap().read_exact(&mut [0]).unwrap();
+    lab::signal(child.id(), "INT");
+    lab::signal(child.id(), "HUP");
+    std::io::copy(child.stdout.as_mut().unwrap(), &mut std::io::sink()).unwrap();
+    assert_eq!(child.wait().unwrap().code(), Some(0));
+    assert!(std::fs::read(lab.path("new")).unwrap() == std::fs::read(lab.path("disk.raw")).unwrap());
 }
 
 /// Nothing of it has to wait for anything, for longer than anybody would.
@@ -172,7 +230,7 @@ fn whatever_is_ended_leaves_a_whole_image_or_none() {
     lab.image("disk.raw", 24 << 20);
     let rounds = if lab::is_full() { 60 } else { 6 };
     for (seed, arguments) in (0..rounds).flat_map(|seed| MAKING.iter().map(move |verb| (seed, verb))) {
-        let mut command = lab.command(lab::MILLPOND);
+        let mut command = lab.command_with_signals(lab::MILLPOND);
         command.arg("img").args(*arguments).stdout(Stdio::null()).stderr(Stdio::null());
         let child = command.spawn().unwrap();
         std::thread::sleep(std::time::Duration::from_micros(seed * 7919 % 60_000));

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use ::io::LocalFut;
-use ::io::folders::{About, Folders, Kind, NewFile, Owner};
+use ::io::folders::{About, FileId, Folders, Kind, NewFile, Owner};
 use block::ByteRange;
 
 use super::control::OpKind;
@@ -37,12 +37,13 @@ impl Folders for SimDisk {
     fn about<'a>(&'a self, path: &'a Path) -> LocalFut<'a, io::Result<About>> {
         Box::pin(async move {
             let state = locked(&self.0);
-            let about = |kind, len| About { kind, len, modified: Duration::ZERO, owner: Owner::default() };
-            if let Some(inode) = state.inode_of(path) {
-                return Ok(about(Kind::File, inode.live.len));
+            let (modified, owner) = (Duration::ZERO, Owner::default());
+            let about = |kind, len, id| About { kind, len, modified, owner, id };
+            if let (Some(inode), Some(number)) = (state.inode_of(path), state.names.get(path)) {
+                return Ok(about(Kind::File, inode.live.len, FileId(1, *number as u64)));
             }
             match state.names.keys().any(|name| name.starts_with(path)) {
-                true => Ok(about(Kind::Folder, 0)),
+                true => Ok(about(Kind::Folder, 0, FileId::default())),
                 false => Err(io::ErrorKind::NotFound.into()),
             }
         })
