@@ -1,5 +1,6 @@
 //! JSON as QEMU prints it: four spaces, and a line for each bracket of what is empty.
 
+use ::json::to_ascii;
 use serde_json::Value;
 
 /// What is to be shown: a value, or one whose parts are made when their turn comes, because there may be many.
@@ -50,7 +51,7 @@ fn put(text: &mut String, value: &Value, depth: usize) {
             put_all(text, ('{', '}'), members, depth, put);
         }
         Value::Array(list) => put_all(text, ('[', ']'), list.iter().map(|value| (None, value)), depth, put),
-        other => text.push_str(&other.to_string()),
+        other => text.push_str(&to_ascii(other)),
     }
 }
 
@@ -68,7 +69,7 @@ fn put_all<'a, T>(
         }
         new_line(text, depth + 1);
         if let Some(key) = key {
-            text.push_str(&format!("{}: ", Value::from(key)));
+            text.push_str(&format!("{}: ", to_ascii(&Value::from(key))));
         }
         put(text, value, depth + 1);
     }

@@ -31,7 +31,10 @@ pub(crate) fn text(snapshots: &[SnapshotInfo]) -> String {
 }
 
 fn line([id, tag, size, date, clock, icount]: [String; 6]) -> String {
-    format!("{id:<7} {tag:<16} {size:>8} {date:>19} {clock:>15} {icount:>10}\n")
+    // Columns are counted in bytes, as C does.
+    let padded = |text: String, width: usize| format!("{text}{:1$}", "", width.saturating_sub(text.len()));
+    let (id, tag) = (padded(id, 7), padded(tag, 16));
+    format!("{id} {tag} {size:>8} {date:>19} {clock:>15} {icount:>10}\n")
 }
 
 /// Hours, minutes, seconds and thousandths.

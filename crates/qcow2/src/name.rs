@@ -55,8 +55,11 @@ pub fn resolve(name: &str, overlay: &str) -> Result<Target, BlockError> {
     Ok(absolute(&format!("{}{name}", directory(overlay))))
 }
 
-/// The same as text, for whoever shows it: a name as it stands where it is none of a path or a protocol.
+/// The same as text, for whoever shows it: a name with a protocol, and one that is no name of a file, as it stands.
 pub fn full_name(name: &str, overlay: &str) -> String {
+    if scheme(name).is_some() {
+        return name.to_owned();
+    }
     match resolve(name, overlay) {
         Ok(Target::Path(path)) => path,
         Ok(Target::Protocol { name, .. }) => name,

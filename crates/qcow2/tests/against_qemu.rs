@@ -174,7 +174,8 @@ fn large_disks() {
         let mut end = [0; 8192];
         disk.read(last - 4096, &mut end).unwrap();
         assert_eq!((&end[..4096], &end[4096..]), (&[0; 4096][..], &[9; 4096][..]));
-        assert!(disk.image().runs().unwrap().len() < 1000, "holes are long runs");
+        let runs = disk.image().runs().unwrap().len();
+        assert!(runs < 2000, "holes are long runs, not {runs}");
     }
 }
 
