@@ -1,7 +1,7 @@
 //! Opening files: what they are, and what they can do without waiting.
 
 use std::fs::OpenOptions as SystemOptions;
-use std::io::{self, ErrorKind};
+use std::io::{self, ErrorKind, Seek, SeekFrom};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
 use std::path::Path;
@@ -105,9 +105,11 @@ fn engine(options: OpenOptions, rings: Result<(), String>, inline: InlineReads) 
     }
 }
 
-fn kind(file: &std::fs::File) -> io::Result<Kind> {
-    let kind = file.metadata()?.file_type();
-    if kind.is_file() {
+fn kind(mut file: &std::fs::File) -> io::Result<Kind> {
+    let about = file.metadata()?;
+    let kind = about.file_type();
+    // What the kernel makes up when it is read (/proc) looks like an empty file, but has no end to go to.
+    if kind.is_file() && (about.len() > 0 || file.seek(SeekFrom::End(0)).is_ok()) {
         Ok(Kind::Regular)
     } else if kind.is_block_device() {
         Ok(Kind::BlockDevice)

@@ -17,6 +17,7 @@ const IMAGES: &[Mistake] = &[
     (&["-f", "bochs2", "disk.img"], &["'disk.img'", "Unknown driver 'bochs2'", "use one of", "qcow2", "raw"]),
     (&["-f", "raw", "fifo"], &["'fifo'", "neither a regular file nor a block device", "name a disk image"]),
     (&["-f", "raw", "/dev/null"], &["'/dev/null'", "name a disk image"]),
+    (&["-f", "raw", "-r", "/proc/version"], &["'/proc/version'", "name a disk image"]),
     (&["-f", "raw", "-o", "99999999", "disk.img"], &["'disk.img'", "99999999", "smaller offset"]),
     (&["-f", "qcow2", "-r", "luks.qcow2"], &["'luks.qcow2'", "encrypted", "qemu-img convert"]),
     (&["-f", "qcow2", "-r", "feature.qcow2"], &["'feature.qcow2'", "feature(s)", "qemu-img convert"]),
