@@ -27,6 +27,42 @@ pub fn parse(text: &str, implied: Option<&str>) -> Result<Map<String, Value>> {
     Ok(map)
 }
 
+/// A key that stands alone.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Switch {
+    /// As it stands there.
+    pub given: String,
+    /// What better to write.
+    pub instead: String,
+}
+
+/// Reads `text` as `--image-opts` has it: as [`parse`], but of a key that stands there twice the last value counts, and
+/// a key alone is a switch: on, or off with `no` before it. Answers those switches, too.
+pub fn parse_image_opts(text: &str, implied: &str) -> Result<(Map<String, Value>, Vec<Switch>)> {
+    let (mut options, mut switches): (Vec<(String, String)>, _) = (Vec::new(), Vec::new());
+    for (at, item) in items(text).into_iter().enumerate() {
+        let (key, value) = match item.split_once('=') {
+            Some((key, value)) => (key.to_owned(), value.to_owned()),
+            None if at == 0 => (implied.to_owned(), item),
+            None => {
+                let (key, value) = item.strip_prefix("no").map_or((&*item, "on"), |key| (key, "off"));
+                let (option, instead) = ((key.to_owned(), value.to_owned()), format!("{key}={value}"));
+                switches.push(Switch { given: item, instead });
+                option
+            }
+        };
+        if key.is_empty() || key.split('.').any(str::is_empty) {
+            return Err(invalid(format!("Invalid parameter '{key}'")));
+        }
+        options.retain(|(known, _)| *known != key);
+        options.push((key, value));
+    }
+    let mut map = Map::new();
+    options.into_iter().try_for_each(|(key, value)| put_below(&mut map, 0, &key, Value::String(value)))?;
+    lists(&mut map);
+    Ok((map, switches))
+}
+
 /// Flat dotted keys (of JSON or of a command line) as nested objects.
 pub fn nest(flat: Map<String, Value>) -> Result<Map<String, Value>> {
     nest_at(flat, 0)
@@ -119,6 +155,19 @@ mod tests {
         assert_eq!(Value::Object(map), expected);
         let object = parse("secret,id=s0", Some("qom-type")).unwrap();
         assert_eq!(Value::Object(object), json!({"qom-type": "secret", "id": "s0"}));
+    }
+
+    #[test]
+    fn image_opts_have_switches_and_the_last_value_counts() {
+        let (map, switches) = parse_image_opts("f,a.b=1,no-c,a.b=2,read-only", "file").unwrap();
+        let expected = json!({"file": "f", "a": {"b": "2"}, "-c": "off", "read-only": "on"});
+        assert_eq!(Value::Object(map), expected);
+        let told = [("no-c", "-c=off"), ("read-only", "read-only=on")];
+        assert_eq!(
+            switches,
+            told.map(|(given, instead)| Switch { given: given.to_owned(), instead: instead.to_owned() })
+        );
+        assert!(parse_image_opts("a.=1", "file").is_err() && parse_image_opts("f,no", "file").is_err());
     }
 
     #[test]

@@ -2,7 +2,8 @@
 //!
 //! Invariant: nothing is opened here, and no format is guessed.
 
-use engine::{file_names, keyval};
+use engine::file_names;
+use engine::keyval::{self, Switch};
 use graph::NodeName;
 use serde_json::{Map, Value, json};
 
@@ -18,9 +19,12 @@ pub(crate) struct Named {
     pub(crate) file: Map<String, Value>,
     /// Options of the format node itself.
     pub(crate) own: Map<String, Value>,
-    /// Whether they say that there is no backing image by an empty name.
-    pub(crate) says_none_by_name: bool,
+    /// What of the way in which it is named goes out of use, behind the word "warning".
+    pub(crate) deprecated: Vec<String>,
 }
+
+/// What is said of an empty name for "no backing image".
+const EMPTY_NAME: &str = "Use of \"backing\": \"\" is deprecated; use \"backing\": null instead";
 
 impl Named {
     /// The driver of the node that the format lies on.
@@ -43,7 +47,15 @@ const PREFIXES: [&str; 2] = ["nbd", "nbd+unix"];
 /// An image by its name, or with `image_opts` by its options.
 pub(crate) fn named(name: &str, format: Option<&str>, image_opts: bool) -> Result<Named> {
     if image_opts {
-        return from_options(keyval::parse(name, Some("file"))?);
+        let (map, switches) = keyval::parse_image_opts(name, "file")?;
+        let mut named = from_options(map)?;
+        named.deprecated.splice(
+            0..0,
+            switches.iter().map(|Switch { given, instead }| {
+                format!("short-form boolean option '{given}' deprecated\nPlease use {instead} instead")
+            }),
+        );
+        return Ok(named);
     }
     if let Some(text) = name.strip_prefix("json:") {
         let mut map = match json::parse(text) {
@@ -61,7 +73,7 @@ pub(crate) fn named(name: &str, format: Option<&str>, image_opts: bool) -> Resul
         format: format.map(str::to_owned),
         file: protocol(name)?,
         own: Map::new(),
-        says_none_by_name: false,
+        deprecated: Vec::new(),
     })
 }
 
@@ -106,7 +118,7 @@ fn from_options(mut map: Map<String, Value>) -> Result<Named> {
     if kind == Some(driver::Kind::Protocol) {
         check_node_name(&map)?;
         map.insert("driver".to_owned(), json!(driver));
-        return Ok(Named { format: driver, file: map, own: Map::new(), says_none_by_name: false });
+        return Ok(Named { format: driver, file: map, own: Map::new(), deprecated: Vec::new() });
     }
     if driver.is_none() && !map.contains_key("file") {
         return Err(Failure::new("Must specify either driver or file"));
@@ -130,8 +142,8 @@ fn from_options(mut map: Map<String, Value>) -> Result<Named> {
     }
     check_node_name(&file)?;
     check_node_name(&map)?;
-    let says_none_by_name = clear_backing(&mut map);
-    Ok(Named { format: driver, file, own: map, says_none_by_name })
+    let deprecated = if clear_backing(&mut map) { vec![EMPTY_NAME.to_owned()] } else { Vec::new() };
+    Ok(Named { format: driver, file, own: map, deprecated })
 }
 
 /// Makes an empty name of a backing image what it means: none. Answers whether there was one.

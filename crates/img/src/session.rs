@@ -73,7 +73,7 @@ impl Source<'_> {
             return Ok(());
         }
         // What cannot be read is told by whoever opens it.
-        let options = keyval::parse(self.name, Some("file")).unwrap_or_default();
+        let options = keyval::parse_image_opts(self.name, "file").unwrap_or_default().0;
         if options.get("force-share").is_some_and(|share| share != "on") {
             return Err(Failure::new("--force-share/-U conflicts with image options"));
         }
@@ -142,8 +142,6 @@ pub(crate) struct Looked {
     pub(crate) node: String,
 }
 
-/// Said where an empty name stands for no backing image.
-const EMPTY_NAME: &str = "warning: Use of \"backing\": \"\" is deprecated; use \"backing\": null instead";
 /// Said where a format was not given and the bytes are taken as they are, before they are written to.
 const GUESSED: &str = "WARNING: Image format was not specified for '{}' and probing guessed raw.\n         Automatically detecting the format is dangerous for raw images, write operations on block 0 will be restricted.\n         Specify the 'raw' format explicitly to remove the restrictions.\n";
 
@@ -257,8 +255,8 @@ impl Session {
     /// touched.
     pub(crate) async fn look(&self, source: Source<'_>, how: How<'_>) -> Result<Looked> {
         let named = naming::named(source.name, source.format, source.image_opts)?;
-        if named.says_none_by_name && self.warned.borrow_mut().insert(source.name.to_owned()) {
-            self.listener.complain(EMPTY_NAME);
+        if !named.deprecated.is_empty() && self.warned.borrow_mut().insert(source.name.to_owned()) {
+            named.deprecated.iter().for_each(|text| self.listener.complain(&format!("warning: {text}")));
         }
         let stated = named.format.as_deref().map(|format| known(format, named.driver())).transpose()?;
         let number = self.opened.replace(self.opened.get() + 1);

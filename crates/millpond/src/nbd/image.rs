@@ -3,10 +3,12 @@
 use std::path::Path;
 
 use block::{BlockError, ErrorKind, Result};
-use engine::{Engine, file_names, keyval};
+use engine::keyval::{self, Switch};
+use engine::{Engine, file_names};
 use serde_json::{Map, Value, json};
 
 use super::args::{Aio, Args, CacheMode, DetectZeroesMode, Discard};
+use crate::{line, output};
 
 /// First bytes of a qcow2 image.
 const QCOW2_MAGIC: &[u8] = b"QFI\xfb";
@@ -17,7 +19,13 @@ pub(super) async fn options(engine: &Engine, args: &Args) -> Result<Map<String, 
         return Err(invalid("no image given: name a FILE (see --help)".to_owned()));
     };
     let mut image = if args.image_opts {
-        keyval::parse(file, Some("driver"))?
+        let (options, switches) = keyval::parse_image_opts(file, "driver")?;
+        for Switch { given, instead } in switches {
+            let text =
+                format!("warning: short-form boolean option '{given}' deprecated: use {instead} instead");
+            output::tell_line(line::escaped(text));
+        }
+        options
     } else {
         named(engine, args, file).await?
     };
