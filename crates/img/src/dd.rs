@@ -62,7 +62,7 @@ async fn run(call: Call) -> Result<u8> {
     let image = session.open(source, how).await?;
     let format = given.value("output-format").unwrap_or("raw");
     if foreign::is_foreign(format) {
-        return Err(foreign::not_yet(format));
+        return Err(foreign::not_made_yet(format));
     }
     let table = option_list::on_file(format).map_err(|_| Failure::new("Unknown file format"))?;
     let size = image.size_in_sectors()?;

@@ -73,6 +73,11 @@ pub(crate) fn not_yet(format: &str) -> Failure {
     Failure::new(format!("Format '{format}' is not yet supported: convert it with qemu-img first"))
 }
 
+/// Why no image is made in a format.
+pub(crate) fn not_made_yet(format: &str) -> Failure {
+    Failure::new(format!("Format '{format}' is not yet supported: make it with qemu-img"))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -53,7 +53,7 @@ impl NewImage {
         match format {
             "raw" => raw(size, settings),
             "qcow2" => qcow2(size, settings),
-            _ => Err(foreign::not_yet(format)),
+            _ => Err(foreign::not_made_yet(format)),
         }
     }
 

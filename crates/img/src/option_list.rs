@@ -82,7 +82,7 @@ pub(crate) fn of_format(format: &str) -> Result<Vec<Setting>> {
     match format {
         "qcow2" => Ok(QCOW2.to_vec()),
         "raw" => Ok(RAW.to_vec()),
-        _ if foreign::is_foreign(format) => Err(foreign::not_yet(format)),
+        _ if foreign::is_foreign(format) => Err(foreign::not_made_yet(format)),
         _ => Err(Failure::new(format!("Unknown file format '{format}'"))),
     }
 }
