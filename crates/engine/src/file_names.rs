@@ -1,10 +1,23 @@
-//! Children that are named by a file name, as QEMU takes them in `--image-opts` and in `json:` names
-//! (`driver=qcow2,file.filename=x`).
+//! Names that are options (`json:{...}`), and children that are named by a file name, as QEMU takes them there and in
+//! `--image-opts` (`driver=qcow2,file.filename=x`).
 //!
 //! Invariant: what is named so is a file, whatever its name looks like; what a format is, is said or not known.
 
 use block::{BlockError, ErrorKind, Result};
 use serde_json::{Map, Value, json};
+
+use crate::keyval;
+
+/// The options that a `json:` name stands for, in QEMU's words where it stands for none; `None`: it is another name.
+pub fn from_json(name: &str) -> Option<Result<Map<String, Value>>> {
+    let text = name.strip_prefix("json:")?;
+    let invalid = |text: String| Err(BlockError::new(ErrorKind::Invalid, text));
+    Some(match json::parse(text) {
+        Ok(Value::Object(map)) => keyval::nest(map),
+        Ok(_) => invalid("Invalid JSON object given".to_owned()),
+        Err(error) => invalid(format!("Could not parse the JSON options: {error}")),
+    })
+}
 
 /// Gives the child `key` its driver where it has a file name instead, and those below it.
 ///
@@ -64,6 +77,14 @@ mod tests {
         for unnamed in [json!({}), json!({"filename": 7}), json!({"driver": "raw", "file": {}})] {
             assert!(resolved(unnamed.clone()).is_err(), "{unnamed}");
         }
+    }
+
+    #[test]
+    fn options_in_a_name_may_have_dots() {
+        let file = Map::from_iter([("file".to_owned(), json!({"filename": "x"}))]);
+        assert_eq!(from_json("json:{'file.filename': 'x'}").unwrap().ok(), Some(file));
+        assert!(from_json("json:[]").unwrap().is_err() && from_json("json:{").unwrap().is_err());
+        assert!(from_json("file:json:{}").is_none());
     }
 
     #[test]

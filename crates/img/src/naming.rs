@@ -57,12 +57,8 @@ pub(crate) fn named(name: &str, format: Option<&str>, image_opts: bool) -> Resul
         );
         return Ok(named);
     }
-    if let Some(text) = name.strip_prefix("json:") {
-        let mut map = match json::parse(text) {
-            Ok(Value::Object(map)) => keyval::nest(map)?,
-            Ok(_) => return Err(Failure::new("Invalid JSON object given")),
-            Err(error) => return Err(Failure::new(format!("Could not parse the JSON options: {error}"))),
-        };
+    if let Some(map) = file_names::from_json(name) {
+        let mut map = map?;
         if let Some(format) = format {
             // What stands beside the name counts more than what it says.
             map.insert("driver".to_owned(), format.into());

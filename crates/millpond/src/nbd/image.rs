@@ -46,12 +46,8 @@ pub(super) async fn options(engine: &Engine, args: &Args) -> Result<Map<String, 
 
 /// An image given by name: its format over the file or the server.
 async fn named(engine: &Engine, args: &Args, name: &str) -> Result<Map<String, Value>> {
-    if let Some(text) = name.strip_prefix("json:") {
-        return match json::parse(text) {
-            Ok(Value::Object(map)) => keyval::nest(map),
-            Ok(_) => Err(invalid("json: must be followed by an object".to_owned())),
-            Err(error) => Err(invalid(format!("Could not parse the JSON options: {error}"))),
-        };
+    if let Some(map) = file_names::from_json(name) {
+        return map;
     }
     let protocol = protocol(args, name);
     let format = match args.format.as_deref() {
