@@ -21,7 +21,7 @@ const CASES: &[&[&str]] = &[
     &["-f", "qcow2", "-r", "image.qcow2"],
     &["-f", "qcow2", "-r", "-e", "4", "top.qcow2"],
     &["-r", "--image-opts", "driver=qcow2,file.driver=file,file.filename=top.qcow2"],
-    &["-r", "--image-opts", "driver=qcow2,file.filename=top.qcow2"],
+    &["-r", "--image-opts", "driver=qcow2,file.filename=top.qcow2,read-only"],
     &["-r", "json:{\"driver\":\"qcow2\",\"file\":{\"filename\":\"top.qcow2\"}}"],
 ];
 

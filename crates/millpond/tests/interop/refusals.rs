@@ -40,7 +40,7 @@ const MISTAKES: &[(&[&str], &[&str])] = &[
     (&["--image-opts", "-f", "raw", "driver=raw"], &["--image-opts", "--format"]),
     (&["--image-opts", "driver=raw"], &["driver=raw", "\"file\""]),
     (&["--image-opts", "driver=file,filename=disk.img,bogus=1"], &["disk.img", "bogus"]),
-    (&["--image-opts", "driver=file,filename"], &["filename"]),
+    (&["--image-opts", "driver=file,=x"], &["Invalid parameter"]),
     (&["json:{\"driver\": "], &["JSON"]),
     (&["--object", "throttle-group", "disk.img"], &["'id'"]),
     (&["--object", "no-such-kind,id=a", "disk.img"], &["no-such-kind"]),
