@@ -234,6 +234,7 @@ struct Run {
 /// The stretches of an image, asked for as they are needed.
 struct Runs<'a> {
     side: &'a Side<'a>,
+    /// In order, without gaps.
     known: Vec<block::Extent>,
 }
 
@@ -251,15 +252,19 @@ impl<'a> Runs<'a> {
         if at >= size {
             return Ok(Run { end: u64::MAX, reads_zero: true });
         }
-        let covers = |extent: &&block::Extent| extent.range.start() <= at && at < extent.range.end();
-        if self.known.iter().find(covers).is_none() {
+        if self.known_at(at).is_none() {
             let range = ByteRange::between(at, size.min(at.saturating_add(QUESTION)));
             let known = self.side.reader.extents(range).await;
             self.known = known.map_err(|error| self.side.not_asked(&error))?;
         }
-        let found = self.known.iter().find(covers);
+        let found = self.known_at(at);
         let reads_zero = found.is_some_and(|extent| extent.state.reads_zero());
         Ok(Run { end: found.map_or(size, |extent| extent.range.end()), reads_zero })
+    }
+
+    fn known_at(&self, at: u64) -> Option<&block::Extent> {
+        let next = self.known.partition_point(|extent| extent.range.end() <= at);
+        self.known.get(next).filter(|extent| extent.range.start() <= at)
     }
 }
 
