@@ -24,7 +24,9 @@ const BYTES_MAX: usize = 64 << 20;
 /// What a waiting request costs besides its buffer, roughly.
 const REQUEST_COST: usize = 4096;
 /// How far the first look for one extent reaches, in bytes.
-const LOOK_AHEAD: u64 = 1 << 20;
+const LOOK_AHEAD: u64 = 16 << 10;
+/// How much further each next look reaches than the one before.
+const LOOK_FURTHER: u64 = 16;
 /// Most extents of one answer to BLOCK_STATUS.
 pub(super) const EXTENTS_MAX: usize = 4096;
 
@@ -169,6 +171,6 @@ async fn first_extent(view: &View, range: ByteRange) -> Result<Vec<Extent>> {
             return Ok(found);
         }
         rest = ByteRange::between(end, range.end());
-        step = step.saturating_mul(8);
+        step = step.saturating_mul(LOOK_FURTHER);
     }
 }
