@@ -18,9 +18,7 @@ pub fn parse(text: &str, implied: Option<&str>) -> Result<Map<String, Value>> {
             (None, Some(implied)) if at == 0 => (implied.to_owned(), item),
             _ => return Err(invalid(format!("Expected '=' after parameter '{item}'"))),
         };
-        if key.is_empty() || key.split('.').any(str::is_empty) {
-            return Err(invalid(format!("Invalid parameter '{key}'")));
-        }
+        check_key(&key)?;
         put_below(&mut map, 0, &key, Value::String(value))?;
     }
     lists(&mut map);
@@ -51,9 +49,7 @@ pub fn parse_image_opts(text: &str, implied: &str) -> Result<(Map<String, Value>
                 option
             }
         };
-        if key.is_empty() || key.split('.').any(str::is_empty) {
-            return Err(invalid(format!("Invalid parameter '{key}'")));
-        }
+        check_key(&key)?;
         options.retain(|(known, _)| *known != key);
         options.push((key, value));
     }
@@ -61,6 +57,13 @@ pub fn parse_image_opts(text: &str, implied: &str) -> Result<(Map<String, Value>
     options.into_iter().try_for_each(|(key, value)| put_below(&mut map, 0, &key, Value::String(value)))?;
     lists(&mut map);
     Ok((map, switches))
+}
+
+fn check_key(key: &str) -> Result<()> {
+    match key.is_empty() || key.split('.').any(str::is_empty) {
+        true => Err(invalid(format!("Invalid parameter '{key}'"))),
+        false => Ok(()),
+    }
 }
 
 /// Flat dotted keys (of JSON or of a command line) as nested objects.

@@ -48,14 +48,11 @@ const PREFIXES: [&str; 2] = ["nbd", "nbd+unix"];
 pub(crate) fn named(name: &str, format: Option<&str>, image_opts: bool) -> Result<Named> {
     if image_opts {
         let (map, switches) = keyval::parse_image_opts(name, "file")?;
-        let mut named = from_options(map)?;
-        named.deprecated.splice(
-            0..0,
-            switches.iter().map(|Switch { given, instead }| {
-                format!("short-form boolean option '{given}' deprecated\nPlease use {instead} instead")
-            }),
-        );
-        return Ok(named);
+        let named = from_options(map)?;
+        let switches = switches.iter().map(|Switch { given, instead }| {
+            format!("short-form boolean option '{given}' deprecated\nPlease use {instead} instead")
+        });
+        return Ok(Named { deprecated: switches.chain(named.deprecated).collect(), ..named });
     }
     if let Some(map) = file_names::from_json(name) {
         let mut map = map?;

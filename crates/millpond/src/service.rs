@@ -36,10 +36,14 @@ fn no_background(error: std::io::Error) -> BlockError {
 /// The signals that end a face in good order. SIGTERM always does; the others stay ignored where whoever has started it
 /// saw to that (nohup).
 pub(crate) fn signals() -> Result<Signals> {
-    let ends = |signal: &Signal| *signal == Signal::Terminate || !signal.is_ignored();
-    let ending: Vec<Signal> =
-        [Signal::Terminate, Signal::Interrupt, Signal::HangUp].into_iter().filter(ends).collect();
-    Signals::watch(&ending).map_err(|e| BlockError::system("cannot watch signals", e))
+    let ending = [Signal::Terminate, Signal::Interrupt, Signal::HangUp];
+    watch(&ending, |signal| signal == Signal::Terminate || !signal.is_ignored())
+}
+
+/// Watches those of `signals` that are to be heard.
+pub(crate) fn watch(signals: &[Signal], is_heard: impl Fn(Signal) -> bool) -> Result<Signals> {
+    let heard: Vec<Signal> = signals.iter().copied().filter(|signal| is_heard(*signal)).collect();
+    Signals::watch(&heard).map_err(|error| BlockError::system("cannot watch signals", error))
 }
 
 /// Runs a face to its end.

@@ -76,8 +76,12 @@ fn about(path: &Path) -> io::Result<About> {
     };
     let modified = found.modified()?.duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO);
     let owner = Owner { user: found.uid(), group: found.gid() };
-    let id = FileId(found.dev(), found.ino());
-    Ok(About { kind, len: found.len(), modified, owner, id })
+    Ok(About { kind, len: found.len(), modified, owner, id: file_id(&found) })
+}
+
+/// Which file it is that this is known of.
+pub(super) fn file_id(about: &fs::Metadata) -> FileId {
+    FileId(about.dev(), about.ino())
 }
 
 /// Makes a folder. Blocks.

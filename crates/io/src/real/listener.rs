@@ -8,7 +8,7 @@ use std::future::poll_fn;
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::fs::{FileTypeExt, MetadataExt};
+use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -21,9 +21,11 @@ use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
 use super::connect::unix_socket;
+use super::folders::file_id;
 use super::stream::RealIncoming;
 use super::watch::watch;
 use super::{address, inherited};
+use crate::folders::FileId;
 use crate::{Address, Incoming, Listener, LocalFut, here};
 
 /// Connections that the kernel keeps waiting for us at most (it may allow fewer).
@@ -118,7 +120,7 @@ impl RealListener {
 /// The file of a unix socket that we made; removed when dropped, unless somebody else's is there by then.
 struct SocketFile {
     path: PathBuf,
-    identity: (u64, u64),
+    identity: FileId,
 }
 
 impl Drop for SocketFile {
@@ -137,9 +139,8 @@ impl Drop for RealListener {
     }
 }
 
-fn identity(path: &Path) -> io::Result<(u64, u64)> {
-    let file = path.symlink_metadata()?;
-    Ok((file.dev(), file.ino()))
+fn identity(path: &Path) -> io::Result<FileId> {
+    Ok(file_id(&path.symlink_metadata()?))
 }
 
 fn unix_server(path: &Path) -> io::Result<(OwnedFd, SocketFile)> {
@@ -176,7 +177,7 @@ fn remove_stale(path: &Path) -> io::Result<()> {
         _ => return Err(refuse("another server is listening on this socket: stop it")),
     }
     match identity(path) {
-        Ok(now) if now == (before.dev(), before.ino()) => std::fs::remove_file(path),
+        Ok(now) if now == file_id(&before) => std::fs::remove_file(path),
         _ => Ok(()),
     }
 }

@@ -24,6 +24,7 @@ use rustix::io::{Errno, ReadWriteFlags};
 use super::flushing::Lost;
 use super::writeback::sync_range;
 use super::{probe, transfer};
+use crate::folders::FileId;
 
 /// Written bytes after which those that were written before have to go.
 const BATCH: u64 = 8 << 20;
@@ -45,9 +46,6 @@ pub(super) struct Transient {
     lost: Arc<Lost>,
     id: FileId,
 }
-
-/// Device and inode.
-type FileId = (u64, u64);
 
 /// Pages of files that were closed, on their way out: whoever opens one of those again knows that they are ours.
 #[derive(Default)]
@@ -85,7 +83,7 @@ impl Transient {
         if !by_flag && !by_advice {
             return None;
         }
-        let id = fstat(file).map(|about| (about.st_dev, about.st_ino)).ok()?;
+        let id = fstat(file).map(|about| FileId(about.st_dev, about.st_ino)).ok()?;
         let written = Mutex::new(Written { flagged: left.take(id), ..Written::default() });
         // Without one, some pages stay.
         Some(Self {

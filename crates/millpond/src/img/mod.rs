@@ -12,7 +12,7 @@ use std::process::ExitCode;
 use std::rc::Rc;
 use std::sync::Arc;
 
-use block::{BlockError, Result};
+use block::Result;
 use engine::{Engine, EngineOptions, Wording};
 use img::{Call, Failure, Given, Listener as _, Session, Verb};
 use io::real::RealWorld;
@@ -134,9 +134,7 @@ async fn carry_out(
 ) -> Result<Outcome> {
     let all = [Signal::Terminate, Signal::Interrupt, Signal::HangUp, Signal::User1];
     // What is ignored from the start stays so, as for a program that does not know of signals.
-    let heard: Vec<Signal> = all.into_iter().filter(|signal| !signal.is_ignored()).collect();
-    let mut signals =
-        Signals::watch(&heard).map_err(|error| BlockError::system("cannot watch signals", error))?;
+    let mut signals = service::watch(&all, |signal| !signal.is_ignored())?;
     let options =
         EngineOptions { threads: 1, keeps_still: false, wording: Wording::Opts, ..Default::default() };
     let engine = Engine::new(world, options)?;

@@ -5,12 +5,14 @@
 
 use std::fs::{self, File, Metadata, OpenOptions};
 use std::io::{self, ErrorKind, Write};
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::process;
 
 use rustix::fs::{FlockOperation, OFlags, fcntl_lock};
 use rustix::io::Errno;
+
+use crate::real::folders::file_id;
 
 /// A file with the id of this process.
 #[derive(Debug)]
@@ -68,7 +70,7 @@ impl PidFile {
     }
 
     fn has_its_name(&self) -> bool {
-        let regular = |about: Metadata| about.is_file().then(|| (about.dev(), about.ino()));
+        let regular = |about: Metadata| about.is_file().then(|| file_id(&about));
         let ours = self.file.metadata().ok().and_then(regular);
         ours.is_some() && ours == fs::metadata(&self.path).ok().and_then(regular)
     }
@@ -78,17 +80,13 @@ impl PidFile {
 mod tests {
     use super::*;
 
-    fn id() -> String {
-        format!("{}\n", process::id())
-    }
-
     #[test]
     fn it_takes_the_place_of_one_that_was_left() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("pid");
         fs::write(&path, "12345678901\n").unwrap();
         let file = PidFile::write(&path).unwrap();
-        assert_eq!(fs::read_to_string(&path).unwrap(), id());
+        assert_eq!(fs::read_to_string(&path).unwrap(), format!("{}\n", process::id()));
         file.remove();
         assert!(!path.exists());
         fs::write(&path, "somebody else's").unwrap();
