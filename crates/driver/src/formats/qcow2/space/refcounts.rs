@@ -4,16 +4,18 @@
 //!
 //! Invariants:
 //! * A cluster is handed out once: it is counted before anybody hears of it. Free clusters behind the frontier are
-//!   those of `free`; before it only the counters know.
+//!   those of `free`, which says where it misses some; before it only the counters know.
 //! * A counter that has changed stays in memory until a flush has written it.
 //! * Compressed bytes go behind others only in a cluster that those others still count for.
 //! * No cluster of the header, the L1 table or the refcount table is ever handed out, nor any other that is known to be
 //!   in use, whatever its counter says.
 
 mod cut;
+mod free_runs;
 mod lies;
 mod long;
 mod resting;
+mod search;
 mod switch;
 #[cfg(test)]
 mod tests;
@@ -29,6 +31,7 @@ use super::Run;
 use super::claims::Claims;
 use super::structures::{Structure, Structures, Watched};
 pub(crate) use cut::End;
+use free_runs::FreeRuns;
 pub(crate) use long::table_full;
 pub(crate) use switch::NewTables;
 
@@ -70,8 +73,8 @@ pub(crate) struct Refcounts {
     clock: u64,
     /// What it was when blocks that nobody needs were last looked for.
     cleaned: u64,
-    free: BTreeMap<u64, u64>,
-    /// The same of those that were freed and are not handed out; `None` where all are.
+    free: FreeRuns,
+    /// Runs of those that were freed and are not handed out; `None` where all are.
     resting: Option<BTreeMap<u64, u64>>,
     /// Where the next compressed bytes may go, behind the last ones, in a cluster that is counted for those.
     packed: Option<u64>,
@@ -126,7 +129,7 @@ impl Refcounts {
             dirty: 0,
             clock: 0,
             cleaned: 0,
-            free: BTreeMap::new(),
+            free: FreeRuns::new((8 << cluster_bits) / u64::from(header.refcount_table.bits)),
             resting: None,
             packed: None,
             frontier: 0,
@@ -157,64 +160,6 @@ impl Refcounts {
             false => 0,
         };
         more + table
-    }
-
-    /// Takes up to `count` clusters in one run, none at or beyond `end`.
-    pub(crate) fn take(&mut self, count: u64, end: u64) -> Result<Took> {
-        let Some((first, longest)) = self.known(count) else { return self.take_fresh(count, end) };
-        let block = first / self.per_block();
-        if !self.blocks.contains_key(&block) {
-            return Ok(Took::Load(block));
-        }
-        let run = Run { first, count: count.min(longest).min((block + 1) * self.per_block() - first) };
-        self.check_free(run)?;
-        self.free.remove(&first);
-        if longest > run.count {
-            self.free.insert(first + run.count, longest - run.count);
-        }
-        Ok(self.hand_out(run))
-    }
-
-    /// A free run behind the frontier that is long enough to be worth it.
-    fn known(&self, count: u64) -> Option<(u64, u64)> {
-        let enough = self.free.iter().find(|(_, n)| **n >= count);
-        let longest = || self.free.iter().max_by_key(|(_, n)| **n).filter(|(_, n)| **n * 2 >= count);
-        enough.or_else(longest).map(|(first, n)| (*first, *n))
-    }
-
-    fn take_fresh(&mut self, count: u64, end: u64) -> Result<Took> {
-        loop {
-            let (per_block, block) = (self.per_block(), self.frontier / self.per_block());
-            if self.frontier >= end {
-                return Ok(Took::Full);
-            }
-            match self.table.get(block as usize) {
-                None => self.grow(end)?,
-                Some(0) => self.create_block(block)?,
-                Some(_) => {
-                    let Some(found) = self.blocks.get(&block) else { return Ok(Took::Load(block)) };
-                    let Some(free) = found.counts.free_run(self.frontier % per_block, count) else {
-                        self.frontier = (block + 1) * per_block;
-                        continue;
-                    };
-                    let first = block * per_block + free.start;
-                    let run = Run { first, count: (free.end - free.start).min(end.saturating_sub(first)) };
-                    if run.count == 0 {
-                        return Ok(Took::Full);
-                    }
-                    let run = match self.awake(run) {
-                        Ok(run) => run,
-                        Err(after) => {
-                            self.frontier = after;
-                            continue;
-                        }
-                    };
-                    self.check_free(run)?;
-                    self.frontier = first + run.count;
-                    return Ok(self.hand_out(run));
-                }
-            }
-        }
     }
 
     /// Takes `len` bytes, at most a cluster, behind those that were taken last or in new clusters. The run is of the

@@ -19,8 +19,6 @@ use super::books::{Books, Locked, Settled};
 const PATIENCE: u32 = 100;
 /// Runs that leave the file at a time.
 const PUNCHES_MAX: usize = 16;
-/// How often clusters that lie together are asked for.
-const TRIES: usize = 64;
 const PAUSE: Duration = Duration::from_millis(1);
 
 /// Clusters that are counted and that nothing points to, yet or any more. Dropped unless they are kept, they are given
@@ -75,19 +73,13 @@ impl Image {
         self.take_as(next, |refcounts, end| refcounts.take(count, end)).await
     }
 
-    /// Takes `count` clusters that lie together. Runs that are too short are held until one is long enough; else the
-    /// file gets longer.
+    /// Takes `count` clusters that lie together.
     pub(crate) async fn take_together(self: &Arc<Self>, count: u64, next: Next<'_>) -> Result<Arc<Room>> {
-        let fits_a_block = count < self.writer()?.books.lock().refcounts.per_block();
-        let (tries, mut short) = (if fits_a_block { TRIES } else { 0 }, Vec::new());
-        while short.len() < tries {
-            let room = self.take(count, next).await?;
-            if room.run.count == count {
-                return Ok(room);
-            }
-            short.push(room);
-        }
-        self.take_as(next, |refcounts, end| refcounts.take_behind(count, end)).await
+        let take = |refcounts: &mut Refcounts, end| match count < refcounts.per_block() {
+            true => refcounts.take_at_least(count, count, end),
+            false => refcounts.take_behind(count, end),
+        };
+        self.take_as(next, take).await
     }
 
     /// Takes `len` bytes, at most a cluster, for compressed data; answers where they begin.

@@ -18,8 +18,8 @@ use super::super::space::freed::Why;
 use super::allocate::Room;
 use super::books::Pin;
 
-/// Most bytes that get their place in one go.
-const PIECE: u64 = 64 << 20;
+/// Most bytes that are written before a flush is waited for.
+const WRITTEN_MAX: u64 = 64 << 20;
 /// Bytes of zeros that are written at a time.
 const ZEROES: u64 = 1 << 20;
 
@@ -40,7 +40,8 @@ impl Image {
         let mut rest = ByteRange::between(first, whole.end().max(first));
         while !rest.is_empty() {
             let (at, span) = (rest.start(), self.geometry.slice_span());
-            let part = rest.head((span - at % span).min(PIECE.max(self.geometry.cluster_size())));
+            let most = if how == Preallocation::Full { WRITTEN_MAX } else { span };
+            let part = rest.head((span - at % span).min(most.max(self.geometry.cluster_size())));
             let Some(pin) = self.pin(at, true, next).await? else {
                 return Err(BlockError::new(ErrorKind::Corrupt, "no L2 table can be made"));
             };

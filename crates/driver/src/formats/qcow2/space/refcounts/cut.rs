@@ -48,10 +48,7 @@ impl Refcounts {
         self.structures.forget(own);
         self.claims.remove(own);
         // What is free there is not counted any more: whoever needs it makes the block anew.
-        self.free.split_off(&start);
-        if let Some((first, count)) = self.free.last_entry().map(|run| (*run.key(), *run.get())) {
-            self.free.insert(first, count.min(start - first));
-        }
+        self.free.cut(start);
         self.frontier = self.frontier.min(start);
         true
     }

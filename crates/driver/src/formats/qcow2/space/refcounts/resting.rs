@@ -20,7 +20,7 @@ impl Refcounts {
     pub(crate) fn give(&mut self, cluster: u64) {
         match &mut self.resting {
             Some(resting) => add(resting, cluster),
-            None if cluster < self.frontier => add(&mut self.free, cluster),
+            None if cluster < self.frontier => self.free.add(Run { first: cluster, count: 1 }),
             // Those that have not been looked at are found by their counters.
             None => {}
         }

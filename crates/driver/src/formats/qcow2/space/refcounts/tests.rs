@@ -298,3 +298,40 @@ fn what_rests_is_not_handed_out_and_all_else_is() {
     let resting: Vec<_> = held[10..].iter().step_by(2).flat_map(of).collect();
     assert!(!resting.is_empty() && !again.iter().any(|cluster| resting.contains(cluster)), "{again:?}");
 }
+
+/// Refcounts of which every other one of the first clusters was given back, and those that stayed taken.
+fn in_single_clusters(file: &mut Vec<u8>, counts: &mut Refcounts) -> Vec<Run> {
+    let held: Vec<Run> = (0..600).map(|_| take(counts, file, 1, u64::MAX).unwrap()).collect();
+    held.iter().step_by(2).for_each(|run| release(counts, file, *run));
+    flush(counts, file);
+    held.into_iter().skip(1).step_by(2).collect()
+}
+
+#[test]
+fn what_is_written_together_lies_together_and_single_clusters_are_for_who_needs_one() {
+    let (mut counts, mut file) = fresh(4 << 20);
+    let held = in_single_clusters(&mut file, &mut counts);
+    let last = held.last().unwrap().first;
+    // They are found by their counters, as in an image that was just opened.
+    counts.look_again();
+    let long = take(&mut counts, &file, 32, u64::MAX).unwrap();
+    assert!(long.first > last && long.count >= 16, "{long:?}");
+    let ones: Vec<Run> = (0..300).map(|_| take(&mut counts, &file, 1, u64::MAX).unwrap()).collect();
+    assert!(ones.iter().filter(|one| one.first < last).count() >= 299, "{ones:?}");
+}
+
+#[test]
+fn a_file_that_cannot_grow_is_filled_to_its_last_single_cluster() {
+    let (mut counts, mut file) = fresh(4 << 20);
+    let held = in_single_clusters(&mut file, &mut counts);
+    let end = held.last().unwrap().first + 40;
+    counts.look_again();
+    let mut taken = 0;
+    while let Some(run) = take(&mut counts, &file, 32, end) {
+        assert!(run.first + run.count <= end, "{run:?}");
+        taken += run.count;
+    }
+    flush(&mut counts, &mut file);
+    assert!(taken >= 300 + 35, "{taken}");
+    assert!(stored(&file)[..end as usize].iter().all(|count| *count == 1));
+}
