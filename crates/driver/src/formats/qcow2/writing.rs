@@ -14,6 +14,7 @@ pub(super) mod empty;
 pub(super) mod flush;
 pub(super) mod flushes;
 pub(super) mod generations;
+mod packed;
 pub(super) mod reserve;
 pub(super) mod room;
 pub(super) mod stopping;

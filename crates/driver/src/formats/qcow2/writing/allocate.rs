@@ -55,6 +55,8 @@ struct Holes {
 
 impl Holes {
     fn each(mut self) -> Vec<Arc<Room>> {
+        let per_block = self.books.lock().refcounts.per_block();
+        join(&mut self.runs, per_block);
         let room = |run| Room { run, clean: false, books: self.books.clone(), kept: AtomicBool::new(false) };
         std::mem::take(&mut self.runs).into_iter().map(|run| Arc::new(room(run))).collect()
     }
@@ -222,9 +224,36 @@ impl Image {
     }
 }
 
+/// Sorts runs and makes one of neighbours that the same refcount block counts.
+fn join(runs: &mut Vec<Run>, per_block: u64) {
+    runs.sort_unstable_by_key(|run| run.first);
+    runs.dedup_by(|next, before| {
+        let goes_on = before.first + before.count == next.first && !next.first.is_multiple_of(per_block);
+        if goes_on {
+            before.count += next.count;
+        }
+        goes_on
+    });
+}
+
 #[cold]
 pub(crate) fn full() -> BlockError {
     let context =
         "no free cluster is left in its file, which cannot grow: discard something or give it a larger one";
     BlockError::new(ErrorKind::NoSpace, context)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn neighbours_leave_the_file_together_as_far_as_a_block_counts_them() {
+        let of = |list: &[(u64, u64)]| {
+            list.iter().map(|(first, count)| Run { first: *first, count: *count }).collect()
+        };
+        let mut runs: Vec<Run> = of(&[(5, 1), (16, 2), (9, 1), (6, 3), (14, 2), (20, 1)]);
+        join(&mut runs, 16);
+        assert_eq!(runs, of(&[(5, 5), (14, 2), (16, 2), (20, 1)]));
+    }
 }

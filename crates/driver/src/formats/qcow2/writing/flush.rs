@@ -25,12 +25,12 @@ use flow::{Next, Request};
 use futures_util::{StreamExt, TryStreamExt, stream};
 use io::Lease;
 use io::sync::oneshot;
-use qcow2::{DATA_FILE_CHILD, FILE_CHILD, HeaderEdit, L2Slice};
+use qcow2::{DATA_FILE_CHILD, FILE_CHILD, HeaderEdit};
 
 use super::super::image::Image;
-use super::super::space::refcounts::TableWrite;
 use super::books::{Locked, Pressure, Taken};
 use super::flushes::Flushes;
+use super::packed::Packed;
 use super::writer::{Turn, stopped};
 
 /// Writes of tables that are under way at a time.
@@ -164,52 +164,42 @@ impl Image {
     }
 
     async fn write_tables(&self, taken: &Taken, turn: &Turn, next: Next<'_>) -> Result<()> {
-        let store = |slice: &Arc<L2Slice>| {
-            let mut bytes = Lease::new(self.geometry.slice_bytes());
-            slice.store(&mut bytes);
-            (slice.address().host.0, bytes)
-        };
-        let slices = taken.slices.iter().map(store);
-        let piece = |number: &usize| {
+        let slice_bytes = self.geometry.slice_bytes();
+        let mut tables = Packed::with_capacity(taken.slices.len() * slice_bytes);
+        for slice in &taken.slices {
+            slice.store(tables.room(slice.address().host.0, slice_bytes));
+        }
+        for number in &taken.l1 {
             let (at, bytes) = self.l1.piece(*number);
-            (self.l1_offset.load(Ordering::Acquire) + at, Lease::copy_of(&bytes))
-        };
-        let l1 = taken.l1.iter().map(piece);
-        let tables: Vec<_> = slices.chain(l1).collect();
+            tables.push(self.l1_offset.load(Ordering::Acquire) + at, &bytes);
+        }
         let rule = if tables.is_empty() { Rule::PlainBarrier } else { Rule::DataBarrier };
         self.write_refcounts(rule, turn, next).await?;
-        self.write_all(tables, Rule::LastBarrier, turn, next).await
+        self.write_all(&tables, Rule::LastBarrier, turn, next).await
     }
 
     /// Writes refcounts, and makes them durable with all that was written before.
     async fn write_refcounts(&self, rule: Rule, turn: &Turn, next: Next<'_>) -> Result<()> {
         let books = &self.writer()?.books;
         let (blocks, table) = books.lock().refcounts.begin_write();
-        let store = |block: &u64| {
-            let (at, bytes) = books.lock().refcounts.store(*block)?;
-            Some((at, Lease::copy_of(&bytes)))
-        };
-        let mut writes: Vec<_> = blocks.iter().filter_map(store).collect();
-        let (moved_to, table) = match table {
-            Some(TableWrite { offset, bytes, moved_to }) => {
-                (moved_to, Some((offset, Lease::copy_of(&bytes))))
-            }
-            None => (None, None),
-        };
-        let table = match moved_to {
-            // Nothing points to it yet.
-            Some(_) => {
-                writes.extend(table);
-                None
-            }
-            None => table,
-        };
-        self.write_each(writes, turn, next).await?;
+        let mut writes = Packed::default();
+        for block in &blocks {
+            let stored = books.lock().refcounts.store(*block);
+            stored.into_iter().for_each(|(at, bytes)| writes.push(at, &bytes));
+        }
+        let (mut entries, mut moved_to) = (Packed::default(), None);
+        if let Some(table) = table {
+            moved_to = table.moved_to;
+            // Nothing points to one that has moved yet.
+            let with = if moved_to.is_some() { &mut writes } else { &mut entries };
+            with.push(table.offset, &table.bytes);
+        }
+        self.write_each(&writes, turn, next).await?;
         if self.is_apart() {
             self.barrier_of(DATA_FILE_CHILD, Rule::DataFileBarrier, next).await?;
         }
         self.barrier(rule, next).await?;
-        self.write_all(table.into_iter().collect(), Rule::RefcountBarrier, turn, next).await?;
+        self.write_all(&entries, Rule::RefcountBarrier, turn, next).await?;
         let Some(place) = moved_to else { return Ok(()) };
         let clusters = u32::try_from(place.count).unwrap_or(u32::MAX);
         let edit = HeaderEdit::RefcountTable { offset: self.host(place.first), clusters };
@@ -222,13 +212,7 @@ impl Image {
     }
 
     /// Writes these bytes of the file, and makes them durable; without any there is nothing to be done.
-    async fn write_all(
-        &self,
-        writes: Vec<(u64, Lease)>,
-        rule: Rule,
-        turn: &Turn,
-        next: Next<'_>,
-    ) -> Result<()> {
+    async fn write_all(&self, writes: &Packed, rule: Rule, turn: &Turn, next: Next<'_>) -> Result<()> {
         if writes.is_empty() {
             return Ok(());
         }
@@ -236,9 +220,9 @@ impl Image {
         self.barrier(rule, next).await
     }
 
-    async fn write_each(&self, writes: Vec<(u64, Lease)>, turn: &Turn, next: Next<'_>) -> Result<()> {
+    async fn write_each(&self, writes: &Packed, turn: &Turn, next: Next<'_>) -> Result<()> {
         let write = |(at, bytes)| self.write_table(at, bytes, turn, next);
-        stream::iter(writes.into_iter().map(write)).buffer_unordered(WRITES_MAX).try_collect::<()>().await
+        stream::iter(writes.writes().map(write)).buffer_unordered(WRITES_MAX).try_collect::<()>().await
     }
 
     /// Writes a piece of a table. The turn lasts until it has landed, whatever becomes of us.
