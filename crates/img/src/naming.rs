@@ -88,7 +88,8 @@ pub(crate) fn protocol(name: &str) -> Result<Map<String, Value>> {
 
 /// Fails where nothing can be made under that name, because its protocol is unknown.
 pub(crate) fn protocol_of_new(name: &str) -> Result<()> {
-    protocol(name).map(|_| ())
+    // That nothing has no name shows when it is made.
+    if name.is_empty() { Ok(()) } else { protocol(name).map(|_| ()) }
 }
 
 /// Whether the name is that of a file, and of which one.

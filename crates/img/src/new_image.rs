@@ -40,6 +40,9 @@ pub(crate) enum Then {
     Data,
 }
 
+/// Longest disk that QEMU's block layer has.
+const LENGTH_MAX: u64 = (i64::MAX as u64) & !((1 << 30) - 1);
+
 const CLUSTERS: &str = "Cluster size must be a power of two between 512 and 2048k";
 
 impl NewImage {
@@ -47,9 +50,7 @@ impl NewImage {
     pub(crate) fn new(format: &str, settings: &Settings) -> Result<Self> {
         let size = settings.number("size").unwrap_or(0);
         let rounded = size.checked_next_multiple_of(SECTOR);
-        let size = rounded
-            .filter(|size| *size <= i64::MAX as u64)
-            .ok_or_else(|| Failure::new(format!("The image size is too large for file format '{format}'")))?;
+        let size = rounded.filter(|size| *size <= i64::MAX as u64).ok_or_else(|| negative(format))?;
         match format {
             "raw" => raw(size, settings),
             "qcow2" => qcow2(size, settings),
@@ -152,6 +153,10 @@ fn qcow2(size: u64, settings: &Settings) -> Result<NewImage> {
     check(&image, settings, preallocated)?;
     let fits = image.bytes();
     let fits = fits.map_err(|error| match error.to_string().contains("too large") {
+        true if size > LENGTH_MAX => {
+            let text = format!("Could not resize image: offset({size}) exceeds maximum({LENGTH_MAX})");
+            Failure::new(text)
+        }
         true => Failure::new(
             "The image size is too large for file format 'qcow2' (try using a larger cluster size)",
         ),
@@ -159,6 +164,14 @@ fn qcow2(size: u64, settings: &Settings) -> Result<NewImage> {
     })?;
     check_quota(&image, quota, fits.tables_len)?;
     Ok(NewImage::Qcow2 { image, room })
+}
+
+/// Of a size that is none any more in whole sectors.
+fn negative(format: &str) -> Failure {
+    Failure::new(match format {
+        "qcow2" => "Could not resize image: Image size cannot be negative",
+        _ => "Could not resize file: Invalid argument",
+    })
 }
 
 fn version(settings: &Settings) -> Result<Version> {
