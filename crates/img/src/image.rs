@@ -1,13 +1,15 @@
 //! An image that is open, and who uses it.
 
+use std::rc::Rc;
 use std::sync::Arc;
 
-use engine::Engine;
+use engine::{Engine, Event};
 use flow::{BitmapInfo, Root};
 use graph::{Demand, RootId, User};
 use qcow2::Header;
 
 use crate::failure::Result;
+use crate::session::{Listener, Session};
 
 /// Sizes of raw images are shown in whole sectors, as QEMU does.
 pub(crate) const SECTOR: u64 = 512;
@@ -18,6 +20,8 @@ const GRANULARITY_MIN: u64 = 4 << 10;
 /// An open image. Close it, or what was written to it is not all in its file.
 pub(crate) struct Image {
     engine: Arc<Engine>,
+    /// Who is told of what is lost when it is closed.
+    listener: Rc<dyn Listener>,
     /// Its driver.
     pub(crate) format: &'static str,
     /// Its node.
@@ -39,14 +43,15 @@ pub(crate) struct Use {
 impl Image {
     /// Takes a node that was opened, for `demand`: other programs see it from now on.
     pub(crate) fn taken(
-        engine: Arc<Engine>,
+        session: &Session,
         format: &'static str,
         node: String,
         header: Option<Header>,
         demand: Demand,
     ) -> Result<Self> {
+        let (engine, listener) = (session.engine.clone(), session.listener.clone());
         let (user, _) = engine.attach(&node, User::named("img"), demand)?;
-        Ok(Self { engine, format, node, header, user })
+        Ok(Self { engine, listener, format, node, header, user })
     }
 
     /// Size of the virtual disk in bytes.
@@ -80,10 +85,18 @@ impl Image {
         Use::of(&self.engine, &self.node, demand)
     }
 
-    /// Closes it: what was written to it is in its file then, and durable as its cache mode says.
+    /// Closes it: what was written to it is in its file then, and durable as its cache mode says. Of what could not be
+    /// stored any more, its bitmaps, it is told, which is no failure, as with qemu-img.
     pub(crate) async fn close(self) -> Result<()> {
+        let mut events = self.engine.events().subscribe();
         self.engine.detach(self.user).await?;
-        Ok(self.engine.delete_node(&self.node).await?)
+        let closed = self.engine.delete_node(&self.node).await;
+        while let Some(event) = events.try_next() {
+            if let Event::NodeGivenUp { error, .. } = event {
+                self.listener.complain(&error);
+            }
+        }
+        Ok(closed?)
     }
 }
 

@@ -248,7 +248,7 @@ impl Session {
             }
         }
         added.map_err(Failure::from)?;
-        Image::taken(self.engine.clone(), looked.format, node, looked.header, how.demand())
+        Image::taken(self, looked.format, node, looked.header, how.demand())
     }
 
     /// Finds out what an image is: opens the node that it lies on and leaves it open. Nothing that the image names is

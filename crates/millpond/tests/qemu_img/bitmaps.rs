@@ -70,3 +70,31 @@ fn a_table_that_is_too_long_is_told_and_can_be_removed() {
     lab.ok("millpond", &["img", "check", "-q", "-r", "all", "disk.qcow2"]);
     lab.ok("qemu-img", &["check", "-q", "disk.qcow2"]);
 }
+
+/// A snapshot is deleted by one of the last flushes; what the close could not store after it is lost, and is told of.
+#[test]
+fn bitmaps_that_a_close_could_not_store_are_told_of() {
+    let test = "bitmaps_that_a_close_could_not_store_are_told_of";
+    let Some(lab) = Lab::new(test, &["qemu-img", "qemu-io"]) else { return };
+    marked(&lab, "before.qcow2");
+    lab.ok("qemu-img", &["snapshot", "-c", "one", "before.qcow2"]);
+    lab.ok("qemu-io", &["-c", "write -q -P 9 1M 64k", "before.qcow2"]);
+    let mut lost = 0;
+    for nth in 1.. {
+        std::fs::copy(lab.path("before.qcow2"), lab.path("disk.qcow2")).unwrap();
+        let image = format!(
+            "driver=qcow2,file.driver=fault,file.rules.0.op=flush,file.rules.0.nth={nth},file.file.driver=file,file.file.filename=disk.qcow2"
+        );
+        let output = lab.run("millpond", &["img", "snapshot", "-d", "one", "--image-opts", &image]);
+        let (well, told) = (output.status.success(), lab::said(&output));
+        let shown = lab.ok("qemu-img", &["info", "disk.qcow2"]);
+        assert!(!well || !shown.contains("one "), "{nth}: {told}{shown}");
+        if told.is_empty() {
+            assert!(well && !shown.contains("in-use"), "{nth}: {shown}");
+            break;
+        }
+        lost += usize::from(well);
+        lab.ok("qemu-img", &["check", "-q", "-r", "leaks", "disk.qcow2"]);
+    }
+    assert!(lost > 0, "no flush was of the close alone");
+}
