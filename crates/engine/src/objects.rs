@@ -11,6 +11,7 @@ impl Engine {
     /// Makes an object from `qom-type`, `id` and what its kind takes (`object-add`).
     pub async fn add_object(&self, mut options: Map<String, Value>) -> Result<()> {
         let kind = take(&mut options, "qom-type")?;
+        ObjectOptions::check_kind(&kind)?;
         let id = take(&mut options, "id")?;
         let options = options::parse_with(options, |given| ObjectOptions::read(&kind, given))?;
         self.objects.create(&id, options, &*self.world).await

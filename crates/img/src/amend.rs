@@ -57,6 +57,7 @@ enum Step {
 
 async fn run(call: Call) -> Result<u8> {
     let Call { session, given } = call;
+    session.add_objects(given.objects()).await?;
     if !given.has("options") {
         return Err(Failure::misused("Must specify options (-o)"));
     }
@@ -67,10 +68,9 @@ async fn run(call: Call) -> Result<u8> {
         return Ok(0);
     }
     let [name] = &given.operands[..] else { return Err(Failure::new("Expecting one image file name")) };
-    let source = Source { name, format: given.format()?, image_opts: given.has("image-opts") };
+    let source = Source { name, format: given.value("format"), image_opts: given.has("image-opts") };
     let cache = Cache::named(given.value("cache"), "cache", Cache::WRITEBACK)?;
     session.listener.begin_progress();
-    session.add_objects(given.objects()).await?;
     let how = How { cache, ..How::WRITE };
     // With all that it names, as it will be used.
     let image = session.open(source, how).await?;

@@ -73,14 +73,14 @@ struct Plan {
 
 async fn run(call: Call) -> Result<u8> {
     let Call { session, given } = call;
+    session.add_objects(given.objects()).await?;
     let plan = Plan::parse(&given)?;
     let aio = aio(&given)?;
     let cache = Cache::named(given.value("cache"), "cache", Cache::WRITEBACK);
     let cache = cache.map_err(|_| Failure::new("Invalid cache mode"))?;
     let name = given.one_operand()?;
     plan.check()?;
-    session.add_objects(given.objects()).await?;
-    let source = Source { name, format: given.format()?, image_opts: given.has("image-opts") };
+    let source = Source { name, format: given.value("format"), image_opts: given.has("image-opts") };
     let how = How { writable: plan.write, cache, force_share: given.has("force-share"), aio, ..How::READ };
     let image = session.open(source, how).await?;
     let kind = if plan.write { "write" } else { "read" };

@@ -44,13 +44,13 @@ const ACTIONS: &[&str] = &["add", "remove", "clear", "enable", "disable", "merge
 
 async fn run(call: Call) -> Result<u8> {
     let Call { session, given } = call;
+    session.add_objects(given.objects()).await?;
     let granularity = given.bytes("granularity", "granularity", numbers::ANY)?.filter(|size| *size > 0);
     check(&given, granularity)?;
     let [name, bitmap] = &given.operands[..] else {
         return Err(Failure::new("Expecting filename and bitmap name"));
     };
-    session.add_objects(given.objects()).await?;
-    let source = Source { name, format: given.format()?, image_opts: given.has("image-opts") };
+    let source = Source { name, format: given.value("format"), image_opts: given.has("image-opts") };
     let image = session.open(source, How { alone: true, ..How::WRITE }).await?;
     let other = match given.value("source-file") {
         Some(name) => {

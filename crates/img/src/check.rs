@@ -44,6 +44,7 @@ const NO_TABLES: u8 = 63;
 
 async fn run(call: Call) -> Result<u8> {
     let Call { session, given } = call;
+    session.add_objects(given.objects()).await?;
     let json = given.json()?;
     let repair = match given.value("repair") {
         None => Repair::Nothing,
@@ -55,9 +56,8 @@ async fn run(call: Call) -> Result<u8> {
         }
     };
     let name = given.one_operand()?;
-    let source = Source { name, format: given.format()?, image_opts: given.has("image-opts") };
+    let source = Source { name, format: given.value("format"), image_opts: given.has("image-opts") };
     let cache = Cache::named(given.value("cache"), "source cache", Cache::WRITEBACK)?;
-    session.add_objects(given.objects()).await?;
     let writable = repair != Repair::Nothing;
     let force_share = given.has("force-share");
     let how = How { writable, cache, force_share, alone: true, check_only: true, ..How::READ };

@@ -57,11 +57,14 @@ const BETWEEN: Demand = Demand {
 
 async fn run(call: Call) -> Result<u8> {
     let Call { session, given } = call;
-    let source =
-        Source { name: given.one_operand()?, format: given.format()?, image_opts: given.has("image-opts") };
+    session.add_objects(given.objects()).await?;
+    let source = Source {
+        name: given.one_operand()?,
+        format: given.value("format"),
+        image_opts: given.has("image-opts"),
+    };
     let cache = Cache::named(given.value("cache"), "cache", Cache::WRITEBACK)?;
     let rate = given.bytes("rate", "rate limit", numbers::ANY)?;
-    session.add_objects(given.objects()).await?;
     let was_noted = is_noted(&session, source).await?;
     let is_emptied = !given.has("drop") && !given.has("base");
     // Over images that nobody is to rely on it must not say that it does.
@@ -92,7 +95,10 @@ async fn run(call: Call) -> Result<u8> {
 
 /// Whether the overlay says of its backing file what is true.
 async fn is_noted(session: &Session, source: Source<'_>) -> Result<bool> {
-    let looked = session.look(source, How::READ).await.map_err(|failure| failure.opening(source.name))?;
+    // It will be opened to be written.
+    let how = How { writable: true, ..How::READ };
+    source.agrees_with(how)?;
+    let looked = session.look(source, how).await.map_err(|failure| failure.opening(source.name))?;
     session.engine.delete_node(&looked.node).await?;
     // What an image that was recognised names is not touched.
     let Some(header) = looked.header.as_ref().filter(|_| !looked.recognised) else { return Ok(false) };

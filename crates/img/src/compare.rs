@@ -57,17 +57,14 @@ enum Verdict {
 
 async fn run(call: Call) -> Result<u8> {
     let Call { session, given } = call;
+    session.add_objects(given.objects()).await.map_err(|failure| failure.with_status(FAILED))?;
     let [first, second] = &given.operands[..] else {
         return Err(Failure::misused("Expecting two image file names"));
     };
     let formats = (given.value("a-format"), given.value("b-format"));
     let image_opts = given.has("image-opts");
-    if image_opts && (formats.0.is_some() || formats.1.is_some()) {
-        return Err(Failure::new("--image-opts and --format are mutually exclusive").with_status(FAILED));
-    }
     let cache = Cache::named(given.value("cache"), "source cache", Cache::WRITEBACK);
     let cache = cache.map_err(|failure| failure.with_status(FAILED))?;
-    session.add_objects(given.objects()).await.map_err(|failure| failure.with_status(FAILED))?;
     session.listener.begin_progress();
     let how = How { cache, force_share: given.has("force-share"), ..How::READ };
     let source = |name, format| Source { name, format, image_opts };

@@ -69,6 +69,7 @@ const PACKED_CHUNK: u64 = 64 << 10;
 
 async fn run(call: Call) -> Result<u8> {
     let Call { session, given } = call;
+    session.add_objects(given.objects()).await?;
     if let Some(text) = options::help(&given)? {
         session.listener.say(&text);
         return Ok(0);
@@ -77,7 +78,6 @@ async fn run(call: Call) -> Result<u8> {
     let options = Options::parse(&given)?;
     session.listener.begin_progress();
     session.listener.progress(0.0);
-    session.add_objects(given.objects()).await?;
     let sources = open_all(&session, &options).await?;
     let present = match options.bitmaps {
         true => bitmaps::check_source(&session, &options, &sources).await?,

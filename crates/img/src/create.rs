@@ -36,19 +36,21 @@ const FLAGS: &[Flag] = &[
 
 async fn run(call: Call) -> Result<u8> {
     let Call { session, given } = call;
+    session.add_objects(given.objects()).await?;
     let format = given.value("format").unwrap_or("raw");
     if given.lists("options")?.into_iter().any(option_list::asks_for_help) {
         let text = option_list::shown(format, !given.operands.is_empty())?;
         session.listener.say(&text);
         return Ok(0);
     }
-    session.add_objects(given.objects()).await?;
     let (name, size) = match &given.operands[..] {
         [] => return Err(Failure::misused("Expecting image file name")),
         [name] => (name, None),
-        [name, size] => (name, Some(size_of(size)?)),
-        [_, _, extra, ..] => return Err(Failure::misused(format!("Unexpected argument: {extra}"))),
+        [name, size, ..] => (name, Some(size_of(size)?)),
     };
+    if let Some(extra) = given.operands.get(2) {
+        return Err(Failure::misused(format!("Unexpected argument: {extra}")));
+    }
     let made = create(&session, &given, format, name, size).await;
     made.map_err(|failure| Failure::new(format!("{name}: {}", failure.text.unwrap_or_default())))?;
     session.made.keep();

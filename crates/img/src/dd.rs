@@ -54,10 +54,10 @@ struct Operands {
 
 async fn run(call: Call) -> Result<u8> {
     let Call { session, given } = call;
-    let operands = Operands::parse(&given)?;
     session.add_objects(given.objects()).await?;
+    let operands = Operands::parse(&given)?;
     let source =
-        Source { name: &operands.input, format: given.format()?, image_opts: given.has("image-opts") };
+        Source { name: &operands.input, format: given.value("format"), image_opts: given.has("image-opts") };
     let how = How { force_share: given.has("force-share"), ..How::READ };
     let image = session.open(source, how).await?;
     let format = given.value("output-format").unwrap_or("raw");

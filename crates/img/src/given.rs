@@ -133,14 +133,4 @@ impl Given {
             _ => Err(Failure::misused("Expecting one image file name")),
         }
     }
-
-    /// The format that was given, unless the image is described by options.
-    pub(crate) fn format(&self) -> Result<Option<&str>> {
-        match self.value("format") {
-            Some(_) if self.has("image-opts") => {
-                Err(Failure::new("--image-opts and --format are mutually exclusive"))
-            }
-            format => Ok(format),
-        }
-    }
 }

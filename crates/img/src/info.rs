@@ -41,10 +41,10 @@ const FLAGS: &[Flag] = &[
 
 async fn run(call: Call) -> Result<u8> {
     let Call { session, given } = call;
+    session.add_objects(given.objects()).await?;
     let json = given.json()?;
     let name = given.one_operand()?;
-    let source = Source { name, format: given.format()?, image_opts: given.has("image-opts") };
-    session.add_objects(given.objects()).await?;
+    let source = Source { name, format: given.value("format"), image_opts: given.has("image-opts") };
     let how = How { force_share: given.has("force-share"), alone: true, ..How::READ };
     let whole = given.has("backing-chain");
     let found = match whole {

@@ -74,12 +74,12 @@ enum Words {
 
 async fn run(call: Call) -> Result<u8> {
     let Call { session, given } = call;
+    session.add_objects(given.objects()).await?;
     let json = given.json()?;
     let start = given.bytes("start-offset", "start offset", ANY)?.unwrap_or(0);
     let most = given.bytes("max-length", "max length", ANY)?;
     let name = given.one_operand()?;
-    let source = Source { name, format: given.format()?, image_opts: given.has("image-opts") };
-    session.add_objects(given.objects()).await?;
+    let source = Source { name, format: given.value("format"), image_opts: given.has("image-opts") };
     let how = How { force_share: given.has("force-share"), ..How::READ };
     let image = session.open(source, how).await?;
     let size = image.size_in_sectors()?;

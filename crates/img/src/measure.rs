@@ -57,6 +57,7 @@ struct Measured {
 
 async fn run(call: Call) -> Result<u8> {
     let Call { session, given } = call;
+    session.add_objects(given.objects()).await?;
     let json = given.json()?;
     given.lists("options")?;
     snapshot_table::check_param(&session, given.value("snapshot"))?;
@@ -77,7 +78,6 @@ async fn run(call: Call) -> Result<u8> {
         }
         _ => {}
     }
-    session.add_objects(given.objects()).await?;
     let source = match filename {
         Some(name) => Some(Opened::named(&session, &given, name).await?),
         None => None,
@@ -101,7 +101,7 @@ struct Opened {
 
 impl Opened {
     async fn named(session: &Session, given: &Given, name: &str) -> Result<Self> {
-        let source = Source { name, format: given.format()?, image_opts: given.has("image-opts") };
+        let source = Source { name, format: given.value("format"), image_opts: given.has("image-opts") };
         let snapshot = given.value("snapshot");
         let how = How { force_share: given.has("force-share"), snapshot, ..How::READ };
         let opened = session.open(source, how).await;

@@ -44,6 +44,7 @@ const FLAGS: &[Flag] = &[
 
 async fn run(call: Call) -> Result<u8> {
     let Call { session, given } = call;
+    session.add_objects(given.objects()).await?;
     let name = given.one_operand()?;
     let backing = given.value("backing");
     let only_name = given.has("backing-unsafe");
@@ -53,10 +54,9 @@ async fn run(call: Call) -> Result<u8> {
     }
     session.listener.begin_progress();
     session.listener.progress(0.0);
-    let source = Source { name, format: given.format()?, image_opts: given.has("image-opts") };
+    let source = Source { name, format: given.value("format"), image_opts: given.has("image-opts") };
     let cache = Cache::named(given.value("cache"), "cache", Cache::WRITEBACK)?;
     let below = Cache::named(given.value("backing-cache"), "source cache", Cache::WRITEBACK)?;
-    session.add_objects(given.objects()).await?;
     let overlay = session.open(source, How { cache, alone: only_name, ..How::WRITE }).await?;
     let compress = given.has("compress");
     if compress && overlay.header.is_none() {

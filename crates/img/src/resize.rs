@@ -51,6 +51,7 @@ const ZEROES: u64 = 1 << 20;
 
 async fn run(call: Call) -> Result<u8> {
     let Call { session, given } = call;
+    session.add_objects(given.objects()).await?;
     let (name, size) = match &given.operands[..] {
         [name, size] => (name, size),
         [_, _, ..] => return Err(Failure::misused("Extra argument(s) in command line")),
@@ -58,8 +59,7 @@ async fn run(call: Call) -> Result<u8> {
     };
     let mode = mode(given.value("preallocation").unwrap_or("off"))?;
     let by = wanted(size)?;
-    session.add_objects(given.objects()).await?;
-    let source = Source { name, format: given.format()?, image_opts: given.has("image-opts") };
+    let source = Source { name, format: given.value("format"), image_opts: given.has("image-opts") };
     // What is cut off goes back to the file system.
     let demand = Demand::CHANGE.and(Demand::RESIZE);
     let how = How { cache: Cache::WRITEBACK, unmap: true, demand: Some(demand), ..How::WRITE };

@@ -67,8 +67,11 @@ pub(crate) struct Source<'a> {
 }
 
 impl Source<'_> {
-    /// Fails where its options ask for locks and `-U` for none.
+    /// Fails where it has a format beside its options, or where they ask for locks and `-U` for none.
     pub(crate) fn agrees_with(&self, how: How<'_>) -> Result<()> {
+        if self.image_opts && self.format.is_some() {
+            return Err(Failure::new("--image-opts and --format are mutually exclusive"));
+        }
         if !how.force_share || !self.image_opts {
             return Ok(());
         }
@@ -264,7 +267,8 @@ impl Session {
         fill(&mut options, inherited(&named.own));
         fill(&mut options, common(how));
         options.insert("read-only".to_owned(), json!(true));
-        let node = self.engine.add_node(options).await.map_err(Failure::from)?;
+        let node = self.engine.add_node(options).await;
+        let node = node.map_err(|error| Failure::new(words::not_opened(&error, how.writable)))?;
         let (format, recognised) = match stated {
             Some(format) => (format, false),
             None => match foreign::looks(&self.start(&node, LOOKED_AT).await?) {

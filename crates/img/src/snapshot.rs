@@ -35,13 +35,13 @@ const FLAGS: &[Flag] = &[
 
 async fn run(call: Call) -> Result<u8> {
     let Call { session, given } = call;
+    session.add_objects(given.objects()).await?;
     let operations = ["list", "create", "apply", "delete"];
     if given.in_order().filter(|(name, _)| operations.contains(name)).count() > 1 {
         return Err(Failure::misused("Cannot mix '-l', '-a', '-c', '-d'"));
     }
     let name = given.one_operand()?;
-    session.add_objects(given.objects()).await?;
-    let source = Source { name, format: given.format()?, image_opts: given.has("image-opts") };
+    let source = Source { name, format: given.value("format"), image_opts: given.has("image-opts") };
     let changes = ["create", "apply", "delete"].iter().any(|operation| given.has(operation));
     // What is deleted gives its storage back.
     let how = How { writable: changes, unmap: true, force_share: given.has("force-share"), ..How::READ };

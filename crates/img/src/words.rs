@@ -27,14 +27,24 @@ pub fn explained(error: &BlockError) -> String {
     if let Some((_, rest)) = text.split_once(CONNECTING)
         && let Some((address, why)) = rest.rsplit_once(": ")
     {
-        return format!("Failed to connect to '{address}': {why}");
+        return match address.split_once(": ").filter(|_| address.contains(UNRESOLVED)) {
+            Some((address, _)) => format!("address resolution failed for {address}: {why}"),
+            None => format!("Failed to connect to '{address}': {why}"),
+        };
     }
-    if let Some(name) =
-        text.strip_prefix("Could not open '").and_then(|t| t.strip_suffix("': is a directory"))
-    {
-        return format!("'file' driver requires '{name}' to be a regular file");
+    match text.strip_prefix("Could not open '").and_then(|text| text.strip_suffix(DIRECTORY)) {
+        Some(name) => format!("'file' driver requires '{name}' to be a regular file"),
+        None => opening(text),
     }
-    opening(text)
+}
+
+/// The same of what was to be opened: a directory is found to be none only by who does not want to write to it.
+pub(crate) fn not_opened(error: &BlockError, writable: bool) -> String {
+    let text = error.to_string();
+    match without_node(&text).strip_suffix(DIRECTORY).filter(|_| writable) {
+        Some(name) => format!("{name}': Is a directory"),
+        None => explained(error),
+    }
 }
 
 /// The text with what QEMU says in the place of our own words.
@@ -54,6 +64,12 @@ fn opening(text: &str) -> String {
         None => text.to_owned(),
     }
 }
+
+/// What stands behind the name of a directory.
+const DIRECTORY: &str = "': is a directory";
+
+/// What stands behind the name of a host that has no address.
+const UNRESOLVED: &str = ": no address found for this host: ";
 
 const BACKING: &str = "Could not open backing file: ";
 
@@ -129,5 +145,17 @@ mod tests {
         let text = "Failed to get \"write\" lock: Is another process using the image [a]?";
         let lock = BlockError::new(ErrorKind::Busy, text);
         assert_eq!(explained(&lock), "Failed to get \"write\" lock\nIs another process using the image [a]?");
+    }
+
+    #[test]
+    fn who_has_no_address_and_what_is_no_file_is_told_in_words_of_qemu() {
+        let error = |text: &str| BlockError::new(ErrorKind::NotFound, text);
+        let text = "cannot connect; does the server run there?: a:1: a: no address found for this host: failed: Unknown";
+        assert_eq!(explained(&error(text)), "address resolution failed for a:1: Unknown");
+        let text = "cannot connect; does the server run there?: a:1: Connection refused";
+        assert_eq!(explained(&error(text)), "Failed to connect to 'a:1': Connection refused");
+        let directory = error("Could not open 'd': is a directory");
+        assert_eq!(not_opened(&directory, true), "Could not open 'd': Is a directory");
+        assert_eq!(not_opened(&directory, false), "'file' driver requires 'd' to be a regular file");
     }
 }

@@ -43,7 +43,15 @@ impl ObjectOptions {
             "iothread" => IoThreadOptions::deserialize(options).map(Self::IoThread),
             "secret" => SecretOptions::deserialize(options).map(Self::Secret),
             "throttle-group" => Box::deserialize(options).map(Self::ThrottleGroup),
-            _ => Err(D::Error::custom(format!("Parameter 'qom-type' does not accept value '{kind}'"))),
+            _ => Err(D::Error::custom(unknown(kind))),
+        }
+    }
+
+    /// Fails where there are no objects of that kind.
+    pub fn check_kind(kind: &str) -> Result<()> {
+        match KINDS.contains(&kind) {
+            true => Ok(()),
+            false => Err(BlockError::new(ErrorKind::Invalid, unknown(kind))),
         }
     }
 
@@ -58,6 +66,10 @@ impl ObjectOptions {
             }
         })
     }
+}
+
+fn unknown(kind: &str) -> String {
+    format!("Parameter 'qom-type' does not accept value '{kind}'")
 }
 
 impl Object {

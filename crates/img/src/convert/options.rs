@@ -33,6 +33,8 @@ pub(super) struct Options<'a> {
     pub(super) snapshot: Option<&'a str>,
     pub(super) target_format: &'a str,
     pub(super) target_image_opts: bool,
+    /// Whether the format of the target was given.
+    pub(super) names_format: bool,
     pub(super) target_cache: Cache,
     /// The values of `-o`.
     pub(super) settings: Vec<&'a str>,
@@ -86,6 +88,7 @@ impl<'a> Options<'a> {
             snapshot: given.value("source-snapshot"),
             target_format: given.value("target-format").unwrap_or("raw"),
             target_image_opts: given.has("target-image-opts"),
+            names_format: given.has("target-format"),
             target_cache,
             settings: given.lists("target-options")?,
             compress: given.has("compress"),
@@ -150,16 +153,10 @@ fn may_have_storage(given: &Given) -> bool {
 /// What cannot be asked for together.
 fn excluded(given: &Given) -> Result<()> {
     let has = |flag| given.has(flag);
-    let image_opts = has("image-opts") || has("source-image-opts");
     let rules = [
-        (image_opts && has("source-format"), "--image-opts and --format are mutually exclusive"),
         (has("copy-range-offloading") && has("compress"), "Cannot enable copy offloading when -c is used"),
         (has("copy-range-offloading") && has("sparse-size"), "Cannot enable copy offloading when -S is used"),
         (has("copy-range-offloading") && has("salvage"), "Cannot use copy offloading in salvaging mode"),
-        (
-            has("target-image-opts") && has("target-format"),
-            "--image-opts and --format are mutually exclusive",
-        ),
         (has("skip-broken-bitmaps") && !has("bitmaps"), "Use of --skip-broken-bitmaps requires --bitmaps"),
         (has("target-image-opts") && !has("no-create"), "--target-image-opts requires use of -n flag"),
         (has("no-create") && has("target-options"), "-o has no effect when skipping image creation"),

@@ -37,7 +37,8 @@ impl Target {
             true => options.target_is_zero,
             false => make(session, options, size).await?,
         };
-        let format = (!options.target_image_opts).then_some(options.target_format);
+        let is_named = options.names_format || !options.target_image_opts;
+        let format = is_named.then_some(options.target_format);
         let source = Source { name: options.target, format, image_opts: options.target_image_opts };
         let how = How { cache: options.target_cache, unmap: true, ..How::WRITE };
         let image = session.open(source, how).await?;

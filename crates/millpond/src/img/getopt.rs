@@ -59,7 +59,7 @@ fn long(
         Some((name, value)) => (name, Some(value.to_owned())),
         None => (text, None),
     };
-    let Some((long, flag)) = find(verb, name)? else { return Ok(true) };
+    let Some((long, flag)) = find(verb, name, text)? else { return Ok(true) };
     let value = match (flag.value, value) {
         (None, Some(_)) => return Err(format!("option '--{long}' doesn't allow an argument")),
         (None, None) => None,
@@ -72,8 +72,9 @@ fn long(
     Ok(false)
 }
 
-/// The flag of that long name, or of the only one that begins so, and the name; `None`: help.
-fn find<'v>(verb: &'v Verb, name: &str) -> Result<Option<(&'static str, &'v Flag)>, String> {
+/// The flag of that long name, or of the only one that begins so, and the name; `None`: help. An error shows `text`,
+/// the whole of it.
+fn find<'v>(verb: &'v Verb, name: &str, text: &str) -> Result<Option<(&'static str, &'v Flag)>, String> {
     const HELP: &str = "help";
     let of_flag = |flag: &'v Flag| {
         [Some(flag.long), flag.also].into_iter().flatten().map(move |long| (long, Some(flag)))
@@ -84,10 +85,10 @@ fn find<'v>(verb: &'v Verb, name: &str) -> Result<Option<(&'static str, &'v Flag
         exact.map_or_else(|| named().filter(|(long, _)| long.starts_with(name)).collect(), |one| vec![one]);
     match begin[..] {
         [(long, flag)] => Ok(flag.map(|flag| (long, flag))),
-        [] => Err(format!("unrecognized option '--{name}'")),
+        [] => Err(format!("unrecognized option '--{text}'")),
         _ => {
             let list: Vec<String> = begin.iter().map(|(long, _)| format!("'--{long}'")).collect();
-            Err(format!("option '--{name}' is ambiguous; possibilities: {}", list.join(" ")))
+            Err(format!("option '--{text}' is ambiguous; possibilities: {}", list.join(" ")))
         }
     }
 }

@@ -72,7 +72,7 @@ fn long(text: &str, rest: &mut impl Iterator<Item = String>) -> Result<Answer, M
         }
         (Some("help"), None) => Ok(Answer::Front(Front::Help)),
         (Some(_), None) => Ok(Answer::Front(Front::Version)),
-        (None, _) => Err(Mistake::Misused(format!("unrecognized option '--{name}'"))),
+        (None, _) => Err(Mistake::Misused(format!("unrecognized option '--{text}'"))),
     }
 }
 
