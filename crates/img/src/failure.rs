@@ -51,6 +51,12 @@ impl Failure {
         Self::new(format!("Could not open '{name}': {}", self.text.unwrap_or_default()))
     }
 
+    /// The same behind what was being done, where there is anything to tell.
+    #[must_use]
+    pub(crate) fn doing(self, doing: &str) -> Self {
+        Self { text: self.text.map(|text| format!("{doing}: {text}")), ..self }
+    }
+
     /// An error of the engine behind what was being done: `doing: error`.
     pub(crate) fn of(doing: impl fmt::Display, error: &BlockError) -> Self {
         Self::new(format!("{doing}: {}", words::explained(error)))

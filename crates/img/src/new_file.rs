@@ -9,7 +9,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use block::{BlockError, ByteRange, Permissions};
-use flow::{Op, Request, seam};
+use flow::{Op, Preallocation, Request, seam};
 use graph::Demand;
 use io::file::ZeroMode;
 use io::folders::Kind;
@@ -108,9 +108,12 @@ impl<'s> NewFile<'s> {
         Ok(file)
     }
 
+    fn error(&self, error: std::io::Error) -> BlockError {
+        BlockError::system(format!("Could not write to '{}'", self.name), error)
+    }
+
     fn failed(&self, error: std::io::Error) -> Failure {
-        let error = BlockError::system(format!("Could not write to '{}'", self.name), error);
-        Failure::new(words::explained(&error))
+        self.error(error).into()
     }
 
     fn len(&self) -> Result<u64> {
@@ -135,16 +138,16 @@ impl<'s> NewFile<'s> {
     }
 
     /// Writes bytes; answers the buffer.
-    async fn write(&self, at: u64, bytes: Lease) -> Result<Lease> {
+    async fn write(&self, at: u64, bytes: Lease) -> block::Result<Lease> {
         match &self.medium {
             Medium::File(file) => {
                 let (result, bytes) = file.write(at, bytes).await;
-                result.map_err(|error| self.failed(error)).map(|()| bytes)
+                result.map_err(|error| self.error(error)).map(|()| bytes)
             }
             Medium::There(there) => {
                 let rq = Request::new(Op::Write, ByteRange::new(at, bytes.len() as u64));
                 let (result, bytes) = seam::execute(&there.user.root.view(), rq, bytes).await;
-                Ok(result.map(|()| bytes)?)
+                result.map(|()| bytes)
             }
         }
     }
@@ -170,19 +173,22 @@ impl<'s> NewFile<'s> {
             (Room::Reserved, Medium::There(..)) => Ok(()),
             (Room::Reserved, Medium::File(file)) => {
                 let mode = ZeroMode { may_unmap: false, only_fast: true };
-                file.write_zeroes(range, mode).await.map_err(|error| self.failed(error))
+                let made = file.write_zeroes(range, mode).await;
+                made.map_err(|error| no_room(Preallocation::Falloc, &self.error(error)))
             }
-            (Room::Written, _) => self.write_zeroes(range).await,
+            (Room::Written, _) => {
+                self.write_zeroes(range, |error| no_room(Preallocation::Full, &error)).await
+            }
         }
     }
 
-    async fn write_zeroes(&self, range: ByteRange) -> Result<()> {
+    async fn write_zeroes(&self, range: ByteRange, tell: impl Fn(BlockError) -> Failure) -> Result<()> {
         let (mut rest, mut zeroes) = (range, Lease::zeroed(ZEROES));
         while !rest.is_empty() {
             self.session.check_called_off()?;
             let piece = rest.head(ZEROES as u64);
             let part = zeroes.split_to(piece.len() as usize);
-            let mut part = self.write(piece.start(), part).await?;
+            let mut part = self.write(piece.start(), part).await.map_err(&tell)?;
             part.join(zeroes);
             zeroes = part;
             rest = rest.skip(piece.len());
@@ -195,9 +201,11 @@ impl<'s> NewFile<'s> {
         self.set_len(image.len).await?;
         if !self.reads_zero {
             // What a new image leaves out of its tables is zero.
-            self.write_zeroes(ByteRange::between(0, image.tables_len.min(self.len()?))).await?;
+            let tables = ByteRange::between(0, image.tables_len.min(self.len()?));
+            self.write_zeroes(tables, Failure::from).await?;
         }
-        self.make_room(ByteRange::between(0, image.len), room).await?;
+        let made = self.make_room(ByteRange::between(0, image.len), room).await;
+        made.map_err(|failure| failure.doing("Could not resize image: Failed to resize underlying file"))?;
         let header = image.pieces.pop();
         let tables = image.tables.into_iter().flatten();
         for (at, bytes) in image.pieces.into_iter().chain(tables).chain(header) {
@@ -215,6 +223,10 @@ impl<'s> NewFile<'s> {
         }
         Ok(())
     }
+}
+
+fn no_room(mode: Preallocation, error: &BlockError) -> Failure {
+    Failure::new(format!("{}: {}", words::making_room(mode), words::cause(error)))
 }
 
 /// Keeps other programs off, or fails where one uses the file.

@@ -81,7 +81,8 @@ impl NewImage {
                 let data = image.data_file.as_ref().and_then(|data| data.name.as_deref());
                 if let Some(data) = data {
                     let data = NewFile::create(session, data).await?;
-                    data.fill(image.size, room).await?;
+                    let filled = data.fill(image.size, room).await;
+                    filled.map_err(|failure| failure.doing("Could not resize image"))?;
                     zero = data.reads_zero;
                     data.close().await?;
                 }

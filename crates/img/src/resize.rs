@@ -81,8 +81,7 @@ async fn run(call: Call) -> Result<u8> {
         return Err(Failure::silent(1));
     }
     check_mode(&image, mode)?;
-    let changed = change(&session, &image, before, after, mode).await;
-    changed.map_err(|error| told(name, &error))?;
+    change(&session, &image, (before, after), mode, name).await?;
     session.engine.flush(&image.node).await?;
     image.close().await?;
     if !given.has("quiet") {
@@ -116,12 +115,13 @@ fn check_mode(image: &Image, mode: Preallocation) -> Result<()> {
 async fn change(
     session: &Session,
     image: &Image,
-    before: u64,
-    after: u64,
+    (before, after): (u64, u64),
     mode: Preallocation,
-) -> block::Result<()> {
-    let length = session.engine.size(&image.node)?;
-    session.engine.resize(&image.node, after).await?;
+    name: &str,
+) -> Result<()> {
+    let told = |error| told(name, "Could not resize file", &error);
+    let length = image.size()?;
+    session.engine.resize(&image.node, after).await.map_err(told)?;
     let fresh = ByteRange::between(before, after.max(before));
     let made = match (mode, &image.header) {
         (Preallocation::Off, _) => Ok(()),
@@ -129,16 +129,20 @@ async fn change(
         (_, None) => fill(image, fresh, mode).await,
     };
     if made.is_err() {
-        session.engine.resize(&image.node, length).await?;
+        session.engine.resize(&image.node, length).await.map_err(told)?;
     }
-    made
+    let doing = match image.header {
+        Some(_) => words::making_room_below(mode),
+        None => words::making_room(mode).to_owned(),
+    };
+    made.map_err(|error| self::told(name, &doing, &error))
 }
 
 /// Why that was not possible, without the name of the image: it is the only one.
-fn told(name: &str, error: &BlockError) -> Failure {
+fn told(name: &str, doing: &str, error: &BlockError) -> Failure {
     let text = words::explained(error);
     if std::error::Error::source(error).is_some() {
-        return Failure::new(format!("Could not resize file: {}", words::cause(error)));
+        return Failure::new(format!("{doing}: {}", words::cause(error)));
     }
     let why = text.strip_prefix(&format!("image '{name}': ")).unwrap_or(&text);
     Failure::new(words::hinted(why.to_owned()))

@@ -1,6 +1,7 @@
 //! Errors of the engine in the words of QEMU.
 
 use block::BlockError;
+use flow::Preallocation;
 
 /// What our rooms say, and what QEMU says in its place.
 const WORDS: &[(&str, &str)] = &[
@@ -100,6 +101,26 @@ pub(crate) fn cause(error: &BlockError) -> String {
     match system {
         Some(system) => block::system_text(system),
         None => explained(error),
+    }
+}
+
+/// What was being done when there was no room for what is new.
+pub(crate) fn making_room(mode: Preallocation) -> &'static str {
+    match mode {
+        Preallocation::Off => "Could not resize file",
+        Preallocation::Metadata => "Allocating clusters failed",
+        Preallocation::Falloc => "Could not preallocate new data",
+        Preallocation::Full => "Could not write zeros for preallocation",
+    }
+}
+
+/// The same of a format, in the file that it lies in.
+pub(crate) fn making_room_below(mode: Preallocation) -> String {
+    match mode {
+        Preallocation::Falloc | Preallocation::Full => {
+            format!("Failed to resize underlying file: {}", making_room(mode))
+        }
+        Preallocation::Off | Preallocation::Metadata => making_room(mode).to_owned(),
     }
 }
 

@@ -12,6 +12,7 @@ use crate::failure::{Failure, Result};
 use crate::following::Following;
 use crate::image::{Image, Use};
 use crate::session::{How, Session, Source};
+use crate::words;
 
 /// Most bytes that are compared at a time.
 const CHUNK: u64 = 1 << 20;
@@ -145,8 +146,10 @@ enum Fate {
 /// Stores what of `range` reads differently over `fresh`.
 async fn keep_piece(user: &Use, fresh: Option<&Reader>, range: ByteRange, storing: Storing) -> Result<()> {
     let view = user.root.view();
-    let old = seam::read(&view, range).await?;
-    let new = read_fresh(fresh, range).await?;
+    let old = seam::read(&view, range).await;
+    let old = old.map_err(|error| Failure::of("error while reading from old backing file", &error))?;
+    let new = read_fresh(fresh, range).await;
+    let new = new.map_err(|failure| failure.doing("error while reading from new backing file"))?;
     let part = |unit: ByteRange| {
         let from = (unit.start() - range.start()) as usize;
         from..from + unit.len() as usize
@@ -171,14 +174,14 @@ async fn keep_piece(user: &Use, fresh: Option<&Reader>, range: ByteRange, storin
             rest = ByteRange::between(run.end(), range.end());
         }
         let bytes = &old[part(run)];
-        match what {
-            Fate::Stay => {}
-            Fate::Zero => {
-                seam::execute(&view, Request::new(Op::WriteZeroes, run), Lease::empty()).await.0?;
-            }
-            Fate::Pack => seam::write_compressed(&view, run.start(), Lease::copy_of(bytes)).await?,
-            Fate::Store => seam::write(&view, run.start(), bytes).await?,
-        }
+        let written = match what {
+            Fate::Stay => Ok(()),
+            Fate::Zero => seam::execute(&view, Request::new(Op::WriteZeroes, run), Lease::empty()).await.0,
+            Fate::Pack => seam::write_compressed(&view, run.start(), Lease::copy_of(bytes)).await,
+            Fate::Store => seam::write(&view, run.start(), bytes).await,
+        };
+        written
+            .map_err(|e| Failure::new(format!("Error while writing to COW image: {}", words::cause(&e))))?;
     }
     Ok(())
 }

@@ -150,6 +150,38 @@ fn a_full_disk_leaves_no_image() {
     }
 }
 
+/// Calls a verb on an image whose file has no room for requests of that kind; answers what is said.
+fn without_room(lab: &Lab, verb: &[&str], (driver, name, op): (&str, &str, &str), rest: &[&str]) -> String {
+    let image = format!(
+        "driver={driver},file.driver=fault,file.rules.0.op={op},file.rules.0.errno=28,file.file.driver=file,file.file.filename={name}"
+    );
+    lab.fails("millpond", &[&["img"], verb, &["--image-opts", &image], rest].concat())
+}
+
+#[test]
+fn a_full_disk_is_told_of_in_words_of_qemu() {
+    let lab = Lab::on(std::path::Path::new(env!("CARGO_TARGET_TMPDIR")));
+    lab.image("disk.raw", 1 << 20);
+    let below = "backing_file=disk.raw,backing_fmt=raw";
+    lab.ok("millpond", &["img", "create", "-q", "-f", "qcow2", "-o", below, "over"]);
+    let zeros = "Could not write zeros for preallocation: No space left on device";
+    let reserved = "Could not preallocate new data: No space left on device";
+    for (mode, op, words) in [("full", "write", zeros), ("falloc", "write-zeroes", reserved)] {
+        let mode = format!("--preallocation={mode}");
+        let told = without_room(&lab, &["resize", &mode], ("raw", "disk.raw", op), &["2M"]);
+        assert_eq!(told.trim(), format!("millpond img: {words}"));
+    }
+    let told =
+        without_room(&lab, &["resize", "--preallocation=falloc"], ("qcow2", "over", "write-zeroes"), &["2M"]);
+    assert!(
+        told.contains(&format!("millpond img: Failed to resize underlying file: {reserved}\n")),
+        "{told}"
+    );
+    let told = without_room(&lab, &["rebase", "-b", ""], ("qcow2", "over", "write"), &[]);
+    let words = "millpond img: Error while writing to COW image: No space left on device";
+    assert!(told.lines().any(|line| line == words), "{told}");
+}
+
 #[test]
 fn a_full_disk_ends_no_server() {
     let Some(lab) = Lab::new("a_full_disk_ends_no_server", &["qemu-img", "qemu-io"]) else { return };
