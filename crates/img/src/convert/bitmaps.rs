@@ -25,7 +25,8 @@ pub(super) async fn check_source(
     }
     let present = session.open_present(options.source(name), options.how()).await?;
     let bitmaps = present.as_ref().unwrap_or(source).bitmaps().await?;
-    match bitmaps.into_iter().find(|bitmap| bitmap.inconsistent && !options.skips_broken) {
+    // qemu-img finds the last one first.
+    match bitmaps.into_iter().rfind(|bitmap| bitmap.inconsistent && !options.skips_broken) {
         Some(bitmap) => Err(Failure::new(format!(
             "Cannot copy inconsistent bitmap '{}'\nTry --skip-broken-bitmaps, or use 'qemu-img bitmap --remove' to delete it",
             bitmap.name
@@ -50,12 +51,13 @@ fn has_bitmaps(header: &Header) -> bool {
 
 /// Copies them: what is recorded in the source goes on being recorded in the target.
 pub(super) async fn copy(session: &Session, source: &Image, target: &Target) -> Result<()> {
-    for bitmap in source.bitmaps().await? {
+    let (broken, whole): (Vec<_>, Vec<_>) =
+        source.bitmaps().await?.into_iter().partition(|bitmap| bitmap.inconsistent);
+    for bitmap in broken.iter().rev() {
+        session.listener.complain(&format!("warning: Skipping inconsistent bitmap '{}'", bitmap.name));
+    }
+    for bitmap in whole {
         let name = &bitmap.name;
-        if bitmap.inconsistent {
-            session.listener.complain(&format!("warning: Skipping inconsistent bitmap '{name}'"));
-            continue;
-        }
         let add = BitmapChange::Add {
             granularity: bitmap.granularity,
             recording: bitmap.recording,
