@@ -119,7 +119,7 @@ async fn change(
     mode: Preallocation,
     name: &str,
 ) -> Result<()> {
-    let told = |error| told(name, "Could not resize file", &error);
+    let told = |error| told(name, words::making_room(Preallocation::Off), &error);
     let length = image.size()?;
     session.engine.resize(&image.node, after).await.map_err(told)?;
     let fresh = ByteRange::between(before, after.max(before));

@@ -129,7 +129,7 @@ impl Refcounts {
             dirty: 0,
             clock: 0,
             cleaned: 0,
-            free: FreeRuns::new((8 << cluster_bits) / u64::from(header.refcount_table.bits)),
+            free: FreeRuns::new(per_block(cluster_bits, header.refcount_table.bits)),
             resting: None,
             packed: None,
             frontier: 0,
@@ -147,7 +147,7 @@ impl Refcounts {
 
     /// Clusters that one block counts.
     pub(crate) fn per_block(&self) -> u64 {
-        (8 << self.cluster_bits) / u64::from(self.bits)
+        per_block(self.cluster_bits, self.bits)
     }
 
     /// Most clusters for refcounts themselves that come on top of `used` until the file is `limit` of them long.
@@ -423,6 +423,10 @@ pub(crate) struct TableWrite {
     pub(crate) bytes: Vec<u8>,
     /// It is a new table: the header has to say so, once it is durable.
     pub(crate) moved_to: Option<Place>,
+}
+
+fn per_block(cluster_bits: u32, bits: u32) -> u64 {
+    (8 << cluster_bits) / u64::from(bits)
 }
 
 /// The shortest range around both.

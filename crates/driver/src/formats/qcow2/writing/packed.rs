@@ -27,8 +27,7 @@ impl Packed {
     }
 
     pub(super) fn push(&mut self, at: u64, bytes: &[u8]) {
-        self.place(at, bytes.len());
-        self.bytes.extend_from_slice(bytes);
+        self.room(at, bytes.len()).copy_from_slice(bytes);
     }
 
     /// Room for `len` bytes that belong at `at`; they are zeros until they are filled in.

@@ -41,7 +41,7 @@ impl Image {
         while !rest.is_empty() {
             let (at, span) = (rest.start(), self.geometry.slice_span());
             let most = if how == Preallocation::Full { WRITTEN_MAX } else { span };
-            let part = rest.head((span - at % span).min(most.max(self.geometry.cluster_size())));
+            let part = rest.head((span - at % span).min(most));
             let Some(pin) = self.pin(at, true, next).await? else {
                 return Err(BlockError::new(ErrorKind::Corrupt, "no L2 table can be made"));
             };

@@ -58,8 +58,7 @@ impl FreeRuns {
             self.missed = Some(self.missed.map_or(first, |missed| missed.min(first)));
             return;
         }
-        self.by_place.insert(first, count);
-        self.by_len.insert((count, first));
+        self.insert(first, count);
     }
 
     /// The shortest run of at least `count` clusters; if there is none, the longest one, if it has `least`.
@@ -74,8 +73,7 @@ impl FreeRuns {
         let Some(len) = self.by_place.get(&run.first).copied() else { return };
         self.remove(run.first, len);
         if len > run.count {
-            self.by_place.insert(run.first + run.count, len - run.count);
-            self.by_len.insert((len - run.count, run.first + run.count));
+            self.insert(run.first + run.count, len - run.count);
         }
     }
 
@@ -89,6 +87,11 @@ impl FreeRuns {
     /// Where those begin that are not listed, once.
     pub(super) fn take_missed(&mut self) -> Option<u64> {
         self.missed.take()
+    }
+
+    fn insert(&mut self, place: u64, len: u64) {
+        self.by_place.insert(place, len);
+        self.by_len.insert((len, place));
     }
 
     fn remove(&mut self, place: u64, len: u64) {
